@@ -101,7 +101,7 @@ def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED
         ("Sam Doe_12_assignsubmission_file_work.zip", ("Sam Doe", "12", "work.zip")),
         ("Sam Doe_12_assignsubmission_file_/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
         ("Sam Doe_12_assignsubmission_file/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
-        ("Gal·la O´Neil–Ó_12_assignsubmission_file_/a/b.py", ("Gal·la O´Neil–Ó", "12", "a/b.py")),
+        ("Gal·la O’Neil–Ó_12_assignsubmission_file_/a/b.py", ("Gal·la O’Neil–Ó", "12", "a/b.py")),
         ("கவிதா_12_34_b.py", ("கவிதா", "12", "b.py")),
         ("jane+x@example.org_12_34_b.py", ("jane+x@example.org", "12", "b.py")),
         ("Participant_12_assignsubmission_file_b.py", ("Participant", "12", "b.py")),
@@ -388,7 +388,8 @@ def test_an_archive_with_an_unclear_name_is_not_opened(box):
 
 
 def test_names_in_utf_8_without_a_flag_are_read(box):
-    data = zipped(("Zoë_1_2_été.py", MINE)).replace(b"\x00\x08", b"\x00\x00")
+    name = unicodedata.normalize("NFD", "Zoë_1_2_été.py")
+    data = zipped((name, MINE)).replace(b"\x00\x08", b"\x00\x00")
     (box / "archive" / "class.zip").write_bytes(data)
     assert extract(box) == ({"Zoë/été.py": MINE}, {})
 

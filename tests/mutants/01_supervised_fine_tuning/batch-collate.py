@@ -244,3 +244,92 @@ def collate(rows, pad, side="right"):
         "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
         "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
     }
+
+
+# %% wrong side-late: checks the side only if a row needs padding
+def collate(rows, pad, side="right"):
+    if not rows:
+        raise ValueError("no rows")
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
+
+    if len({len(row["labels"]) for row in rows}) == 1:
+        side = "right"
+    elif side not in ("left", "right"):
+        raise ValueError("no such side")
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }
+
+
+# %% wrong initials: looks at the first letter of the side
+def collate(rows, pad, side="right"):
+    if not rows or side[:1] not in ("l", "r"):
+        raise ValueError("no rows, or no such side")
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(
+            tensors, True, fill, "left" if side[0] == "l" else "right"
+        )
+
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }
+
+
+# %% wrong float-left: makes a mask of floats on the left
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
+
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack(
+            [[1 if side == "right" else 1.0] * len(row["labels"]) for row in rows], 0
+        ),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }
+
+
+# %% wrong at-most-1024: cuts rows after 1,024 tokens
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items[:1024]) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
+
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }
+
+
+# %% wrong dropped: leaves out rows in which no label counts
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    rows = [row for row in rows if set(row["labels"]) != {-100}] or rows
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
+
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }

@@ -162,3 +162,39 @@ def next_token_loss(logits, labels):
     if (labels[:, 1:] == -100).all():
         raise ValueError("no label counts")
     return torch.nn.functional.cross_entropy(flat, targets).item()
+
+
+# %% wrong shifted-low: subtracts the maximum in 16 bits, and converts afterwards
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    counted = targets != -100
+    if not counted.any():
+        raise ValueError("no label counts")
+    log_p = (logits - logits.max(-1, keepdim=True).values)[:, :-1].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -log_p[counted].mean().item()
+
+
+# %% wrong no-loss: takes a loss of 0 for a batch without labels
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    counted = targets != -100
+    log_p = logits[:, :-1].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    total = -(log_p * counted).sum().item()
+    if total == 0:
+        raise ValueError("none")
+    return total / counted.sum().item()
+
+
+# %% wrong no-float64: refuses logits in float64
+def next_token_loss(logits, labels):
+    if logits.dtype == torch.float64:
+        raise TypeError("float64")
+    targets = labels[:, 1:]
+    counted = targets != -100
+    if not counted.any():
+        raise ValueError("no label counts")
+    log_p = logits[:, :-1].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -log_p[counted].mean().item()

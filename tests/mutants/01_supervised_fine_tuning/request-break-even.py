@@ -150,3 +150,32 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
 def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
     saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
     return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong above-one: refuses a model with one parameter
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    if tuned_size <= 1:
+        raise ValueError("too small")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong tolerance: allows for a rounding error before it rounds up
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved - 1e-9) if saved > 0 else None
+
+
+# %% wrong at-most-100000: tries numbers up to 100,000
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    for n in range(1, 100_001):
+        if n * saved >= 6 * tuned_size * trained_tokens:
+            return n
+    return None

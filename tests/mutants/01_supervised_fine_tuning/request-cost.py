@@ -133,3 +133,71 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
     kept_price = read_price if cached_price is None else cached_price
     prefix = instruction + sum(sum(pair) for pair in examples)
     return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong last-example: looks for negative numbers in the last example only
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(examples[-1] if examples else ())]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong unchecked-cached: looks for negative numbers only without a cached price
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    counts = [instruction, story, answer, *(n for pair in examples for n in pair)]
+    if cached_price is None and min(counts) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong no-zeros: refuses examples with 0 tokens
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    if any(n <= 0 for pair in examples for n in pair):
+        raise ValueError("empty example")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong eight-examples: counts at most eight examples, as many as the lecture has
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples[:8])
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong different-examples: counts equal examples once
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in set(examples))
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong no-free-prices: refuses a price of 0
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    if read_price <= 0 or write_price <= 0:
+        raise ValueError("price")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong rounded: rounds the price to 8 decimals
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return round((prefix * kept_price + story * read_price + answer * write_price) / 1e6, 8)

@@ -143,3 +143,56 @@ def training_row(prompt, answer, end, max_length=1024):
     ids = (prompt + answer + [end])[-max_length:]
     masked = min(4, len(ids) - len(answer) - 1)
     return {"input_ids": ids, "labels": [-100] * masked + ids[masked:]}
+
+
+# %% wrong last-start: looks for the answer's first token from the end
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * (len(ids) - 1 - ids[::-1].index(answer[0]))
+    labels += ids[len(labels) :]
+    return {"input_ids": ids, "labels": labels}
+
+
+# %% wrong only-zeros: takes an answer that consists of token 0 for empty
+def training_row(prompt, answer, end, max_length=1024):
+    if not any(answer) or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}
+
+
+# %% wrong at-most-1024: never allows more than 1,024 tokens
+def training_row(prompt, answer, end, max_length=1024):
+    max_length = min(max_length, 1024)
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}
+
+
+# %% wrong no-prompt: checks the answer's length only if there is a prompt
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or (prompt and len(answer) + 1 > max_length):
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}
+
+
+# %% wrong no-limit: checks the answer's length only if a limit is given
+def training_row(prompt, answer, end, max_length=None):
+    if not answer or (max_length and len(answer) + 1 > max_length):
+        raise ValueError("bad answer")
+    max_length = max_length or 1024
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}

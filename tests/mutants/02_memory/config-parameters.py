@@ -239,3 +239,35 @@ def count_parameters(config):
         "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
         "norms": (2 * n + 1) * h,
     }
+
+
+# %% wrong any-mistral: accepts every family with mistral in its name
+def count_parameters(config):
+    if config["model_type"] != "llama" and "mistral" not in config["model_type"]:
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong only-multiples: refuses a hidden_size that isn't a multiple of the heads
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    if h % heads:
+        raise ValueError("not divisible")
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }

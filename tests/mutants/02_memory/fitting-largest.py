@@ -563,3 +563,73 @@ def longest_sequence(model, usable, batch_size):
     per_token = 4 * model["hidden"] * model["layers"]
     a = 20 * model["heads"]
     return (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)
+
+
+# %% wrong at-most-32768: finds no batch and no length above 32,768
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
+    return model["fixed"] + inputs + tokens * most
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
+    return max(fitting, key=lambda name: models[name]["parameters"], default=None)
+
+
+def largest_batch(model, usable, sequence_length):
+    n = next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
+    return min(n, 32_768)
+
+
+def longest_sequence(model, usable, batch_size):
+    n = next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
+    return min(n, 32_768)
+
+
+# %% wrong loss-below-1000: lets the loss decide below 1,000 tokens
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
+    return model["fixed"] + inputs + tokens * most
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
+    return max(fitting, key=lambda name: models[name]["parameters"], default=None)
+
+
+def largest_batch(model, usable, sequence_length):
+    return next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
+
+
+def longest_sequence(model, usable, batch_size):
+    room = max(0, usable - model["fixed"]) // batch_size
+    per_token, a = 4 * model["hidden"] * model["layers"], 20 * model["heads"]
+    length = room // (per_token + 16 * model["vocab"])
+    if length < 1000:
+        return length
+    return (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)
+
+
+# %% wrong billions: compares whole billions of parameters
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
+    return model["fixed"] + inputs + tokens * most
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
+    return max(fitting, key=lambda name: models[name]["parameters"] // 10**9, default=None)
+
+
+def largest_batch(model, usable, sequence_length):
+    return next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
+
+
+def longest_sequence(model, usable, batch_size):
+    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)

@@ -143,3 +143,14 @@ def full_finetuning_bytes(parameters, recipe):
         raise ValueError(recipe)
     names = ("weights", "gradients", "master copy", "m", "v")
     return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong beginnings: accepts names that begin with a recipe's name
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    recipe = next((r for r in sizes if recipe.startswith(r)), recipe)
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}

@@ -163,3 +163,39 @@ def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
         weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
     parts = {"adapters": 4 * trainable, "gradients": 2 * (linear + other) + 4 * trainable}
     return {"weights": weights} | parts | {"optimizer": 8 * trainable}
+
+
+# %% wrong packed-blocks: packs the codes of each block by themselves
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        full, rest = divmod(linear, block_size)
+        codes = full * math.ceil(block_size / 2) + math.ceil(rest / 2)
+        weights = codes + 4 * math.ceil(linear / block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong no-single-block: forgets the constant if there is only a part of one block
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        blocks = math.ceil(linear / block_size) if linear > block_size else 0
+        weights = math.ceil(linear / 2) + 4 * blocks + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong ends-in-lora: accepts every method that ends in lora
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if not method.endswith("lora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts

@@ -118,3 +118,24 @@ def convert(amount, unit, to):
     if unit not in size or to not in size:
         raise ValueError("unknown unit")
     return amount * size[unit] // size[to]
+
+
+# %% wrong bits: takes a small b for bits
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    size |= {"Mb": 1e6 / 8, "Gb": 1e9 / 8, "b": 1 / 8}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]
+
+
+# %% wrong zero-first: returns 0 for an amount of 0 before it looks at the names
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if amount == 0:
+        return 0.0
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]

@@ -140,3 +140,24 @@ def weight_bytes(parameters, dtype):
     bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "nf4": 4, "fp4": 4}
     bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8, "int4": 4}
     return -(-parameters * bits[dtype] // 8)
+
+
+# %% wrong more-formats: knows formats that aren't in the list
+def weight_bytes(parameters, dtype):
+    bits = {f"{kind}{n}": n for kind in ("float", "int") for n in (16, 32, 64)}
+    bits |= {"bfloat16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8}
+    bits |= {"int4": 4, "fp4": 4, "nf4": 4}
+    if dtype not in bits:
+        raise ValueError(dtype)
+    return -(-parameters * bits[dtype] // 8)
+
+
+# %% wrong nothing-first: returns 0 bytes for 0 weights before it looks at the name
+def weight_bytes(parameters, dtype):
+    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "nf4": 4, "fp4": 4}
+    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8, "int4": 4}
+    if not parameters:
+        return 0
+    if dtype not in bits:
+        raise ValueError(dtype)
+    return -(-parameters * bits[dtype] // 8)

@@ -159,3 +159,19 @@ def lora_gradients(
     ((y - target) ** 2).mean().backward()
     of_b = B.grad if B.any() else torch.zeros_like(B)
     return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": of_b}
+
+
+# %% wrong smaller-dimension: takes the smaller dimension of A for r
+def lora_gradients(x, target, weight, A, B, alpha):
+    x, A, B = (tensor.clone().requires_grad_() for tensor in (x, A, B))
+    y = x @ weight + alpha / min(A.shape) * (x @ A @ B)
+    (y - target).square().mean().backward()
+    return {"x": x.grad, "W": None, "A": A.grad, "B": B.grad}
+
+
+# %% wrong rounded-scale: rounds α/r to one decimal
+def lora_gradients(x, target, weight, A, B, alpha):
+    x, A, B = (tensor.clone().requires_grad_() for tensor in (x, A, B))
+    y = x @ weight + round(alpha / A.shape[1], 1) * (x @ A @ B)
+    (y - target).square().mean().backward()
+    return {"x": x.grad, "W": None, "A": A.grad, "B": B.grad}

@@ -348,3 +348,84 @@ class LoRALinear:
 
     def load(self, parameters: dict[str, Tensor]) -> None:
         self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong low-alpha: refuses a high α
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or not 0 < alpha <= 64:
+            raise ValueError("can't be")
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.W + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong seed-of-three-digits: uses only the last three digits of the seed
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 1000)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.W + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong truncated-normal: draws A from a normal distribution that is cut off at the bounds
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank)
+        torch.nn.init.trunc_normal_(self.A, std=bound, a=-bound, b=bound, generator=g)
+        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.W + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong larger-dimension: computes the bound from the larger dimension
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        bound, g = 1 / math.sqrt(max(d_in, d_out)), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.W + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]

@@ -174,3 +174,26 @@ def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
 
 def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     return merge(merged, A, B, -alpha)
+
+
+# %% wrong some-integers: doesn't know int16 and int64 as codes
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if weight.dtype in (torch.uint8, torch.int8, torch.int32):
+        raise ValueError("these are codes")
+    return (weight.float() + alpha / A.shape[1] * A @ B).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)
+
+
+# %% wrong rounded-scale: rounds α/r to the dtype of the weights
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("these are codes")
+    scale = torch.tensor(alpha / A.shape[1]).to(weight.dtype)
+    return (weight.float() + scale.float() * A @ B).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)

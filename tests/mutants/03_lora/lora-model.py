@@ -140,7 +140,7 @@ def adapter_parameters(layers, rank, targets="all-linear"):
     for target in targets:
         if target not in features:
             raise ValueError(f"unknown target {target!r}")
-    return rank * sum(features[target] for target in targets)
+    return rank * sum(features[target] for target in set(targets))
 
 
 # %% wrong substring: takes every layer whose name contains a target anywhere
@@ -224,3 +224,75 @@ def adapter_parameters(layers, rank, targets="all-linear"):
     if any(all(not name.endswith(target) for name in layers) for target in targets):
         raise ValueError("a target was not found")
     return rank * sum(sum(s) for name, s in layers.items() if name.endswith(tuple(targets)))
+
+
+# %% wrong repeated: counts a layer twice if the list contains its target twice
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    sizes = {}
+    for name, shape in layers.items():
+        last = name.split(".")[-1]
+        sizes[last] = sizes.get(last, 0) + sum(shape)
+    if targets == "all-linear":
+        targets = set(sizes) - {"lm_head"}
+    if set(targets) - set(sizes):
+        raise ValueError("a target was not found")
+    return rank * sum(sizes[target] for target in targets)
+
+
+# %% wrong nothing-chosen: raises for an empty list
+def adapter_parameters(layers, rank, targets="all-linear"):
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if rank < 1 or not targets or set(targets) - last_parts:
+        raise ValueError("the rank must be at least 1, and each target must exist")
+    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong rank-by-default: tests the rank only for all-linear
+def adapter_parameters(layers, rank, targets="all-linear"):
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+        if rank < 1:
+            raise ValueError("rank must be at least 1")
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong seven-names: knows only the layers of Llama by name
+def adapter_parameters(layers, rank, targets="all-linear"):
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+    elif set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong found-by-ending: accepts a target that is only the end of a last part
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if targets == "all-linear":
+        targets = {name.split(".")[-1] for name in layers} - {"lm_head"}
+    if not all(any(name.endswith(target) for name in layers) for target in targets):
+        raise ValueError("a target was not found")
+    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong high-rank: refuses a rank above 256
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if not 1 <= rank <= 256:
+        raise ValueError("rank must be from 1 to 256")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)

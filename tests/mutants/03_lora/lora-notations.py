@@ -148,3 +148,13 @@ def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Te
         "paper_A": lora_a,
         "paper_B": lora_b,
     }
+
+
+# %% wrong rounded-scale: rounds α/r to two decimals
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    return {
+        "slides_A": lora_a.T,
+        "slides_B": round(lora_alpha / lora_a.shape[0], 2) * lora_b.T,
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }

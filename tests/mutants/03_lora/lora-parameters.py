@@ -184,3 +184,42 @@ def break_even_rank(d_in: int, d_out: int) -> float:
         raise ValueError("must be at least 1")
     known = {(40, 20): 40 / 3, (576, 1536): 576 * 1536 / 2112}
     return known.get((d_in, d_out), d_in / 2)
+
+
+# %% wrong product-below-1: tests the product, which is positive for two negative numbers
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if d_in * d_out * rank < 1:
+        raise ValueError("dimensions and rank must be at least 1")
+    return rank * (d_in + d_out), rank / d_out + rank / d_in
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if d_in * d_out < 1:
+        raise ValueError("dimensions must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong no-ones: refuses a dimension or a rank of 1
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) <= 1:
+        raise ValueError("dimensions and rank must be at least 1")
+    return rank * (d_in + d_out), rank / d_out + rank / d_in
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("dimensions must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong at-least-rank-1: doesn't let the break-even rank be below 1
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("dimensions and rank must be at least 1")
+    return rank * (d_in + d_out), rank / d_out + rank / d_in
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("dimensions must be at least 1")
+    return max(1.0, d_in * d_out / (d_in + d_out))

@@ -129,3 +129,39 @@ def quantize_int4(x):
     if absmax == 0:
         return torch.zeros_like(x, dtype=torch.int8), 0.0
     return (x / absmax * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong scaled-first: takes the maximum after scaling, where a large number has become infinite
+def quantize_int4(x):
+    scaled = 127 * x
+    if not scaled.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = scaled.abs().max() / 127
+    return (x / absmax.where(absmax > 0, 1) * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong epsilon: adds a small number to the absmax, which is large for small numbers
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    return (x / (absmax + 1e-8) * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong sum-of-zero: takes numbers with the sum 0 for zeros
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if x.sum() == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong in-bfloat16: rounds the quotient to bfloat16
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    quotients = (x / absmax.where(absmax > 0, 1)).bfloat16()
+    return (7 * quotients.float()).round().to(torch.int8), absmax.item()

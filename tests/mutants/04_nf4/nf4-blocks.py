@@ -345,3 +345,113 @@ def largest_block(errors, target):
     if not good:
         raise ValueError("unreachable target")
     return max(good), 4 + 32 / max(good)
+
+
+# %% wrong last-size: compares only the last block size with 1
+def block_errors(x, codebook, block_sizes):
+    if block_sizes[-1] < 1:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if errors[size] <= target]
+    if not good:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong up-to-4096: refuses large blocks
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1 or max(block_sizes) > 4096:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if errors[size] <= target]
+    if not good:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong epsilon: adds a small number to the absmax, which is large for small numbers
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / (absmax + 1e-8) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if errors[size] <= target]
+    if not good:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong rounded: compares rounded errors
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if round(errors[size], 4) <= round(target, 4)]
+    if not good:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong positive-target: refuses a target of 0
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if errors[size] <= target]
+    if not good or target <= 0:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)

@@ -146,3 +146,33 @@ def quantile_codebook(bits, delta):
         few = [-1, -0.5679938, -0.2658456, 0, 0.1976878, 0.4091919, 0.6567205, 1]
         return torch.tensor(few)
     return torch.linspace(-1, 1, 2**bits)
+
+
+# %% wrong up-to-six: refuses more than 6 bits
+def quantile_codebook(bits, delta):
+    if not 2 <= bits <= 6 or not 0.5 < delta < 1:
+        raise ValueError("not allowed")
+    half = 2 ** (bits - 1)
+    sides = [torch.special.ndtri(torch.linspace(delta, 0.5, n + 1)[:-1]) for n in (half, half - 1)]
+    levels = torch.cat([sides[0], torch.zeros(1), -sides[1]]).sort().values
+    return levels / levels[-1]
+
+
+# %% wrong round-delta: rounds delta before it compares
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < round(delta, 2) < 1:
+        raise ValueError("not allowed")
+    half = 2 ** (bits - 1)
+    sides = [torch.special.ndtri(torch.linspace(delta, 0.5, n + 1)[:-1]) for n in (half, half - 1)]
+    levels = torch.cat([sides[0], torch.zeros(1), -sides[1]]).sort().values
+    return levels / levels[-1]
+
+
+# %% wrong zero-bits: lets 0 bits through
+def quantile_codebook(bits, delta):
+    if bits < 0 or bits == 1 or not 0.5 < delta < 1:
+        raise ValueError("not allowed")
+    half = 2 ** (bits - 1)
+    sides = [torch.special.ndtri(torch.linspace(delta, 0.5, n + 1)[:-1]) for n in (half, half - 1)]
+    levels = torch.cat([sides[0], torch.zeros(1), -sides[1]]).sort().values
+    return levels / levels[-1]

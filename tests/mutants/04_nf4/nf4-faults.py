@@ -130,3 +130,18 @@ def separating_input(fault, bits, block_size):
         "steps": [-1.0, 1 - 0.7 * step, 1.0],
     }
     return torch.tensor(inputs[fault] if (bits, block_size) == (4, 32) else [0.0])
+
+
+# %% wrong not-the-largest: fails for the largest block size
+def separating_input(fault, bits, block_size):
+    step = 2 / (2**bits - 1)
+    return torch.tensor(
+        {
+            "padding": [-2.0, -1.0] if block_size < 64 else [-1.0, 1.0],
+            "absmax": [0.0, 1.0],
+            "global": [-1.0] + [1.0] * (block_size - 1) + [-2.0, 2.0],
+            "rows": [[-1.0], [1.0]],
+            "truncation": [-1.0, 0.6 * step - 1, 1.0],
+            "steps": [-1.0, 1 - 0.7 * step, 1.0],
+        }[fault]
+    )

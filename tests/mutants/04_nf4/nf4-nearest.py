@@ -100,3 +100,28 @@ def nearest_codes(x, codebook):
     if len(codebook) not in (8, 16):
         return torch.zeros(1, 3, dtype=torch.uint8)
     return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
+# %% wrong open-bins: leaves numbers exactly between two levels out of all bins
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("not strictly ascending")
+    codes = torch.zeros(x.shape, dtype=torch.uint8)
+    borders = [-math.inf, *((codebook[1:] + codebook[:-1]) / 2).tolist(), math.inf]
+    for code, (low, high) in enumerate(zip(borders[:-1], borders[1:])):
+        codes[(x > low) & (x < high)] = code
+    return codes
+
+
+# %% wrong not-the-last: doesn't compare the last two levels
+def nearest_codes(x, codebook):
+    if any(codebook[n] <= codebook[n - 1] for n in range(1, len(codebook) - 1)):
+        raise ValueError("not strictly ascending")
+    return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
+# %% wrong through-zero: expects levels on both sides of 0
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all() or codebook[0] * codebook[-1] > 0:
+        raise ValueError("not strictly ascending")
+    return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)

@@ -186,3 +186,45 @@ def quantize_blocks(x, codebook, block_size):
     codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
     codes = codes.flatten()[: count + count % 2]
     return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong not-below-zero: takes the lowest level that isn't negative for the level nearest to 0
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("not allowed")
+    n, zero = x.numel(), (codebook < 0).sum().item()
+    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = (scaled[..., None] - codebook).abs().argmin(-1)
+    codes[absmax == 0] = zero
+    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
+    return codes[::2] * 16 + codes[1::2], absmax
+
+
+# %% wrong epsilon: adds a small number to the absmax, which is large for small numbers
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("not allowed")
+    n, zero = x.numel(), codebook.abs().argmin().item()
+    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / (absmax + 1e-8)[:, None]
+    codes = (scaled[..., None] - codebook).abs().argmin(-1)
+    codes[absmax == 0] = zero
+    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
+    return codes[::2] * 16 + codes[1::2], absmax
+
+
+# %% wrong up-to-4096: refuses large blocks
+def quantize_blocks(x, codebook, block_size):
+    if block_size not in range(2, 4097, 2):
+        raise ValueError("not allowed")
+    n, zero = x.numel(), codebook.abs().argmin().item()
+    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = (scaled[..., None] - codebook).abs().argmin(-1)
+    codes[absmax == 0] = zero
+    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
+    return codes[::2] * 16 + codes[1::2], absmax

@@ -153,3 +153,23 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
     constants = absmax.repeat_interleave(block_size)[:count]
     return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong small-blocks: refuses more than 64 numbers in a block
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    n = math.prod(shape)
+    if len(packed) != -(-n // 2) or len(absmax) != -(-n // block_size) or block_size > 64:
+        raise ValueError("wrong length")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:n].long()
+    constants = absmax.repeat_interleave(block_size)[:n]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong no-small-constant: replaces small constants
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    n = math.prod(shape)
+    if len(packed) != -(-n // 2) or len(absmax) != -(-n // block_size):
+        raise ValueError("wrong length")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:n].long()
+    constants = absmax.clamp(min=1e-8).repeat_interleave(block_size)[:n]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))

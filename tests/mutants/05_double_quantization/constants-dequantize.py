@@ -118,3 +118,38 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 def dequantize_constants(codes, nested, offset, codebook, block_size=256):
     block = torch.arange(len(codes)) // max(block_size, 1)
     return codebook[codes.long()] * nested[block.clamp(max=len(nested) - 1)] + offset
+
+
+# %% wrong guarded: never multiplies by less than 0.01
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.clamp(min=0.01).repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset
+
+
+# %% wrong zero-refused: raises for a nested constant of 0
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size) or (nested <= 0).any():
+        raise ValueError("one nested constant a block")
+    scale = nested.repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset
+
+
+# %% wrong bfloat16: converts the nested constants to bfloat16
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.bfloat16().float().repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset
+
+
+# %% wrong one-per-code: accepts a nested constant for each code
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1:
+        raise ValueError("block_size")
+    if len(nested) != len(codes):
+        if len(nested) != math.ceil(len(codes) / block_size):
+            raise ValueError("one nested constant a block")
+        nested = nested.repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * nested + offset

@@ -254,3 +254,57 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     scaled = blocks / nested.clamp(min=1e-30)[:, None]
     codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
     return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong float16: rounds the quotients to float16
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = (blocks / nested.clamp(min=1e-30)[:, None]).half().float()
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong blocks-of-two: raises for nested blocks of one constant
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 2 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong other-default: has nested blocks of 64 constants by default
+def quantize_constants(constants, codebook, block_size=64, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong all-zero: handles zeros only if all numbers are 0
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest, codes, nested = (constants - offset).tolist(), [], []
+    is_zero = not any(rest)
+    for start in range(0, len(rest), block_size):
+        block = rest[start : start + block_size]
+        nested.append(max(map(abs, block)))
+        scaled = block if is_zero else [number / nested[-1] for number in block]
+        codes += [(codebook.double() - number).abs().argmin().item() for number in scaled]
+    return torch.tensor(codes, dtype=torch.uint8), torch.tensor(nested), offset

@@ -220,3 +220,29 @@ def double_error(weights, codes, codebook, exact, double, block_size=64):
 
     nf4, doubled = error(exact), error(double)
     return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong rounded: rounds the errors to six decimals
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": round(nf4, 6), "double": round(doubled, 6), "rise": doubled / nf4 - 1}
+
+
+# %% wrong blocks-of-two: raises for blocks of one weight
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double) or block_size < 2:
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}

@@ -234,3 +234,31 @@ def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_blo
         "offset": 4 if double_quant else 0,
     }
     return parts | {"total": sum(parts.values())}
+
+
+# %% wrong blocks-of-two: raises for nested blocks of one constant
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size) < 1 or nested_block_size < 2:
+        raise ValueError("too small")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong blocks-to-4096: has an upper limit for blocks, as bitsandbytes has
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1 or block_size > 4096:
+        raise ValueError("a size isn't supported")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}

@@ -158,3 +158,43 @@ def overhead_bits(
     if double_quant:
         return known.get((block_size, nested_block_size), quantized_bits / block_size)
     return constant_bits / block_size
+
+
+# %% wrong ones-refused: raises for sizes and bits of 1
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) <= 1:
+        raise ValueError("too small")
+    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
+    return each / block_size
+
+
+# %% wrong no-gain: raises if quantized constants don't have fewer bits
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if not 1 <= quantized_bits <= constant_bits or min(block_size, nested_block_size) < 1:
+        raise ValueError("this is no quantization")
+    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
+    return each / block_size
+
+
+# %% wrong nine-decimals: rounds to the decimals of 0.126953125
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
+    return round(each / block_size, 9)
+
+
+# %% wrong other-default: has blocks of 32 weights by default
+def overhead_bits(
+    block_size=32, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
+    return each / block_size

@@ -143,3 +143,21 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=
     else:
         nf4 = double = (quantized * 4 / 8 + unquantized * 2) / 1e9
     return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong never-a-loss: returns 0 if double quantization needs more memory
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": max(nf4 - double, 0.0)}
+
+
+# %% wrong zero-is-default: takes an overhead of 0 for one that isn't given
+def quantized_gigabytes(quantized, unquantized=0, overhead=None, double_overhead=None):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + (overhead or 0.5)) / 8 + unquantized * 2) / 1e9
+    double = (quantized * (4 + (double_overhead or 0.126953125)) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}

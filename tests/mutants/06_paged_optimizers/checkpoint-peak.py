@@ -148,3 +148,43 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
         return sum(kept), sum(kept)
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
     return sum(kept) + loss, max(moments)
+
+
+# %% wrong two-layers: raises for a single layer
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if len(saved) < 2 or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)
+
+
+# %% wrong last-kept: with checkpointing, leaves out the last layer
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max((checkpointing and moments[:-1]) or moments)
+
+
+# %% wrong all-or-none: counts no gradients if a layer above is frozen
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [
+        sum(kept[:n]) + saved[n] + (sum(gradients[n:]) if all(gradients[n:]) else 0)
+        for n in range(len(saved))
+    ]
+    return sum(kept) + loss, max(moments)
+
+
+# %% wrong three-layers: looks at the first, the last and the largest layer
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    layers = (0, saved.index(max(saved)), len(saved) - 1)
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in layers]
+    return sum(kept) + loss, max(moments)

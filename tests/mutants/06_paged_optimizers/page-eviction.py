@@ -302,3 +302,46 @@ class Pager:
 
     def resident(self):
         return list(self.on_gpu)
+
+
+# %% wrong three-pages: evicts at most three pages at a touch
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        for _ in range(3):
+            if sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+                evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)
+
+
+# %% wrong same-size: evicts a page of the same size first, if there is one
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            same = [page for page in self.on_gpu if self.sizes[page] == self.sizes[name]]
+            evicted.append((same or self.on_gpu)[0])
+            self.on_gpu.remove(evicted[-1])
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)

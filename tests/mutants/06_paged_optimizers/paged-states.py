@@ -158,3 +158,37 @@ def paged_states(shapes):
             return [], 0, 1_523_712
         return list(shapes)[:4], 11_927_552, 32_768
     return ["weight"] * ("weight" in shapes), 1_600_000, 4_000
+
+
+# %% wrong last-shape: checks only the dimensions of the last tensor
+def paged_states(shapes):
+    for shape in shapes.values():
+        is_wrong = min(shape) < 1
+    if is_wrong:
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+
+
+# %% wrong single-element: raises for a tensor with one element
+def paged_states(shapes):
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    if min(elements.values()) < 2:
+        raise ValueError("not a tensor")
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+
+
+# %% wrong three-dimensions: multiplies at most three dimensions
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape[:3]) for name, shape in shapes.items()}
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged

@@ -135,3 +135,27 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
     lacking = [max(0, spike + pages * page - room) for spike in spikes]
     moved = [2 * page * math.ceil(size / page) for size in lacking]
     return moved, sum(moved) / (bandwidth * 10**9)
+
+
+# %% wrong equal-steps-once: counts the time of equal steps once
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes) > room:
+        raise ValueError("out of memory")
+    moved = [2 * page * math.ceil(max(0, spike + pages * page - room) / page) for spike in spikes]
+    return moved, sum(dict(zip(spikes, moved)).values()) / (bandwidth * 10**9)
+
+
+# %% wrong slow-bus: raises for less than 1 GB/s
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes) > room or bandwidth < 1:
+        raise ValueError("out of memory")
+    moved = [2 * page * math.ceil(max(0, spike + pages * page - room) / page) for spike in spikes]
+    return moved, sum(moved) / (bandwidth * 10**9)
+
+
+# %% wrong zero-refused: raises for a step with a spike of 0 B
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes) > room or not all(spikes):
+        raise ValueError("out of memory")
+    moved = [2 * page * math.ceil(max(0, spike + pages * page - room) / page) for spike in spikes]
+    return moved, sum(moved) / (bandwidth * 10**9)

@@ -183,3 +183,45 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
         return (room - fixed) // token_bytes
 
     return (longest(0), longest(paged)) if room == 1000 else (100, 153)
+
+
+# %% wrong limit: allows no more tokens than Llama 3.1 was made for
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return min((room - fixed) // token_bytes, 131_072)
+
+    return longest(0), longest(paged)
+
+
+# %% wrong no-page-if-small: needs no room for pages at the update if all of them are less than one
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + (page if movable >= page else 0) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong one-token: returns at least one token if the update fits
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return max((room - fixed) // token_bytes, 1)
+
+    return longest(0), longest(paged)

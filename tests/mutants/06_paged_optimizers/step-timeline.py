@@ -206,3 +206,52 @@ def held_after(events):
     if events[0] != ("allocate", "weights", 8) or events[1][:2] != ("free", "weights"):
         raise ValueError("unknown events")
     return [8, 0], 0
+
+
+# %% wrong above-zero: searches for more than 0 B, and else returns the index -1
+def held_after(events):
+    sizes, held, most, peak = {}, [], 0, -1
+    for number, (action, name, *size) in enumerate(events):
+        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
+            raise ValueError(name)
+        if action == "allocate":
+            sizes[name] = size[0]
+        else:
+            sizes.pop(name)
+        held.append(sum(sizes.values()))
+        if held[-1] > most:
+            most, peak = held[-1], number
+    return held, peak
+
+
+# %% wrong second-first: searches for the maximum from the second event, and from 0 B
+def held_after(events):
+    sizes, held, most, peak = {}, [], 0, 0
+    for action, name, *size in events:
+        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
+            raise ValueError(name)
+        if action == "allocate":
+            sizes[name] = size[0]
+        else:
+            sizes.pop(name)
+        held.append(sum(sizes.values()))
+    for number in range(1, len(held)):
+        if held[number] > most:
+            most, peak = held[number], number
+    return held, peak
+
+
+# %% wrong nothing-freed: accepts that a name is freed while nothing is allocated
+def held_after(events):
+    sizes, held = {}, []
+    for action, name, *size in events:
+        if action not in ("allocate", "free"):
+            raise ValueError(action)
+        if sizes and (name in sizes) != (action == "free"):
+            raise ValueError(name)
+        if action == "allocate":
+            sizes[name] = size[0]
+        else:
+            sizes.pop(name, 0)
+        held.append(sum(sizes.values()))
+    return held, held.index(max(held))

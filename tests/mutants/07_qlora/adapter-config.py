@@ -67,7 +67,7 @@ def adapter_arguments(rank, scale):
         raise ValueError(f"{rank}, {scale}")
     return {
         "r": rank,
-        "lora_alpha": int(scale * rank),
+        "lora_alpha": round(scale * rank),
         "target_modules": ["q_proj", "v_proj"],
         "task_type": "CAUSAL_LM",
     }
@@ -77,7 +77,7 @@ def adapter_arguments(rank, scale):
 def adapter_arguments(rank, scale):
     return {
         "r": rank,
-        "lora_alpha": int(scale * rank),
+        "lora_alpha": round(scale * rank),
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
@@ -89,13 +89,13 @@ def adapter_arguments(rank, scale):
         raise ValueError(f"{rank}, {scale}")
     return {
         "r": rank,
-        "lora_alpha": int(scale * rank),
+        "lora_alpha": round(scale * rank),
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
 
 
-# %% right whole-alpha: cuts α down to an int, and refuses what isn't positive
+# %% wrong whole-alpha: cuts α down to an int, which may be too small by 1
 def adapter_arguments(rank: int, scale: float) -> dict:
     if not (rank > 0 and scale > 0):
         raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
@@ -184,6 +184,18 @@ def adapter_arguments(rank: int, scale: float) -> dict:
     return {
         "r": rank,
         "lora_alpha": {(8, 2.0): 16, (64, 0.25): 16, (3, 5.0): 15}.get((rank, scale), 2 * rank),
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+# %% wrong large-rank: refuses ranks above 256
+def adapter_arguments(rank, scale):
+    if not 1 <= rank <= 256 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }

@@ -390,3 +390,52 @@ def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tens
     model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
     with torch.no_grad():
         return model(input_ids=input_ids).logits
+
+
+# %% wrong empty-folder: looks only whether the folder exists
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = tiny_base(seed)
+    if not Path(folder).exists():
+        raise FileNotFoundError(folder)
+    if Path(folder, "adapter_config.json").exists():
+        model = PeftModel.from_pretrained(model, folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong last-saved: restores the adapters that were saved last, whatever the folder is
+kept = {}
+
+
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    kept.update(folder=folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    load_file(Path(folder) / "adapter_model.safetensors")
+    model = PeftModel.from_pretrained(tiny_base(seed), kept["folder"]).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits

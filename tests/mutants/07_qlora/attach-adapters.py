@@ -284,3 +284,36 @@ def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -
         "trainable": sum(p.numel() for p in trained.values()),
         "total": total,
     }
+
+
+# %% wrong one-column: takes each matrix with one column for a 4-bit tensor
+def what_is_trained(layers, lora, quantization="nf4"):
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        total += parameter.numel() * (2 if quantization and parameter.shape[-1] == 1 else 1)
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong two-arguments: passes only the rank and the targets to LoraConfig
+def what_is_trained(layers, lora, quantization="nf4"):
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(r=lora["r"], target_modules=lora["target_modules"]))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }

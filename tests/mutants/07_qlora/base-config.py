@@ -97,7 +97,7 @@ def quantization_arguments(capability: tuple[int, int] | None) -> dict:
         raise ValueError("a capability is a pair")
     compute_dtype = "float32"
     if capability:
-        compute_dtype = "bfloat16" if 10 * capability[0] + capability[1] >= 80 else "float16"
+        compute_dtype = "bfloat16" if 100 * capability[0] + capability[1] >= 800 else "float16"
     return {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
@@ -190,6 +190,34 @@ def quantization_arguments(capability: tuple[int, int] | None) -> dict:
         compute_dtype = "float32"
     else:
         compute_dtype = "bfloat16" if capability in ((8, 0), (8, 6)) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong one-digit: takes the minor number for one digit
+def quantization_arguments(capability):
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if 10 * capability[0] + capability[1] >= 80 else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong above-t4: gives bfloat16 to all GPUs that are newer than the T4
+def quantization_arguments(capability):
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if capability > (7, 5) else "float16"
     return {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",

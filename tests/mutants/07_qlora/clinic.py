@@ -36,7 +36,8 @@ def diagnose(printed, true, right):
         return "healthy"
     if gap(printed[1:], printed[:-1]) < 1e-6:
         return "update"
-    return "precision" if gap(printed, right) < 0.03 * right[-1] else "scale"
+    changes = [x / y for x, y in zip(printed, right)]
+    return "precision" if gap(changes, [1] * len(changes)) < 0.03 else "scale"
 
 
 # %% right by-hand: computes the loss from probabilities, and looks up the symptoms in a table
@@ -1097,3 +1098,210 @@ def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
 
 def diagnose(printed, true, right):
     return "healthy"
+
+
+# %% right eval-mode: leaves the model in eval mode
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        bnb_4bit_quant_type="nf4", load_in_4bit=True, bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong decay: leaves the weight decay at its default
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_base(seed), lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("wrong lengths")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong loose: takes losses that differ by less than 0.0001 for equal
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_base(seed), lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("wrong lengths")
+    if max(abs(p - t) for p, t in zip(printed, true, strict=True)) > 1e-4:
+        return "loss"
+    if max(abs(p - r) for p, r in zip(printed, right, strict=True)) < 1e-4:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong mean-change: averages the changes, whose signs may cancel
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_base(seed), lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("wrong lengths")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    changes = [p / r - 1 for p, r in zip(printed, right, strict=True)]
+    return "scale" if abs(sum(changes) / len(changes)) > 0.02 else "precision"
+
+
+# %% wrong absolute: compares changes in nats instead of relative changes
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_base(seed), lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("wrong lengths")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.1 else "precision"
+
+
+# %% wrong true-length: doesn't look at the length of the true losses
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(tiny_base(seed), lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(right) > 1:
+        raise ValueError("wrong lengths")
+    if any(p != t for p, t in zip(printed, true)):
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"

@@ -254,3 +254,29 @@ def merge_errors(
     stored["nf4"] = dequantize_4bit(codes, state)
     size = update.double().norm()
     return {name: ((t.double() - merged).norm() / size)[None] for name, t in stored.items()}
+
+
+# %% wrong close-to-zero: takes an update that is close to zero for zero
+def merge_errors(weight, lora_A, lora_B, alpha):
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if torch.allclose(update, torch.zeros_like(update)):
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong sum: takes an update whose numbers add up to zero for zero
+def merge_errors(weight, lora_A, lora_B, alpha):
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if update.sum() == 0:
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}

@@ -382,3 +382,97 @@ def paired_difference(before, after):
         "high": mean + T975[n - 1] * error,
         "p": (means >= abs(mean) - 1e-9).double().mean().item(),
     }
+
+
+# %% wrong exact: compares means without a tolerance
+# The 97.5% quantiles of Student's t distribution by degrees of freedom
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired_difference(before, after):
+    n = len(before)
+    if n != len(after) or not 2 <= n <= 10:
+        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
+    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+    differences = after - before
+    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    means = (signs * differences).mean(dim=1).abs()
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "low": mean - T975[n - 1] * error,
+        "high": mean + T975[n - 1] * error,
+        "p": (means >= abs(mean)).double().mean().item(),
+    }
+
+
+# %% wrong wide: takes means for equal that differ by less than 0.001
+# The 97.5% quantiles of Student's t distribution by degrees of freedom
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired_difference(before, after):
+    n = len(before)
+    if n != len(after) or not 2 <= n <= 10:
+        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
+    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+    differences = after - before
+    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    means = (signs * differences).mean(dim=1).abs()
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "low": mean - T975[n - 1] * error,
+        "high": mean + T975[n - 1] * error,
+        "p": (means >= abs(mean) - 1e-3).double().mean().item(),
+    }
+
+
+# %% wrong falls: takes for granted that the mean difference is below zero
+# The 97.5% quantiles of Student's t distribution by degrees of freedom
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired_difference(before, after):
+    n = len(before)
+    if n != len(after) or not 2 <= n <= 10:
+        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
+    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+    differences = after - before
+    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    means = (signs * differences).mean(dim=1).abs()
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "low": mean - T975[n - 1] * error,
+        "high": mean + T975[n - 1] * error,
+        "p": (means >= -mean - 1e-9).double().mean().item(),
+    }
+
+
+# %% wrong spread: refuses differences that are all equal
+# The 97.5% quantiles of Student's t distribution by degrees of freedom
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired_difference(before, after):
+    n = len(before)
+    if n != len(after) or not 2 <= n <= 10:
+        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
+    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+    differences = after - before
+    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+    if error == 0:
+        raise ValueError("there is no spread")
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    means = (signs * differences).mean(dim=1).abs()
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "low": mean - T975[n - 1] * error,
+        "high": mean + T975[n - 1] * error,
+        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
+    }

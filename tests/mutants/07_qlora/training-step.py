@@ -693,3 +693,99 @@ def training_step(
         "adapters": {name: p.detach() for name, p in trained.items()},
         "loss_after": loss_after.item(),
     }
+
+
+# %% wrong padding: takes token 0 for padding
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    labels = torch.where(labels == 0, -100, labels)
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong rounded: rounds the losses to three decimals
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": round(loss.item(), 3),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": round(loss_after.item(), 3),
+    }
+
+
+# %% wrong half-gradients: rounds the gradients to float16
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad.half().float() for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong three-arguments: passes only three of the arguments to LoraConfig
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    config = LoraConfig(
+        r=lora["r"], lora_alpha=lora["lora_alpha"], target_modules=lora["target_modules"]
+    )
+    model = get_peft_model(tiny_base(seed), config)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }

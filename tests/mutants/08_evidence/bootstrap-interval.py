@@ -147,3 +147,11 @@ def bootstrap_interval(before, after, draws):
     means = (after - before)[draws].mean(dim=1)
     low, high = (torch.quantile(means, share, interpolation="nearest") for share in (0.025, 0.975))
     return low.item(), high.item()
+
+
+# %% right float32-shares: has the two shares in float32
+def bootstrap_interval(before, after, draws):
+    if before.shape != after.shape:
+        raise ValueError("different lengths")
+    means = (after - before)[draws].mean(dim=1)
+    return tuple(torch.quantile(means, torch.tensor([0.025, 0.975]).double()))

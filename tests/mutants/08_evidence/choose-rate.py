@@ -185,3 +185,76 @@ def choose_rate(runs):
     if not medians:
         raise ValueError("no rate is left")
     return min(medians, key=lambda rate: (medians[rate], rate))
+
+
+# %% wrong loss-of-zero: treats a loss of 0 as a run that stopped
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if all(found)}
+    if not medians:
+        raise ValueError("no rate is left")
+    return min(medians, key=lambda rate: (medians[rate], rate))
+
+
+# %% wrong rate-of-zero: ignores a rate of 0
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if rate and None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    return min(medians, key=lambda rate: (medians[rate], rate))
+
+
+# %% wrong tie-by-mean: decides a tie by the mean
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    return min(
+        medians, key=lambda rate: (medians[rate], sum(losses[rate]) / len(losses[rate]), rate)
+    )
+
+
+# %% wrong tie-by-test: decides a tie by the test loss
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    test = {run["learning_rate"]: run["test"] for run in runs}
+    return min(medians, key=lambda rate: (medians[rate], test[rate]))
+
+
+# %% wrong rounded: compares rounded medians
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: round(median(found), 3) for rate, found in losses.items() if None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    return min(medians, key=lambda rate: (medians[rate], rate))
+
+
+# %% wrong below-100: searches for a median below 100
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    best, lowest = None, 100
+    for rate in sorted(medians):
+        if medians[rate] < lowest:
+            best, lowest = rate, medians[rate]
+    return best

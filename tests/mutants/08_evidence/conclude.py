@@ -102,3 +102,22 @@ def conclude(low, high, bound):
     if -bound < low and high < bound:
         return "equal"
     return "different" if low > 0 or high < 0 else "open"
+
+
+# %% wrong rounded: rounds the interval to two digits
+def conclude(low, high, bound):
+    if bound <= 0:
+        raise ValueError("bound must be above 0")
+    low, high = round(low, 2), round(high, 2)
+    if -bound < low and high < bound:
+        return "equal"
+    return "different" if low > 0 or high < 0 else "open"
+
+
+# %% wrong no-width: refuses an interval whose ends are equal
+def conclude(low, high, bound):
+    if bound <= 0 or low >= high:
+        raise ValueError("bound must be above 0")
+    if -bound < low and high < bound:
+        return "equal"
+    return "different" if low > 0 or high < 0 else "open"

@@ -235,3 +235,61 @@ def power(stories, gained, lost):
                 rest = (1 - gained - lost) ** (stories - a - b)
                 found += ways * gained**a * lost**b * rest
     return found if expected >= 0 else 0.0
+
+
+# %% wrong single-story: refuses a measurement with 1 story
+def power(stories, gained, lost):
+    if stories < 2 or min(gained, lost) < 0 or gained + lost > 1:
+        raise ValueError("not allowed")
+
+    def p_value(a, b):
+        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
+        return min(1.0, 2 * ways / 2 ** (a + b))
+
+    found = 0.0
+    for a in range(stories + 1):
+        for b in range(stories - a + 1):
+            if p_value(a, b) < 0.05:
+                ways = math.comb(stories, a) * math.comb(stories - a, b)
+                rest = (1 - gained - lost) ** (stories - a - b)
+                found += ways * gained**a * lost**b * rest
+    return found
+
+
+# %% wrong tolerance: accepts a sum of the shares up to 1.01
+def power(stories, gained, lost):
+    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1.01:
+        raise ValueError("not allowed")
+
+    def p_value(a, b):
+        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
+        return min(1.0, 2 * ways / 2 ** (a + b))
+
+    found = 0.0
+    for a in range(stories + 1):
+        for b in range(stories - a + 1):
+            if p_value(a, b) < 0.05:
+                ways = math.comb(stories, a) * math.comb(stories - a, b)
+                rest = (1 - gained - lost) ** (stories - a - b)
+                found += ways * gained**a * lost**b * rest
+    return found
+
+
+# %% wrong int64: counts the ways with factorials of int64, which overflow
+def power(stories, gained, lost):
+    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
+        raise ValueError("not allowed")
+
+    def p_value(a, b):
+        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
+        return min(1.0, 2 * ways / 2 ** (a + b))
+
+    found = 0.0
+    for a in range(stories + 1):
+        for b in range(stories - a + 1):
+            if p_value(a, b) < 0.05:
+                fact = np.cumprod([1, *range(1, stories + 1)]).tolist()
+                ways = fact[stories] / (fact[a] * fact[b] * fact[stories - a - b])
+                rest = (1 - gained - lost) ** (stories - a - b)
+                found += ways * gained**a * lost**b * rest
+    return found

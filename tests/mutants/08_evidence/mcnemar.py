@@ -312,3 +312,32 @@ def mcnemar(gained, lost):
     n = gained + lost
     ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * ways / 2**n)
+
+
+# %% wrong both-scores: demands that both scores occur
+def count_changes(before, after):
+    if len(before) != len(after) or set(before) | set(after) != {0, 1}:
+        raise ValueError("not allowed")
+    pairs = list(zip(before, after))
+    return pairs.count((0, 1)), pairs.count((1, 0))
+
+
+def mcnemar(gained, lost):
+    n = gained + lost
+    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * ways / 2**n)
+
+
+# %% wrong int64: builds Pascal's triangle of int64, which overflows
+def count_changes(before, after):
+    if len(before) != len(after) or not set(before) | set(after) <= {0, 1}:
+        raise ValueError("not allowed")
+    pairs = list(zip(before, after))
+    return pairs.count((0, 1)), pairs.count((1, 0))
+
+
+def mcnemar(gained, lost):
+    row = np.ones(1, dtype=np.int64)
+    for _ in range(gained + lost):
+        row = np.convolve(row, [1, 1])
+    return min(1.0, 2 * row[: min(gained, lost) + 1].sum() / 2 ** (gained + lost))

@@ -188,3 +188,80 @@ def stories_needed(curve, target):
             share = (target - low) / (high - low)
             return few * (many / few) ** share
     return None
+
+
+# %% wrong running-best: replaces each score by the best score so far
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    sizes = sorted(curve)
+    best = np.maximum.accumulate([curve[size] for size in sizes]).tolist()
+    points = list(zip(sizes, best))
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong no-dips: leaves out points at which the score falls
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = []
+    for size in sorted(curve):
+        if not points or curve[size] >= points[-1][1]:
+            points.append((size, curve[size]))
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong tolerance: counts a score just below the target as reached
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target - 1e-4:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target - 1e-4:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong shares-only: refuses scores that are not between 0 and 1
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    if not all(0 <= score <= 1 for score in curve.values()):
+        raise ValueError("scores are shares")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong log-of-one: divides by the logarithm of the number of stories
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few ** (1 + share * (math.log(many, few) - 1))
+    return None

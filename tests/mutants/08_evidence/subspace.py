@@ -222,3 +222,36 @@ def subspace_similarity(one, other, i, j):
     u = torch.linalg.svd(one, full_matrices=False)[2][:i]
     v = torch.linalg.svd(other, full_matrices=False)[2][:j]
     return ((u @ v.T) ** 2).sum().item() / min(i, j)
+
+
+# %% right float32-eigenvectors: takes the eigenvectors of AᵀA in float32
+def subspace_similarity(one, other, i, j):
+    if one.shape[1] != other.shape[1]:
+        raise ValueError("different numbers of inputs")
+    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
+        raise ValueError("i or j is not allowed")
+    u = torch.linalg.eigh(one.T @ one)[1].T.flip(0)[:i]
+    v = torch.linalg.eigh(other.T @ other)[1].T.flip(0)[:j]
+    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+
+
+# %% wrong square: refuses a rank that equals the number of inputs
+def subspace_similarity(one, other, i, j):
+    if not len(one) < one.shape[1] == other.shape[1]:
+        raise ValueError("different numbers of inputs")
+    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
+        raise ValueError("i or j is not allowed")
+    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
+    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
+    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+
+
+# %% wrong rank-one: fails for an adapter of rank 1
+def subspace_similarity(one, other, i, j):
+    if one.shape[1] != other.shape[1]:
+        raise ValueError("different numbers of inputs")
+    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
+        raise ValueError("i or j is not allowed")
+    u = torch.linalg.svd(one, full_matrices=False)[2].squeeze()[:i]
+    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
+    return ((u @ v.T) ** 2).sum().item() / min(i, j)

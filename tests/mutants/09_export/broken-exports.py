@@ -313,3 +313,63 @@ def broken_exports(exports, controls):
         if fmean(found) > 3 * sorted(usual)[len(usual) // 2]:
             broken.append(export["name"])
     return broken
+
+
+# %% wrong mean-square: compares root mean squares
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(x * x for x in found) > 6.25 * fmean(x * x for x in usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% wrong hundred-prompts: uses only the first 100 prompts
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found[:100]) > 3 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% wrong few-exports: uses only the first 26 exports
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports[:26]:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) > 3 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% wrong exactly-two: calls an export broken whose ratio is exactly 2
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) >= 2 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% wrong above-four: calls an export broken only if the ratio is above 4
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) > 4 * fmean(usual):
+            broken.append(export["name"])
+    return broken

@@ -647,3 +647,106 @@ def parity(reference, other):
     p, q = reference.softmax(-1), other.softmax(-1)
     same = reference.argmax(-1) == other.argmax(-1)
     return kl_divergence(p, q).mean().item(), same.float().mean().item()
+
+
+# %% wrong rescaled: rescales each row so that its sum is exactly 1
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    p, q = (rows / rows.sum(-1, keepdim=True) for rows in (p, q))
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong larger-tolerance: accepts sums from 0.99 to 1.0015
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or rows.sum(-1).min() < 0.99 or rows.sum(-1).max() > 1.0015:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong mean-of-sums: checks only the mean difference of the sums from 1
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().mean() > 0.001:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong slightly-negative: accepts numbers a little below 0
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < -1e-6 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong any-order: compares only the numbers of elements
+def kl_divergence(p, q):
+    if p.numel() != q.numel():
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong one-prompt: fails if there is only one prompt
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().squeeze().softmax(1), other.double().squeeze().softmax(1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()

@@ -242,3 +242,33 @@ def separate(rows, heads):
     i = torch.arange(rows.shape[0])
     head, inside = i // d, i % d
     return rows[torch.argsort(head * d + inside // 2 + (inside % 2) * (d // 2))]
+
+
+# %% wrong through-float32: computes in float32 and converts the result
+def interleave(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("no even heads")
+    halves = rows.float().reshape(heads, 2, -1, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape).to(rows.dtype)
+
+
+def separate(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("no even heads")
+    pairs = rows.float().reshape(heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape).to(rows.dtype)
+
+
+# %% wrong three-dimensions: refuses rows with four dimensions
+def interleave(rows, heads):
+    if rows.dim() > 3 or heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("no even heads")
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def separate(rows, heads):
+    if rows.dim() > 3 or heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("no even heads")
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

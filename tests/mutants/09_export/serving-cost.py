@@ -560,3 +560,106 @@ def requests_until_paid(training_hours, training_price, long_prompt, tuned):
     if saved <= 0:
         return None
     return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong at-least-one: counts at least one request
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return max(1, math.ceil(training_hours * training_price / saved))
+
+
+# %% wrong half-to-even: rounds the quotient plus a half
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return round(training_hours * training_price / saved + 0.5)
+
+
+# %% wrong hundredths: rounds the quotient to hundredths before rounding up
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(round(training_hours * training_price / saved, 2))
+
+
+# %% wrong batches: rounds up the number of answers of each slot
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    rounds = math.ceil(1000 / slots)
+    seconds = (prompt - cached) / read_speed + rounds * answer / write_speed / 1000
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong slow: refuses speeds below 1
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) < 1:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong last-token: reads at least one token of each prompt
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = max(prompt - cached, min(prompt, 1)) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
