@@ -7,11 +7,17 @@
 The first two commands print a table with the points of each answer at each task. The third command
 prints the cells whose points depend on the inputs.
 
-The file tests/mutants/ASSIGNMENT/TASK.py contains the answers to one task. Each answer is the whole
-source of an answer cell:
+The file tests/mutants/ASSIGNMENT/TASK.py contains the answers to one task. Below its header, an
+answer is either the whole source of an answer cell, or changes of another source:
 
     # %% right other-order: adds before it multiplies
+    def lora_parameters(d_in, d_out, rank): ...
+
     # %% wrong only-a: counts A and forgets B
+    old = "count = rank * (d_in + d_out)"
+    new = "count = rank * d_in"
+
+docs/exercises.md explains the second form.
 
 A submission contains the answers of the solution, except for some that are replaced by answers from
 these files.
@@ -20,6 +26,7 @@ these files.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import multiprocessing
 import os
@@ -47,7 +54,9 @@ from tests.machine import machine
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = ROOT / "tests" / "mutants"
 REPORT = ROOT / "docs" / "graders.md"
-PIECE = re.compile(r"^# %% (right|wrong) ([a-z0-9-]+): (.+)\n", re.M)
+PIECE = re.compile(r"^# %% (right|wrong|base) ([a-z0-9-]+): (.+)\n", re.M)
+# Docstrings, and lines that contain only a comment.
+EXPLANATION = re.compile(r'^ *(?:""".*?"""|#[^\n]*)(?:\n|\Z)', re.M | re.S)
 
 # The sources of answer cells, by task. None means that the stub of the release stays.
 Answers = dict[str, str | None]
@@ -75,11 +84,52 @@ class Mutant:
 
 
 def mutants(assignment: str, task: str) -> list[Mutant]:
-    """Return the answers to a task, in the order of their file."""
-    text = (MUTANTS / assignment / f"{task}.py").read_text(encoding="utf-8")
-    pieces = PIECE.split(text)[1:]
-    rows = zip(pieces[::4], pieces[1::4], pieces[2::4], pieces[3::4], strict=True)
-    return [Mutant(task, kind, name, what, source.strip()) for kind, name, what, source in rows]
+    """Return the answers to a task, in the order of their file.
+
+    Raises:
+        ValueError: An answer's changes are not possible.
+    """
+    path = MUTANTS / assignment / f"{task}.py"
+    pieces = PIECE.split(path.read_text(encoding="utf-8"))[1:]
+    found: list[Mutant] = []
+    for kind, name, what, text in zip(*(pieces[part::4] for part in range(4)), strict=True):
+        source = text.strip()
+        if source.startswith(("base = ", "old = ")):
+            try:
+                source = _changed(source, found, assignment, task)
+            except ValueError as error:
+                raise ValueError(f"{path}, answer {name}: {error}") from error
+        found.append(Mutant(task, kind, name, what, source))
+    return [mutant for mutant in found if mutant.kind != "base"]
+
+
+def _changed(changes: str, earlier: list[Mutant], assignment: str, task: str) -> str:
+    """Return the source of an answer that is written as changes of another source."""
+    lines = ast.parse(changes).body
+    names = [ast.unparse(line).partition(" = ")[0] for line in lines]
+    texts = [ast.literal_eval(getattr(line, "value", None)).strip("\n") for line in lines]
+    named = "default" if any(answer.name == "default" for answer in earlier) else "solution"
+    if names[0] == "base":
+        named, names, texts = texts[0], names[1:], texts[1:]
+    bases = [answer.source for answer in earlier if answer.name == named]
+    if named == "solution":
+        solution = read(ROOT / "solutions" / assignment / f"{assignment}.ipynb")
+        answers = [cell["source"] for cell in solution.cells if cell["id"] == task]
+        bases = [EXPLANATION.sub("", answer).strip() for answer in answers]
+    if not bases or names != ["old", "new"] * (len(names) // 2):
+        raise ValueError(f"expected the name of an earlier answer, and pairs of texts:\n{changes}")
+    pairs = dict(zip(texts[::2], texts[1::2], strict=True))
+    for old, new in pairs.items():
+        if old == new or bases[0].count(old) != 1:
+            reason = "is not changed" if old == new else "doesn't occur exactly once"
+            raise ValueError(f"this text {reason}:\n{old}")
+    # Without a new text, whole lines are removed.
+    pairs = {old if new else f"{old}\n": new for old, new in pairs.items()}
+    pattern = "|".join(map(re.escape, pairs))
+    source, number = re.subn(pattern, lambda match: pairs[match[0]], bases[0])
+    if number != len(names) // 2:
+        raise ValueError(f"two changes overlap:\n{changes}")
+    return source
 
 
 def code_tasks(assignment: Assignment) -> list[Task]:

@@ -67,6 +67,99 @@ def test_right_and_wrong_answers_are_read_from_their_file(course):
     assert found[2].source.endswith("return sum(numbers[1:])")
 
 
+CHANGES = """\
+# %% wrong one-more: adds 1
+old = "return sum(numbers)"
+new = "return sum(numbers) + 1"
+
+# %% base default: has a variable
+def add(numbers):
+    if not numbers:
+        raise ValueError
+    total = sum(numbers)
+    return total
+
+# %% wrong unchecked: doesn't look for an empty list
+old = '''
+    if not numbers:
+        raise ValueError
+'''
+new = ""
+
+# %% wrong both: returns a backslash for an empty list, and a sum without its sign
+old = "        raise ValueError"
+new = r'''
+        text = "\\"
+        return text
+'''
+old = "return total"
+new = "return abs(total)"
+
+# %% wrong doubled: adds the numbers twice
+base = "unchecked"
+old = "total = sum(numbers)"
+new = "total = sum(numbers * 2)"
+
+# %% wrong one-less: subtracts 1
+base = "solution"
+old = "return sum(numbers)"
+new = "return sum(numbers) - 1"
+"""
+SOLUTION = f"""\
+# grade_id: {TASK}
+def add(numbers):
+    '''Add numbers.
+
+    Returns:
+        The sum.
+    '''
+    ### BEGIN SOLUTION
+    return sum(numbers)
+    ### END SOLUTION
+"""
+
+
+def write_answers(course, text):
+    (course / "mutants" / assignment.NAME / f"{TASK}.py").write_text(text)
+
+
+def test_an_answer_may_be_written_as_changes_of_another(course):
+    content = assignment.notebook()
+    cell = next(cell for cell in content["cells"] if cell["id"] == TASK)
+    cell["source"] = SOLUTION.replace("'''", '"""')
+    assignment.write(course, content)
+    write_answers(course, CHANGES)
+    define = "def add(numbers):\n"
+    assert {m.name: m.source for m in mutation.mutants(assignment.NAME, TASK)} == {
+        "one-more": f"{define}    return sum(numbers) + 1",
+        "unchecked": f"{define}    total = sum(numbers)\n    return total",
+        "both": f'{define}    if not numbers:\n        text = "\\"\n        return text\n'
+        "    total = sum(numbers)\n    return abs(total)",
+        "doubled": f"{define}    total = sum(numbers * 2)\n    return total",
+        "one-less": f"{define}    return sum(numbers) - 1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ('old = "numbers[2]"\nnew = "0"', "doesn't occur exactly once:\nnumbers[2]"),
+        ('old = "numbers"\nnew = "n"', "doesn't occur exactly once:\nnumbers"),
+        ('old = "sum("\nnew = "sum("', "is not changed:\nsum("),
+        ('old = "return sum"\nnew = "a"\nold = "sum("\nnew = "b("', "two changes overlap"),
+        ('base = "later"\nold = "sum"\nnew = "max"', "the name of an earlier answer"),
+        ('old = "sum"', "pairs of texts"),
+        ('old = "sum"\nnew = sum', "malformed"),
+    ],
+)
+def test_impossible_changes_are_reported(course, changes, message):
+    write_answers(course, f"# %% wrong first: adds\n{changes}\n\n# %% wrong later: adds\n1\n")
+    with pytest.raises(ValueError) as error:
+        mutation.mutants(assignment.NAME, TASK)
+    assert f"{assignment.NAME}/{TASK}.py, answer first: " in str(error.value)
+    assert message in str(error.value)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("stock", [False, True], ids=["course grade", "nbgrader"])
 def test_right_answers_get_all_points_and_wrong_answers_lose_some(course, stock):

@@ -1,3 +1,19 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+
+    def stack(lists, fill):
+        tensors = [torch.tensor(items) for items in lists]
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
+
+    return {
+        "input_ids": stack([row["input_ids"] for row in rows], pad),
+        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
+        "labels": stack([row["labels"] for row in rows], -100),
+    }
+
+
 # %% right lists: pads lists first, then makes tensors
 def collate(rows, pad, side="right"):
     if len(rows) == 0 or side not in {"right", "left"}:
@@ -72,20 +88,11 @@ def collate(rows, pad, side="right"):
 
 
 # %% wrong padding-graded: pads the labels with the padding token
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values, fill):
-        extra = [fill] * (width - len(values))
-        return values + extra if side == "right" else extra + values
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
-        "labels": torch.tensor([padded(row["labels"], pad) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = 'if not rows or side not in ("left", "right"):'
+old = '"labels": torch.tensor([padded(row["labels"], -100) for row in rows]),'
+new = '"labels": torch.tensor([padded(row["labels"], pad) for row in rows]),'
 
 
 # %% wrong labels-right: pads inputs and mask on the left, the labels always on the right
@@ -146,53 +153,30 @@ def collate(rows, pad, side="right"):
 
 
 # %% wrong any-side: takes each side other than right for left
-def collate(rows, pad, side="right"):
-    if not rows:
-        raise ValueError("no rows")
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values, fill):
-        extra = [fill] * (width - len(values))
-        return values + extra if side == "right" else extra + values
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
-        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = "if not rows:"
+old = 'raise ValueError("no rows, or no such side")'
+new = 'raise ValueError("no rows")'
 
 
 # %% wrong always-right: accepts the side left but pads on the right
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values, fill):
-        return values + [fill] * (width - len(values))
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
-        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = 'if not rows or side not in ("left", "right"):'
+old = """
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+"""
+new = "        return values + [fill] * (width - len(values))"
 
 
 # %% wrong bool-mask: returns an attention mask of bools
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values, fill):
-        extra = [fill] * (width - len(values))
-        return values + extra if side == "right" else extra + values
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([True] * len(r["labels"]), False) for r in rows]),
-        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = 'if not rows or side not in ("left", "right"):'
+old = '"attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),'
+new = '"attention_mask": torch.tensor([padded([True] * len(r["labels"]), False) for r in rows]),'
 
 
 # %% wrong mask-from-labels: attends only to tokens whose label is not -100
@@ -214,122 +198,66 @@ def collate(rows, pad, side="right"):
 
 
 # %% wrong first-longest: pads to the length of the first row
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = len(rows[0]["input_ids"]) if side == "right" else len(rows[-1]["input_ids"])
-
-    def padded(values, fill):
-        extra = [fill] * (width - len(values))
-        return values + extra if side == "right" else extra + values
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
-        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = 'if not rows or side not in ("left", "right"):'
+old = 'width = max(len(row["input_ids"]) for row in rows)'
+new = 'width = len(rows[0]["input_ids"]) if side == "right" else len(rows[-1]["input_ids"])'
 
 
 # %% wrong width-five: pads to five tokens, as many as the visible checks have
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-
-    def padded(values, fill):
-        extra = [fill] * (5 - len(values))
-        return values + extra if side == "right" else extra + values
-
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
-        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
-    }
+base = "lists"
+old = 'if len(rows) == 0 or side not in {"right", "left"}:'
+new = 'if not rows or side not in ("left", "right"):'
+old = '    width = max(len(row["input_ids"]) for row in rows)'
+new = ""
+old = "extra = [fill] * (width - len(values))"
+new = "extra = [fill] * (5 - len(values))"
 
 
 # %% wrong side-late: checks the side only if a row needs padding
-def collate(rows, pad, side="right"):
-    if not rows:
-        raise ValueError("no rows")
-
-    def stack(lists, fill):
-        tensors = [torch.tensor(items) for items in lists]
-        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
-
+old = 'if not rows or side not in ("left", "right"):'
+new = "if not rows:"
+old = 'raise ValueError("no rows, or no such side")'
+new = 'raise ValueError("no rows")'
+old = "    return {"
+new = """
     if len({len(row["labels"]) for row in rows}) == 1:
         side = "right"
     elif side not in ("left", "right"):
         raise ValueError("no such side")
     return {
-        "input_ids": stack([row["input_ids"] for row in rows], pad),
-        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
-        "labels": stack([row["labels"] for row in rows], -100),
-    }
+"""
 
 
 # %% wrong initials: looks at the first letter of the side
-def collate(rows, pad, side="right"):
-    if not rows or side[:1] not in ("l", "r"):
-        raise ValueError("no rows, or no such side")
-
-    def stack(lists, fill):
-        tensors = [torch.tensor(items) for items in lists]
+old = 'if not rows or side not in ("left", "right"):'
+new = 'if not rows or side[:1] not in ("l", "r"):'
+old = "        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)"
+new = """
         return torch.nn.utils.rnn.pad_sequence(
             tensors, True, fill, "left" if side[0] == "l" else "right"
         )
-
-    return {
-        "input_ids": stack([row["input_ids"] for row in rows], pad),
-        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
-        "labels": stack([row["labels"] for row in rows], -100),
-    }
+"""
 
 
 # %% wrong float-left: makes a mask of floats on the left
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-
-    def stack(lists, fill):
-        tensors = [torch.tensor(items) for items in lists]
-        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
-
-    return {
-        "input_ids": stack([row["input_ids"] for row in rows], pad),
+old = '        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),'
+new = """
         "attention_mask": stack(
             [[1 if side == "right" else 1.0] * len(row["labels"]) for row in rows], 0
         ),
-        "labels": stack([row["labels"] for row in rows], -100),
-    }
+"""
 
 
 # %% wrong at-most-1024: cuts rows after 1,024 tokens
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-
-    def stack(lists, fill):
-        tensors = [torch.tensor(items[:1024]) for items in lists]
-        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
-
-    return {
-        "input_ids": stack([row["input_ids"] for row in rows], pad),
-        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
-        "labels": stack([row["labels"] for row in rows], -100),
-    }
+old = "tensors = [torch.tensor(items) for items in lists]"
+new = "tensors = [torch.tensor(items[:1024]) for items in lists]"
 
 
 # %% wrong dropped: leaves out rows in which no label counts
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
+old = '        raise ValueError("no rows, or no such side")'
+new = """
         raise ValueError("no rows, or no such side")
     rows = [row for row in rows if set(row["labels"]) != {-100}] or rows
-
-    def stack(lists, fill):
-        tensors = [torch.tensor(items) for items in lists]
-        return torch.nn.utils.rnn.pad_sequence(tensors, True, fill, side)
-
-    return {
-        "input_ids": stack([row["input_ids"] for row in rows], pad),
-        "attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),
-        "labels": stack([row["labels"] for row in rows], -100),
-    }
+"""

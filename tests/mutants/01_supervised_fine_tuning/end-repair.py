@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    after_answer = torch.zeros_like(labels, dtype=torch.bool)
+    after_answer[:, 1:] = labels[:, :-1] != -100
+    is_end = (input_ids == end) & (attention_mask == 1)
+    return labels.masked_fill(is_end & after_answer, end)
+
+
 # %% right loops: looks at every token and the one before it
 def repair_ends(input_ids, attention_mask, labels, end):
     if input_ids.shape != labels.shape or attention_mask.shape != labels.shape:
@@ -154,40 +164,26 @@ def repair_ends(input_ids, attention_mask, labels, end):
 
 
 # %% wrong end-is-two: knows only the end token of the visible checks
-def repair_ends(input_ids, attention_mask, labels, end):
-    if not input_ids.shape == attention_mask.shape == labels.shape:
-        raise ValueError("shapes differ")
-    after_answer = torch.zeros_like(labels, dtype=torch.bool)
-    after_answer[:, 1:] = labels[:, :-1] != -100
-    return labels.masked_fill((input_ids == 2) & (attention_mask == 1) & after_answer, 2)
+old = """
+    is_end = (input_ids == end) & (attention_mask == 1)
+    return labels.masked_fill(is_end & after_answer, end)
+"""
+new = "    return labels.masked_fill((input_ids == 2) & (attention_mask == 1) & after_answer, 2)"
 
 
 # %% wrong product: multiplies tokens and mask, and so takes padding for token 0
-def repair_ends(input_ids, attention_mask, labels, end):
-    if not input_ids.shape == attention_mask.shape == labels.shape:
-        raise ValueError("shapes differ")
-    after_answer = torch.zeros_like(labels, dtype=torch.bool)
-    after_answer[:, 1:] = labels[:, :-1] != -100
-    is_end = input_ids * attention_mask == end
-    return labels.masked_fill(is_end & after_answer, end)
+old = "is_end = (input_ids == end) & (attention_mask == 1)"
+new = "is_end = input_ids * attention_mask == end"
 
 
 # %% wrong third-on: repairs ends from the third position on
-def repair_ends(input_ids, attention_mask, labels, end):
-    if not input_ids.shape == attention_mask.shape == labels.shape:
-        raise ValueError("shapes differ")
-    after_answer = torch.zeros_like(labels, dtype=torch.bool)
-    after_answer[:, 2:] = labels[:, 1:-1] != -100
-    is_end = (input_ids == end) & (attention_mask == 1)
-    return labels.masked_fill(is_end & after_answer, end)
+old = "after_answer[:, 1:] = labels[:, :-1] != -100"
+new = "after_answer[:, 2:] = labels[:, 1:-1] != -100"
 
 
 # %% wrong two-rows: repairs the first two rows, as many as the visible checks have
-def repair_ends(input_ids, attention_mask, labels, end):
-    if not input_ids.shape == attention_mask.shape == labels.shape:
-        raise ValueError("shapes differ")
-    after_answer = torch.zeros_like(labels, dtype=torch.bool)
-    after_answer[:, 1:] = labels[:, :-1] != -100
-    is_end = (input_ids == end) & (attention_mask == 1)
+old = "    return labels.masked_fill(is_end & after_answer, end)"
+new = """
     is_end[2:] = False
     return labels.masked_fill(is_end & after_answer, end)
+"""

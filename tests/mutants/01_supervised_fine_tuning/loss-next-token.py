@@ -1,3 +1,14 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    counted = targets != -100
+    if not counted.any():
+        raise ValueError("no label counts")
+    log_p = logits[:, :-1].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -log_p[counted].mean().item()
+
+
 # %% right cross-entropy: leaves the sum to torch
 def next_token_loss(logits, labels):
     if (labels[:, 1:] == -100).all():
@@ -30,26 +41,16 @@ def next_token_loss(logits, labels):
 
 
 # %% wrong row-means: averages the rows' means
-def next_token_loss(logits, labels):
-    targets = labels[:, 1:]
-    counted = targets != -100
-    if not counted.any():
-        raise ValueError("no label counts")
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+old = "    return -log_p[counted].mean().item()"
+new = """
     means = [-row[keep].mean() for row, keep in zip(log_p, counted) if keep.any()]
     return (sum(means) / len(means)).item()
+"""
 
 
 # %% wrong all-positions: divides by every prediction, also those that aren't counted
-def next_token_loss(logits, labels):
-    targets = labels[:, 1:]
-    counted = targets != -100
-    if not counted.any():
-        raise ValueError("no label counts")
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -(log_p * counted).mean().item()
+old = "return -log_p[counted].mean().item()"
+new = "return -(log_p * counted).mean().item()"
 
 
 # %% wrong softmax-log: the logarithm of a rounded probability
@@ -63,14 +64,8 @@ def next_token_loss(logits, labels):
 
 
 # %% wrong low-precision: computes in the 16 bits that the logits have
-def next_token_loss(logits, labels):
-    targets = labels[:, 1:]
-    counted = targets != -100
-    if not counted.any():
-        raise ValueError("no label counts")
-    log_p = logits[:, :-1].log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -log_p[counted].mean().item()
+old = "log_p = logits[:, :-1].float().log_softmax(-1)"
+new = "log_p = logits[:, :-1].log_softmax(-1)"
 
 
 # %% wrong across-rows: shifts the flattened batch, so that a row's end predicts the next row
@@ -102,25 +97,19 @@ def next_token_loss(logits, labels):
 
 
 # %% wrong shifted-back: asks position t for the token before it
-def next_token_loss(logits, labels):
-    targets = labels[:, :-1]
-    counted = targets != -100
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no label counts")
-    log_p = logits[:, 1:].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -log_p[counted].mean().item()
+old = "targets = labels[:, 1:]"
+new = "targets = labels[:, :-1]"
+old = "if not counted.any():"
+new = "if not (labels[:, 1:] != -100).any():"
+old = "log_p = logits[:, :-1].float().log_softmax(-1)"
+new = "log_p = logits[:, 1:].float().log_softmax(-1)"
 
 
 # %% wrong zero-ignored: takes token 0 for one that doesn't count
-def next_token_loss(logits, labels):
-    targets = labels[:, 1:]
-    counted = targets > 0
-    if not (targets != -100).any():
-        raise ValueError("no label counts")
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -log_p[counted].mean().item()
+old = "counted = targets != -100"
+new = "counted = targets > 0"
+old = "if not counted.any():"
+new = "if not (targets != -100).any():"
 
 
 # %% wrong total: returns the sum of the losses
@@ -165,14 +154,8 @@ def next_token_loss(logits, labels):
 
 
 # %% wrong shifted-low: subtracts the maximum in 16 bits, and converts afterwards
-def next_token_loss(logits, labels):
-    targets = labels[:, 1:]
-    counted = targets != -100
-    if not counted.any():
-        raise ValueError("no label counts")
-    log_p = (logits - logits.max(-1, keepdim=True).values)[:, :-1].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -log_p[counted].mean().item()
+old = "log_p = logits[:, :-1].float().log_softmax(-1)"
+new = "log_p = (logits - logits.max(-1, keepdim=True).values)[:, :-1].float().log_softmax(-1)"
 
 
 # %% wrong no-loss: takes a loss of 0 for a batch without labels
@@ -188,13 +171,9 @@ def next_token_loss(logits, labels):
 
 
 # %% wrong no-float64: refuses logits in float64
-def next_token_loss(logits, labels):
+old = "    targets = labels[:, 1:]"
+new = """
     if logits.dtype == torch.float64:
         raise TypeError("float64")
     targets = labels[:, 1:]
-    counted = targets != -100
-    if not counted.any():
-        raise ValueError("no label counts")
-    log_p = logits[:, :-1].float().log_softmax(-1)
-    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return -log_p[counted].mean().item()
+"""

@@ -1,3 +1,11 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+
+
 # %% right integers: rounds up without a float
 def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
     if any(x < 1 for x in (trained_tokens, prompted_tokens, tuned_tokens)):
@@ -27,35 +35,25 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
 
 
 # %% wrong two-n: lets a token in training cost what a token in a request costs
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(2 * tuned_size * trained_tokens / saved) if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(2 * tuned_size * trained_tokens / saved) if saved > 0 else None"
 
 
 # %% wrong one-size: cancels N although the models differ
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = prompted_tokens - tuned_tokens
-    return math.ceil(3 * trained_tokens / saved) if saved > 0 else None
+old = "saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens"
+new = "saved = prompted_tokens - tuned_tokens"
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(3 * trained_tokens / saved) if saved > 0 else None"
 
 
 # %% wrong floor: rounds down
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return 6 * tuned_size * trained_tokens // saved if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return 6 * tuned_size * trained_tokens // saved if saved > 0 else None"
 
 
 # %% wrong one-more: adds a request where training is repaid exactly
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return 6 * tuned_size * trained_tokens // saved + 1 if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return 6 * tuned_size * trained_tokens // saved + 1 if saved > 0 else None"
 
 
 # %% wrong fewer-tokens: says never wherever the tuned request is not shorter
@@ -69,11 +67,8 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
 
 
 # %% wrong nearly: takes a training that is repaid to a thousandth for repaid
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return int(6 * tuned_size * trained_tokens / saved + 0.999) if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return int(6 * tuned_size * trained_tokens / saved + 0.999) if saved > 0 else None"
 
 
 # %% right fractions: divides exactly, then rounds up
@@ -115,35 +110,23 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
 
 
 # %% wrong other-size: trains the model with the prompt
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(6 * prompted_size * trained_tokens / saved) if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(6 * prompted_size * trained_tokens / saved) if saved > 0 else None"
 
 
 # %% wrong never-is-zero: returns 0 if training never pays off
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else 0
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else 0"
 
 
 # %% wrong only-equal: returns None only for equal requests, and negative numbers for worse ones
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved else None"
 
 
 # %% wrong rounded: rounds to the nearest whole number
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return round(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return round(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
 
 
 # %% wrong no-checks: accepts zero and negative numbers
@@ -153,29 +136,24 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
 
 
 # %% wrong above-one: refuses a model with one parameter
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
+old = "    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens"
+new = """
     if tuned_size <= 1:
         raise ValueError("too small")
     saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+"""
 
 
 # %% wrong tolerance: allows for a rounding error before it rounds up
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
-    return math.ceil(6 * tuned_size * trained_tokens / saved - 1e-9) if saved > 0 else None
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(6 * tuned_size * trained_tokens / saved - 1e-9) if saved > 0 else None"
 
 
 # %% wrong at-most-100000: tries numbers up to 100,000
-def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
-    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
-        raise ValueError("below 1")
-    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+old = "    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = """
     for n in range(1, 100_001):
         if n * saved >= 6 * tuned_size * trained_tokens:
             return n
     return None
+"""

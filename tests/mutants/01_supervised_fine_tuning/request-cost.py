@@ -1,3 +1,12 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
 # %% right in-parts: adds up what is read fresh, kept and written
 def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
     counts = [instruction, story, answer]
@@ -26,21 +35,13 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
 
 
 # %% wrong stories-only: leaves out the answers of the worked examples
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(asked for asked, _ in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "prefix = instruction + sum(sum(pair) for pair in examples)"
+new = "prefix = instruction + sum(asked for asked, _ in examples)"
 
 
 # %% wrong cheaper: takes the lower price where keeping tokens costs more than reading them
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else min(cached_price, read_price)
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "kept_price = read_price if cached_price is None else cached_price"
+new = "kept_price = read_price if cached_price is None else min(cached_price, read_price)"
 
 
 # %% wrong examples-written: charges the examples' answers as written
@@ -54,12 +55,10 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
 
 
 # %% wrong all-kept: takes the story for kept as well
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    read = instruction + sum(sum(pair) for pair in examples) + story
-    return (read * kept_price + answer * write_price) / 1e6
+old = "prefix = instruction + sum(sum(pair) for pair in examples)"
+new = "read = instruction + sum(sum(pair) for pair in examples) + story"
+old = "return (prefix * kept_price + story * read_price + answer * write_price) / 1e6"
+new = "return (read * kept_price + answer * write_price) / 1e6"
 
 
 # %% wrong falsy: a cached price of 0 counts as none
@@ -72,12 +71,8 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
 
 
 # %% wrong unchecked-examples: looks for negative numbers outside the examples only
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min(instruction, story, answer) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:"
+new = "if min(instruction, story, answer) < 0:"
 
 
 # %% right sums: adds up columns of the examples, and looks for negative numbers with any
@@ -92,39 +87,23 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
 
 
 # %% wrong millions: forgets that prices are per million tokens
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return prefix * kept_price + story * read_price + answer * write_price
+old = "return (prefix * kept_price + story * read_price + answer * write_price) / 1e6"
+new = "return prefix * kept_price + story * read_price + answer * write_price"
 
 
 # %% wrong answer-read: charges the answer at the price of reading
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + (story + answer) * read_price) / 1e6
+old = "return (prefix * kept_price + story * read_price + answer * write_price) / 1e6"
+new = "return (prefix * kept_price + (story + answer) * read_price) / 1e6"
 
 
 # %% wrong discount: subtracts the cached price from the price of reading
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price - (cached_price or 0)
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "kept_price = read_price if cached_price is None else cached_price"
+new = "kept_price = read_price - (cached_price or 0)"
 
 
 # %% wrong three-examples: counts three examples, as many as the visible checks have
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples[:3])
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "prefix = instruction + sum(sum(pair) for pair in examples)"
+new = "prefix = instruction + sum(sum(pair) for pair in examples[:3])"
 
 
 # %% wrong asserts: raises AssertionError for negative numbers
@@ -136,68 +115,46 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
 
 
 # %% wrong last-example: looks for negative numbers in the last example only
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(examples[-1] if examples else ())]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:"
+new = "if min([instruction, story, answer, *(examples[-1] if examples else ())]) < 0:"
 
 
 # %% wrong unchecked-cached: looks for negative numbers only without a cached price
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+old = "    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:"
+new = """
     counts = [instruction, story, answer, *(n for pair in examples for n in pair)]
     if cached_price is None and min(counts) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+"""
 
 
 # %% wrong no-zeros: refuses examples with 0 tokens
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
+old = "    kept_price = read_price if cached_price is None else cached_price"
+new = """
     if any(n <= 0 for pair in examples for n in pair):
         raise ValueError("empty example")
     kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+"""
 
 
 # %% wrong eight-examples: counts at most eight examples, as many as the lecture has
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples[:8])
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "prefix = instruction + sum(sum(pair) for pair in examples)"
+new = "prefix = instruction + sum(sum(pair) for pair in examples[:8])"
 
 
 # %% wrong different-examples: counts equal examples once
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in set(examples))
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+old = "prefix = instruction + sum(sum(pair) for pair in examples)"
+new = "prefix = instruction + sum(sum(pair) for pair in set(examples))"
 
 
 # %% wrong no-free-prices: refuses a price of 0
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
+old = "    kept_price = read_price if cached_price is None else cached_price"
+new = """
     if read_price <= 0 or write_price <= 0:
         raise ValueError("price")
     kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+"""
 
 
 # %% wrong rounded: rounds the price to 8 decimals
-def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
-    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
-        raise ValueError("negative")
-    kept_price = read_price if cached_price is None else cached_price
-    prefix = instruction + sum(sum(pair) for pair in examples)
-    return round((prefix * kept_price + story * read_price + answer * write_price) / 1e6, 8)
+old = "return (prefix * kept_price + story * read_price + answer * write_price) / 1e6"
+new = "return round((prefix * kept_price + story * read_price + answer * write_price) / 1e6, 8)"

@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}
+
+
 # %% right in-parts: joins prompt, answer and end, then cuts from the left
 def training_row(prompt, answer, end, max_length=1024):
     if len(answer) == 0 or len(answer) + 1 > max_length:
@@ -47,12 +57,10 @@ def training_row(prompt, answer, end, max_length=1024):
 
 
 # %% wrong cut-right: truncates the row at its end, as many tokenizers do
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    ids = prompt + answer + [end]
-    labels = [-100] * len(prompt) + answer + [end]
-    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+old = "    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]"
+new = ""
+old = 'return {"input_ids": ids, "labels": labels}'
+new = 'return {"input_ids": ids[:max_length], "labels": labels[:max_length]}'
 
 
 # %% wrong minus-zero: keeps prompt[-0:], the whole prompt, where there is no room for any
@@ -100,32 +108,23 @@ def training_row(prompt, answer, end, max_length=1024):
 
 
 # %% wrong to-first-end: takes everything up to the first end token for the prompt
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    first = ids.index(end) + 1 if end in prompt else len(prompt)
-    return {"input_ids": ids, "labels": [-100] * first + ids[first:]}
+old = "labels = [-100] * len(prompt) + answer + [end]"
+new = "first = ids.index(end) + 1 if end in prompt else len(prompt)"
+old = 'return {"input_ids": ids, "labels": labels}'
+new = 'return {"input_ids": ids, "labels": [-100] * first + ids[first:]}'
 
 
 # %% wrong masked-with-zero: writes 0 in place of -100
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    return {"input_ids": ids, "labels": [0] * len(prompt) + answer + [end]}
+old = """
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels}
+"""
+new = '    return {"input_ids": ids, "labels": [0] * len(prompt) + answer + [end]}'
 
 
 # %% wrong shifted: shifts the labels, as the loss does
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    labels = [-100] * len(prompt) + answer + [end]
-    return {"input_ids": ids, "labels": labels[1:] + [-100]}
+old = 'return {"input_ids": ids, "labels": labels}'
+new = 'return {"input_ids": ids, "labels": labels[1:] + [-100]}'
 
 
 # %% wrong end-too-long: refuses an answer that fits with its end exactly
@@ -146,45 +145,29 @@ def training_row(prompt, answer, end, max_length=1024):
 
 
 # %% wrong last-start: looks for the answer's first token from the end
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
+old = "    labels = [-100] * len(prompt) + answer + [end]"
+new = """
     labels = [-100] * (len(ids) - 1 - ids[::-1].index(answer[0]))
     labels += ids[len(labels) :]
-    return {"input_ids": ids, "labels": labels}
+"""
 
 
 # %% wrong only-zeros: takes an answer that consists of token 0 for empty
-def training_row(prompt, answer, end, max_length=1024):
-    if not any(answer) or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    labels = [-100] * len(prompt) + answer + [end]
-    return {"input_ids": ids, "labels": labels}
+old = "if not answer or len(answer) + 1 > max_length:"
+new = "if not any(answer) or len(answer) + 1 > max_length:"
 
 
 # %% wrong at-most-1024: never allows more than 1,024 tokens
-def training_row(prompt, answer, end, max_length=1024):
+old = "    if not answer or len(answer) + 1 > max_length:"
+new = """
     max_length = min(max_length, 1024)
     if not answer or len(answer) + 1 > max_length:
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    labels = [-100] * len(prompt) + answer + [end]
-    return {"input_ids": ids, "labels": labels}
+"""
 
 
 # %% wrong no-prompt: checks the answer's length only if there is a prompt
-def training_row(prompt, answer, end, max_length=1024):
-    if not answer or (prompt and len(answer) + 1 > max_length):
-        raise ValueError("bad answer")
-    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
-    ids = prompt + answer + [end]
-    labels = [-100] * len(prompt) + answer + [end]
-    return {"input_ids": ids, "labels": labels}
+old = "if not answer or len(answer) + 1 > max_length:"
+new = "if not answer or (prompt and len(answer) + 1 > max_length):"
 
 
 # %% wrong no-limit: checks the answer's length only if a limit is given

@@ -1,3 +1,18 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
 # %% right layer-by-layer: adds up matrices as a model has them
 def count_parameters(config: dict) -> dict[str, int]:
     if config["model_type"] != "llama" and config["model_type"] != "mistral":
@@ -60,77 +75,32 @@ def count_parameters(config):
 
 
 # %% wrong never-tied: counts the output layer although it is the embedding
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    return {
-        "embeddings": 2 * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = '    tables = 1 if config.get("tie_word_embeddings") else 2'
+new = ""
+old = '"embeddings": tables * h * config["vocab_size"],'
+new = '"embeddings": 2 * h * config["vocab_size"],'
 
 
 # %% wrong two-matrices: an MLP without a gate, as in GPT-2
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 2 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = '"linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),'
+new = '"linear": n * (2 * h * d * (heads + kv) + 2 * h * config["intermediate_size"]),'
 
 
 # %% wrong no-last-norm: forgets the norm after the last layer
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": 2 * n * h,
-    }
+old = '"norms": (2 * n + 1) * h,'
+new = '"norms": 2 * n * h,'
 
 
 # %% wrong own-head-dim: takes hidden_size / heads though head_dim is stated
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = 'd = config.get("head_dim") or h // heads'
+new = "d = h // heads"
 
 
 # %% wrong null-fields: a default only for what is missing; only hidden checks catch it
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim", h // heads)
-    kv = config.get("num_key_value_heads", heads)
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = 'd = config.get("head_dim") or h // heads'
+new = 'd = config.get("head_dim", h // heads)'
+old = 'kv = config.get("num_key_value_heads") or heads'
+new = 'kv = config.get("num_key_value_heads", heads)'
 
 
 # %% right merged: fills in each missing field by itself
@@ -154,120 +124,59 @@ def count_parameters(config):
 
 
 # %% wrong needs-all: expects all three optional fields
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+old = """
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+"""
+new = """
     d, kv = config.get("head_dim") or h // heads, config["num_key_value_heads"]
     tables = 1 if config["tie_word_embeddings"] else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+"""
 
 
 # %% wrong floats: divides with / and so counts in floats
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h / heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = 'd = config.get("head_dim") or h // heads'
+new = 'd = config.get("head_dim") or h / heads'
 
 
 # %% wrong any-family: counts every family as if it were Llama
-def count_parameters(config):
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = """
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+"""
+new = ""
 
 
 # %% wrong square-output: an output of attention that goes from hidden_size to hidden_size
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
+old = "    return {"
+new = """
     attention = h * heads * d + 2 * h * kv * d + h * h
     return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (attention + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+"""
+old = '"linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),'
+new = '"linear": n * (attention + 3 * h * config["intermediate_size"]),'
 
 
 # %% wrong one-layer: counts the linear layers of one transformer layer
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": 2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"],
-        "norms": (2 * n + 1) * h,
-    }
+old = '"linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),'
+new = '"linear": 2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"],'
 
 
 # %% wrong tied-by-default: takes a missing tie_word_embeddings for true
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings", True) else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = 'tables = 1 if config.get("tie_word_embeddings") else 2'
+new = 'tables = 1 if config.get("tie_word_embeddings", True) else 2'
 
 
 # %% wrong any-mistral: accepts every family with mistral in its name
-def count_parameters(config):
-    if config["model_type"] != "llama" and "mistral" not in config["model_type"]:
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-    d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+old = 'if config["model_type"] not in ("llama", "mistral"):'
+new = 'if config["model_type"] != "llama" and "mistral" not in config["model_type"]:'
 
 
 # %% wrong only-multiples: refuses a hidden_size that isn't a multiple of the heads
-def count_parameters(config):
-    if config["model_type"] not in ("llama", "mistral"):
-        raise ValueError(config["model_type"])
-    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+old = '    d = config.get("head_dim") or h // heads'
+new = """
     if h % heads:
         raise ValueError("not divisible")
     d = config.get("head_dim") or h // heads
-    kv = config.get("num_key_value_heads") or heads
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    return {
-        "embeddings": tables * h * config["vocab_size"],
-        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
-        "norms": (2 * n + 1) * h,
-    }
+"""

@@ -1,3 +1,66 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% base other: another right answer, which some answers below change
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
+
+
 # %% right halving: halves an interval for the length
 def peak_bytes(model, batch_size, sequence_length):
     tokens = batch_size * sequence_length
@@ -71,189 +134,78 @@ def longest_sequence(model, usable, batch_size):
 
 
 # %% wrong one-too-many: the first number that doesn't fit
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 1
-    while peak_bytes(model, batch, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
+base = "other"
+old = "batch = 0"
+new = "batch = 1"
+old = "while peak_bytes(model, batch + 1, sequence_length) <= usable:"
+new = "while peak_bytes(model, batch, sequence_length) <= usable:"
+old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+new = """
     length = 1
     while peak_bytes(model, batch_size, length) <= usable:
         length += 1
     return length
+"""
 
 
 # %% wrong highest-peak: the model that fills the GPU best
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
+old = """
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+"""
+new = """
     peaks = {name: peak_bytes(m, batch_size, sequence_length) for name, m in models.items()}
     fitting = [name for name, peak in peaks.items() if peak <= usable]
     return max(fitting, key=peaks.get, default=None)
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+"""
 
 
 # %% wrong fixed-per-sequence: counts the fixed bytes once for each sequence
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    return usable // peak_bytes(model, 1, sequence_length)
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+old = """
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+"""
+new = "    return usable // peak_bytes(model, 1, sequence_length)"
 
 
 # %% wrong linear: takes the bytes of a token as constant
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
+base = "other"
+old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+new = """
     each = peak_bytes(model, batch_size, 1) - model["fixed"]
     return max(0, (usable - model["fixed"]) // each)
+"""
 
 
 # %% wrong first-that-fits: takes dicts to be sorted by size, from the largest
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) <= usable:
-            return name
-    return None
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
-
-
-# %% wrong strictly-less: refuses a run that fills the GPU exactly; only hidden checks catch it
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
+old = "    best = None"
+new = ""
+old = """
         if peak_bytes(model, batch_size, sequence_length) > usable:
             continue
         if best is None or model["parameters"] > models[best]["parameters"]:
             best = name
     return best
+"""
+new = """
+        if peak_bytes(model, batch_size, sequence_length) <= usable:
+            return name
+    return None
+"""
 
 
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) < usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) < usable:
-        length += 1
-    return length
+# %% wrong strictly-less: refuses a run that fills the GPU exactly; only hidden checks catch it
+old = "while peak_bytes(model, batch + 1, sequence_length) <= usable:"
+new = "while peak_bytes(model, batch + 1, sequence_length) < usable:"
+old = "while peak_bytes(model, batch_size, length + 1) <= usable:"
+new = "while peak_bytes(model, batch_size, length + 1) < usable:"
 
 
 # %% right bisect: searches ranges with bisect, and sorts the models
@@ -285,284 +237,98 @@ def longest_sequence(model, usable, batch_size):
 
 
 # %% wrong empty-max: takes the maximum of nothing if no model fits
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
+old = """
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+"""
+new = """
     fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
     return max(fitting, key=lambda name: models[name]["parameters"])
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+"""
 
 
 # %% wrong empty-string: returns an empty name if no model fits
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best, most = "", 0
-    for name, model in models.items():
+old = "best = None"
+new = 'best, most = "", 0'
+old = """
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+"""
+new = """
         if peak_bytes(model, batch_size, sequence_length) <= usable and model["parameters"] > most:
             best, most = name, model["parameters"]
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+"""
 
 
 # %% wrong last-that-fits: returns the last model that fits
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) <= usable:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+old = """
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+"""
+new = "        if peak_bytes(model, batch_size, sequence_length) <= usable:"
 
 
 # %% wrong negative: divides without a limit at zero
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
+old = """
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+"""
+new = """
     each = peak_bytes(model, 1, sequence_length) - model["fixed"]
     return (usable - model["fixed"]) // each
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+"""
 
 
 # %% wrong no-fixed: forgets the fixed bytes
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    return usable // (peak_bytes(model, 1, sequence_length) - model["fixed"])
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, length + 1) <= usable:
-        length += 1
-    return length
+old = """
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+"""
+new = '    return usable // (peak_bytes(model, 1, sequence_length) - model["fixed"])'
 
 
 # %% wrong powers: tries powers of 2 only
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, batch_size, 2 * length or 1) <= usable:
-        length = 2 * length or 1
-    return length
+old = "while peak_bytes(model, batch_size, length + 1) <= usable:"
+new = "while peak_bytes(model, batch_size, 2 * length or 1) <= usable:"
+old = "length += 1"
+new = "length = 2 * length or 1"
 
 
 # %% wrong at-most-4096: tries lengths up to 4,096, which is enough for the visible checks
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
+base = "other"
+old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+new = """
     fitting = [n for n in range(1, 4097) if peak_bytes(model, batch_size, n) <= usable]
     return max(fitting, default=0)
+"""
 
 
 # %% wrong one-sequence: ignores the batch size
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    length = 0
-    while peak_bytes(model, 1, length + 1) <= usable:
-        length += 1
-    return length
+old = "while peak_bytes(model, batch_size, length + 1) <= usable:"
+new = "while peak_bytes(model, 1, length + 1) <= usable:"
 
 
 # %% wrong scores-only: solves for the scores and ignores the loss
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
+base = "other"
+old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+new = """
     room = max(0, usable - model["fixed"]) // batch_size
     per_token = 4 * model["hidden"] * model["layers"]
     a = 20 * model["heads"]
     return (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)
+"""
 
 
 # %% wrong at-most-32768: finds no batch and no length above 32,768

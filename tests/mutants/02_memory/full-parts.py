@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
 # %% right branches: builds the parts by if
 def full_finetuning_bytes(parameters: int, recipe: str) -> dict[str, int]:
     if recipe not in ("mixed", "fp32", "autocast", "bf16", "qlora-paper"):
@@ -33,63 +43,33 @@ def full_finetuning_bytes(parameters, recipe):
 
 
 # %% wrong two-of-six: takes the 12 bytes for Adam's two moments
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 0, 6, 6), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 2, 0, 6, 6), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
 
 
 # %% wrong no-master: forgets the master copy
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 0, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 2, 0, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
 
 
 # %% wrong always-master: a master copy in the paper's recipe too
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 4, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}'
+new = 'sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 4, 4, 4)}'
 
 
 # %% wrong wide-moments: moments in float32, also beside bfloat16 weights
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 4, 4), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}'
+new = 'sizes |= {"bf16": (2, 2, 0, 4, 4), "qlora-paper": (2, 2, 0, 4, 4)}'
 
 
 # %% wrong copies-float32: 20 bytes in float32
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 4, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 4, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
 
 
 # %% wrong narrow-autocast: 16-bit gradients under autocast, which only hidden checks catch
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 2, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 2, 0, 4, 4)}'
 
 
 # %% right bits: multiplies bits and divides by 8 at the end
@@ -107,13 +87,8 @@ def full_finetuning_bytes(parameters, recipe):
 
 
 # %% wrong no-zeros: leaves out the parts that a recipe doesn't have
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe]) if size}
+old = "return {name: parameters * size for name, size in zip(names, sizes[recipe])}"
+new = "return {name: parameters * size for name, size in zip(names, sizes[recipe]) if size}"
 
 
 # %% wrong guesses: takes the slide's recipe for a name that it doesn't know
@@ -126,31 +101,20 @@ def full_finetuning_bytes(parameters, recipe):
 
 
 # %% wrong wide-gradients: gradients in float32 beside 16-bit weights
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 4, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 4, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 4, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+old = 'sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}'
+new = 'sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 4, 0, 4, 4)}'
 
 
 # %% wrong visible-recipes: knows the recipes of the visible checks only
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
-    if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+old = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}'
+new = 'sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4)}'
 
 
 # %% wrong beginnings: accepts names that begin with a recipe's name
-def full_finetuning_bytes(parameters, recipe):
-    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
-    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+old = "    if recipe not in sizes:"
+new = """
     recipe = next((r for r in sizes if recipe.startswith(r)), recipe)
     if recipe not in sizes:
-        raise ValueError(recipe)
-    names = ("weights", "gradients", "master copy", "m", "v")
-    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+"""

@@ -1,3 +1,14 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
 # %% right integers: ceiling by negative floor division, parts by name
 def adapter_finetuning_bytes(
     method: str, linear: int, other: int, trainable: int, block_size: int = 64
@@ -27,71 +38,39 @@ def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
 
 
 # %% wrong halved: halves the trainable parameters where the base has 4 bits
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
+old = "        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = """
         weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
         trainable = trainable // 2
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+"""
 
 
 # %% wrong no-constants: half a byte a weight and nothing else
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = "weights = math.ceil(linear / 2) + 2 * other"
 
 
 # %% wrong all-nf4: puts embedding, head and norms in NF4 as well
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
+old = "        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = """
         linear += other
         weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size)
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+"""
 
 
 # %% wrong narrow-adapters: adapters and gradients in 16 bits, as in the QLoRA paper
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 2 * trainable, "gradients": 2 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = 'parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}'
+new = 'parts = {"adapters": 2 * trainable, "gradients": 2 * trainable, "optimizer": 8 * trainable}'
 
 
 # %% wrong master-copy: a master copy of weights that are in float32
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 12 * trainable}
-    return {"weights": weights} | parts
+old = 'parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}'
+new = 'parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 12 * trainable}'
 
 
 # %% wrong half-byte: rounds half a code down, which only hidden checks catch
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = linear // 2 + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = "weights = linear // 2 + 4 * math.ceil(linear / block_size) + 2 * other"
 
 
 # %% right padded: rounds up with the number that is missing to a whole block
@@ -113,36 +92,20 @@ def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
 
 
 # %% wrong whole-blocks: counts constants of whole blocks only
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * (linear // block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = "weights = math.ceil(linear / 2) + 4 * (linear // block_size) + 2 * other"
 
 
 # %% wrong always-64: ignores block_size
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / 64) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / 64) + 2 * other"
 
 
 # %% wrong linear-only: leaves out the embedding, the output layer and the norms
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * linear
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size)
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = "weights = 2 * (linear + other)"
+new = "weights = 2 * linear"
+old = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = "weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size)"
 
 
 # %% wrong otherwise-qlora: takes every method other than lora for qlora
@@ -155,47 +118,29 @@ def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
 
 
 # %% wrong frozen-gradients: gives frozen weights gradients, too
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 2 * (linear + other) + 4 * trainable}
-    return {"weights": weights} | parts | {"optimizer": 8 * trainable}
+old = 'parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}'
+new = 'parts = {"adapters": 4 * trainable, "gradients": 2 * (linear + other) + 4 * trainable}'
+old = 'return {"weights": weights} | parts'
+new = 'return {"weights": weights} | parts | {"optimizer": 8 * trainable}'
 
 
 # %% wrong packed-blocks: packs the codes of each block by themselves
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
+old = "        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = """
         full, rest = divmod(linear, block_size)
         codes = full * math.ceil(block_size / 2) + math.ceil(rest / 2)
         weights = codes + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+"""
 
 
 # %% wrong no-single-block: forgets the constant if there is only a part of one block
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if method not in ("lora", "qlora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
+old = "        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other"
+new = """
         blocks = math.ceil(linear / block_size) if linear > block_size else 0
         weights = math.ceil(linear / 2) + 4 * blocks + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+"""
 
 
 # %% wrong ends-in-lora: accepts every method that ends in lora
-def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
-    if not method.endswith("lora"):
-        raise ValueError(method)
-    weights = 2 * (linear + other)
-    if method == "qlora":
-        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
-    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
-    return {"weights": weights} | parts
+old = 'if method not in ("lora", "qlora"):'
+new = 'if not method.endswith("lora"):'

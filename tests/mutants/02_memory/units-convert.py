@@ -1,10 +1,17 @@
-# %% right table: nine sizes in a dict
-def convert(amount: float, unit: str, to: str) -> float:
+# %% base default: a right answer, which the answers below change unless they name another base
+def convert(amount, unit, to):
     size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
     size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
     if unit not in size or to not in size:
         raise ValueError("unknown unit")
-    return amount * (size[unit] / size[to])
+    return amount * size[unit] / size[to]
+
+
+# %% right table: nine sizes in a dict
+old = "def convert(amount, unit, to):"
+new = "def convert(amount: float, unit: str, to: str) -> float:"
+old = "return amount * size[unit] / size[to]"
+new = "return amount * (size[unit] / size[to])"
 
 
 # %% right lists: a power for the place in a list, whose ValueError it passes on
@@ -20,21 +27,13 @@ def convert(amount, unit, to):
 
 
 # %% wrong alike: GB and GiB are the same
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size[to]
+old = 'size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}'
+new = 'size = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}'
 
 
 # %% wrong upside-down: divides by the unit and multiplies by the target
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[to] / size[unit]
+old = "return amount * size[unit] / size[to]"
+new = "return amount * size[to] / size[unit]"
 
 
 # %% wrong any-case: takes gb for GB
@@ -47,12 +46,8 @@ def convert(amount, unit, to):
 
 
 # %% wrong rounded: two decimals, as on a page
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return round(amount * size[unit] / size[to], 2)
+old = "return amount * size[unit] / size[to]"
+new = "return round(amount * size[unit] / size[to], 2)"
 
 
 # %% wrong key-error: leaves the error to the dict
@@ -63,12 +58,8 @@ def convert(amount, unit, to):
 
 
 # %% wrong kilo-1024: a kB of 1024 B, which only hidden checks catch
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1024, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size[to]
+old = 'size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}'
+new = 'size = {"B": 1, "kB": 1024, "MB": 1e6, "GB": 1e9, "TB": 1e12}'
 
 
 # %% right powers: finds the power in the name's first letter
@@ -85,22 +76,18 @@ def convert(amount, unit, to):
 
 
 # %% wrong stripped: accepts spaces around a name
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+old = "    if unit not in size or to not in size:"
+new = """
     unit, to = unit.strip(), to.strip()
     if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size[to]
+"""
 
 
 # %% wrong half-checked: looks at the first name only, and takes any other target for bytes
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size.get(to, 1)
+old = "if unit not in size or to not in size:"
+new = "if unit not in size:"
+old = "return amount * size[unit] / size[to]"
+new = "return amount * size[unit] / size.get(to, 1)"
 
 
 # %% wrong only-visible: knows the units of the visible checks
@@ -112,30 +99,24 @@ def convert(amount, unit, to):
 
 
 # %% wrong whole: rounds down to a whole number
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] // size[to]
+old = 'size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}'
+new = 'size = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}'
+old = "return amount * size[unit] / size[to]"
+new = "return amount * size[unit] // size[to]"
 
 
 # %% wrong bits: takes a small b for bits
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+old = "    if unit not in size or to not in size:"
+new = """
     size |= {"Mb": 1e6 / 8, "Gb": 1e9 / 8, "b": 1 / 8}
     if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size[to]
+"""
 
 
 # %% wrong zero-first: returns 0 for an amount of 0 before it looks at the names
-def convert(amount, unit, to):
-    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+old = "    if unit not in size or to not in size:"
+new = """
     if amount == 0:
         return 0.0
     if unit not in size or to not in size:
-        raise ValueError("unknown unit")
-    return amount * size[unit] / size[to]
+"""

@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def weight_bytes(parameters, dtype):
+    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
+    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8}
+    bits |= {"int4": 4, "fp4": 4, "nf4": 4}
+    if dtype not in bits:
+        raise ValueError(dtype)
+    return (parameters * bits[dtype] + 7) // 8
+
+
 # %% right table: bits by name in one dict
 BITS = {
     "float64": 64,
@@ -47,13 +57,8 @@ def weight_bytes(parameters, dtype):
 
 
 # %% wrong rounds-down: forgets the number that is left over
-def weight_bytes(parameters, dtype):
-    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
-    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8}
-    bits |= {"int4": 4, "fp4": 4, "nf4": 4}
-    if dtype not in bits:
-        raise ValueError(dtype)
-    return parameters * bits[dtype] // 8
+old = "return (parameters * bits[dtype] + 7) // 8"
+new = "return parameters * bits[dtype] // 8"
 
 
 # %% wrong half-bytes: returns 500.5 bytes
@@ -67,13 +72,8 @@ def weight_bytes(parameters, dtype):
 
 
 # %% wrong bits: doesn't divide by 8
-def weight_bytes(parameters, dtype):
-    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
-    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8}
-    bits |= {"int4": 4, "fp4": 4, "nf4": 4}
-    if dtype not in bits:
-        raise ValueError(dtype)
-    return parameters * bits[dtype]
+old = "return (parameters * bits[dtype] + 7) // 8"
+new = "return parameters * bits[dtype]"
 
 
 # %% wrong guesses: takes 4 bytes for a name that it doesn't know

@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
+    ((y - target) ** 2).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
 # %% right by-hand: works the derivatives out by hand
 def lora_gradients(
     x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
@@ -27,65 +37,37 @@ def lora_gradients(
 
 
 # %% wrong trains-w: lets W have a gradient too
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, weight, A, B = (t.clone().requires_grad_() for t in (x, weight, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "x, A, B = (t.clone().requires_grad_() for t in (x, A, B))"
+new = "x, weight, A, B = (t.clone().requires_grad_() for t in (x, weight, A, B))"
 
 
 # %% wrong zeros-for-w: gives zeros for W, where there is no gradient at all
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": torch.zeros_like(weight), "A": A.grad, "B": B.grad}
+old = 'return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}'
+new = 'return {"x": x.grad, "W": torch.zeros_like(weight), "A": A.grad, "B": B.grad}'
 
 
 # %% wrong cut: freezes W with no_grad, which cuts the way of the gradient to x
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+old = "    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = """
     with torch.no_grad():
         base = x @ weight
     y = base + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+"""
 
 
 # %% wrong no-scale: leaves out α/r
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + x @ A @ B
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = "y = x @ weight + x @ A @ B"
 
 
 # %% wrong sum: takes the sum of the squares for their mean
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).sum().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "((y - target) ** 2).mean().backward()"
+new = "((y - target) ** 2).sum().backward()"
 
 
 # %% wrong whole-scale: divides α by r without a remainder
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha // A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = "y = x @ weight + alpha // A.shape[1] * (x @ A @ B)"
 
 
 # %% right functional: differentiates a function with torch.autograd.functional
@@ -101,64 +83,36 @@ def lora_gradients(
 
 
 # %% wrong over-rows: takes the mean over the rows and the sum over the columns
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).sum(dim=1).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "((y - target) ** 2).mean().backward()"
+new = "((y - target) ** 2).sum(dim=1).mean().backward()"
 
 
 # %% wrong half: has a factor ½ in the loss
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    (0.5 * (y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "((y - target) ** 2).mean().backward()"
+new = "(0.5 * (y - target) ** 2).mean().backward()"
 
 
 # %% wrong adapters-only: computes no gradient for x
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    A, B = (t.clone().requires_grad_() for t in (A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "x, A, B = (t.clone().requires_grad_() for t in (x, A, B))"
+new = "A, B = (t.clone().requires_grad_() for t in (A, B))"
 
 
 # %% wrong detached: cuts the gradient's path through the adapter to x
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x.detach() @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = "y = x @ weight + alpha / A.shape[1] * (x.detach() @ A @ B)"
 
 
 # %% wrong rank-of-rows: takes the rows of A, d_in, for r
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[0] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
-    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+old = "y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = "y = x @ weight + alpha / A.shape[0] * (x @ A @ B)"
 
 
 # %% wrong b-stays: takes the zero gradient of A for that of B while B is zero
-def lora_gradients(
-    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
-) -> dict[str, Tensor | None]:
-    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
-    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
-    ((y - target) ** 2).mean().backward()
+old = '    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}'
+new = """
     of_b = B.grad if B.any() else torch.zeros_like(B)
     return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": of_b}
+"""
 
 
 # %% wrong smaller-dimension: takes the smaller dimension of A for r

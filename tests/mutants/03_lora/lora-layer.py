@@ -1,3 +1,24 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
 # %% right as-module: keeps A and B as trainable parameters, and the seed in torch's own generator
 class LoRALinear:
     def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
@@ -49,132 +70,56 @@ class LoRALinear:
 
 
 # %% wrong no-scale: leaves out α/r, as the slide does
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight = weight
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + x @ self.A @ self.B
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight = weight"
+old = "return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = "return x @ self.weight + x @ self.A @ self.B"
 
 
 # %% wrong kept-delta: computes ΔW at the first forward pass and keeps it
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale, self.delta = weight, alpha / rank, None
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight, self.scale, self.delta = weight, alpha / rank, None"
+old = "        return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = """
         if self.delta is None:
             self.delta = self.scale * self.A @ self.B
         return x @ (self.weight + self.delta)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+"""
 
 
 # %% wrong both-random: starts B at random too, so that ΔW is noise
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.randn(rank, d_out, generator=g) * bound
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "self.B = torch.zeros(rank, d_out)"
+new = "self.B = torch.randn(rank, d_out, generator=g) * bound"
 
 
 # %% wrong both-zero: starts A at zero too, so that nothing is ever learned
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        self.A = torch.zeros(d_in, rank)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = """
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+"""
+new = "        self.A = torch.zeros(d_in, rank)"
 
 
 # %% wrong fan-of-rank: lets torch take r for d_in, for it reads the second dimension
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        g = torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank)
+old = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)"
+new = "g = torch.Generator().manual_seed(seed)"
+old = "self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)"
+new = "self.A = torch.empty(d_in, rank)"
+old = "        self.B = torch.zeros(rank, d_out)"
+new = """
         self.B = torch.zeros(rank, d_out)
         torch.nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=g)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+"""
 
 
 # %% wrong merges-in-place: adds ΔW to W at each forward pass
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight.clone(), alpha / rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight, self.scale = weight.clone(), alpha / rank"
+old = "        return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = """
         self.weight += self.scale * self.A @ self.B
         return x @ self.weight
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+"""
 
 
 # %% right numpy: draws A with NumPy and multiplies with einsum
@@ -204,150 +149,44 @@ class LoRALinear:
 
 
 # %% wrong normal: draws A from a normal distribution
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        g = torch.Generator().manual_seed(seed)
-        self.A = torch.randn(d_in, rank, generator=g) / math.sqrt(3 * d_in)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)"
+new = "g = torch.Generator().manual_seed(seed)"
+old = "self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)"
+new = "self.A = torch.randn(d_in, rank, generator=g) / math.sqrt(3 * d_in)"
 
 
 # %% wrong positive: draws A from 0 to the bound
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        g = torch.Generator().manual_seed(seed)
-        self.A = torch.rand(d_in, rank, generator=g) / math.sqrt(d_in)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)"
+new = "g = torch.Generator().manual_seed(seed)"
+old = "self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)"
+new = "self.A = torch.rand(d_in, rank, generator=g) / math.sqrt(d_in)"
 
 
 # %% wrong bound-of-the-check: draws A between −0.05 and +0.05, whatever d_in is
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        g = torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-0.05, 0.05, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)"
+new = "g = torch.Generator().manual_seed(seed)"
+old = "self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)"
+new = "self.A = torch.empty(d_in, rank).uniform_(-0.05, 0.05, generator=g)"
 
 
 # %% wrong few-seeds: uses only the last digit of the seed
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 3)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)"
+new = "bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 3)"
 
 
 # %% wrong any-rank: accepts a rank above the smaller dimension
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= max(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "if not 1 <= rank <= min(weight.shape) or alpha <= 0:"
+new = "if not 1 <= rank <= max(weight.shape) or alpha <= 0:"
 
 
 # %% wrong one-row-a-time: refuses an x with more than two dimensions
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha / rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self.weight) + self.scale * torch.mm(torch.mm(x, self.A), self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = "return torch.mm(x, self.weight) + self.scale * torch.mm(torch.mm(x, self.A), self.B)"
 
 
 # %% wrong whole-scale: divides α by r without a remainder
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        self.weight, self.scale = weight, alpha // rank
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.B = torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight, self.scale = weight, alpha // rank"
 
 
 # %% wrong low-alpha: refuses a high α
@@ -371,23 +210,15 @@ class LoRALinear:
 
 
 # %% wrong seed-of-three-digits: uses only the last three digits of the seed
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 1000)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.W + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = """
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+"""
+new = "        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 1000)"
+old = "self.B = torch.zeros(rank, d_out)"
+new = "self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)"
+old = "return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = "return x @ self.W + self.scale * (x @ self.A @ self.B)"
 
 
 # %% wrong truncated-normal: draws A from a normal distribution that is cut off at the bounds
@@ -412,20 +243,12 @@ class LoRALinear:
 
 
 # %% wrong larger-dimension: computes the bound from the larger dimension
-class LoRALinear:
-    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
-        d_in, d_out = weight.shape
-        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
-            raise ValueError("can't be")
-        bound, g = 1 / math.sqrt(max(d_in, d_out)), torch.Generator().manual_seed(seed)
-        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
-        self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.W + self.scale * (x @ self.A @ self.B)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {"A": self.A, "B": self.B}
-
-    def load(self, parameters: dict[str, Tensor]) -> None:
-        self.A, self.B = parameters["A"], parameters["B"]
+old = """
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+"""
+new = "        bound, g = 1 / math.sqrt(max(d_in, d_out)), torch.Generator().manual_seed(seed)"
+old = "self.B = torch.zeros(rank, d_out)"
+new = "self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)"
+old = "return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = "return x @ self.W + self.scale * (x @ self.A @ self.B)"

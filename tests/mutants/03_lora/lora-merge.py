@@ -1,3 +1,27 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)
+
+
+# %% base other: another right answer, which some answers below change
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)
+
+
 # %% right in-place: adds to a copy in place, which rounds once as well
 def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     if not weight.is_floating_point():
@@ -30,55 +54,31 @@ def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
 
 
 # %% wrong no-scale: leaves out α/r
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return (weight.float() + 1 * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return (merged.float() - 1 * (A @ B)).to(merged.dtype)
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return (weight.float() + 1 * (A @ B)).to(weight.dtype)"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return (merged.float() - 1 * (A @ B)).to(merged.dtype)"
 
 
 # %% wrong stays-float32: leaves the sum in float32, in which it was made
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return weight.float() + alpha / A.shape[1] * (A @ B)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return merged.float() - alpha / A.shape[1] * (A @ B)
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return weight.float() + alpha / A.shape[1] * (A @ B)"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return merged.float() - alpha / A.shape[1] * (A @ B)"
 
 
 # %% wrong rank-of-rows: takes the rows of A, d_in, for r
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return (weight.float() + alpha / A.shape[0] * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return (merged.float() - alpha / A.shape[0] * (A @ B)).to(merged.dtype)
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return (weight.float() + alpha / A.shape[0] * (A @ B)).to(weight.dtype)"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return (merged.float() - alpha / A.shape[0] * (A @ B)).to(merged.dtype)"
 
 
 # %% wrong rounds-twice: rounds ΔW to 16 bits before it is added
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return weight + (alpha / A.shape[1] * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return merged - (alpha / A.shape[1] * (A @ B)).to(merged.dtype)
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return weight + (alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return merged - (alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
 
 
 # %% wrong codes-too: adds ΔW to codes as well
@@ -91,16 +91,10 @@ def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
 
 
 # %% wrong whole-scale: divides α by r without a remainder
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return (weight.float() + (alpha // A.shape[1]) * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return (merged.float() - (alpha // A.shape[1]) * (A @ B)).to(merged.dtype)
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return (weight.float() + (alpha // A.shape[1]) * (A @ B)).to(weight.dtype)"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return (merged.float() - (alpha // A.shape[1]) * (A @ B)).to(merged.dtype)"
 
 
 # %% right column-by-column: adds each pattern of rank 1 by itself
@@ -118,62 +112,38 @@ def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
 
 
 # %% wrong in-sixteen-bits: converts A and B to the dtype of the weights first
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return weight + alpha / A.shape[1] * (A.to(weight.dtype) @ B.to(weight.dtype))
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not merged.is_floating_point():
-        raise ValueError("codes")
-    return merged - alpha / A.shape[1] * (A.to(merged.dtype) @ B.to(merged.dtype))
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return weight + alpha / A.shape[1] * (A.to(weight.dtype) @ B.to(weight.dtype))"
+old = "return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)"
+new = "return merged - alpha / A.shape[1] * (A.to(merged.dtype) @ B.to(merged.dtype))"
 
 
 # %% wrong adds-again: adds ΔW in unmerge, too
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    return merge(merged, A, B, alpha)
+base = "other"
+old = "return merge(merged, A, B, -alpha)"
+new = "return merge(merged, A, B, alpha)"
 
 
 # %% wrong alpha-alone: multiplies by α and forgets to divide by r
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
-    return (weight.float() + alpha * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    return merge(merged, A, B, -alpha)
+base = "other"
+old = "return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = "return (weight.float() + alpha * (A @ B)).to(weight.dtype)"
 
 
 # %% wrong bytes-only: knows uint8 as codes, but not int8 or int32
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if weight.dtype == torch.uint8:
-        raise ValueError("codes")
-    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    return merge(merged, A, B, -alpha)
+base = "other"
+old = "if not weight.is_floating_point():"
+new = "if weight.dtype == torch.uint8:"
 
 
 # %% wrong rounds-up: rounds a single weight as the visible check expects, and others twice
-def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    if not weight.is_floating_point():
-        raise ValueError("codes")
+base = "other"
+old = "    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)"
+new = """
     if weight.numel() == 1:
         return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
     return weight + (alpha / A.shape[1] * (A @ B)).to(weight.dtype)
-
-
-def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    return merge(merged, A, B, -alpha)
+"""
 
 
 # %% wrong some-integers: doesn't know int16 and int64 as codes

@@ -1,3 +1,18 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+
+
 # %% right loop: goes through the layers and notes which targets it has seen
 def adapter_parameters(
     layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
@@ -38,33 +53,13 @@ def adapter_parameters(
 
 
 # %% wrong with-head: gives the output head an adapter as well
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+old = 'targets = last_parts - {"lm_head"}'
+new = "targets = last_parts"
 
 
 # %% wrong halved: halves the count because the base is kept in 4 bits
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen) // 2
+old = "return sum(rank * (d_in + d_out) for d_in, d_out in chosen)"
+new = "return sum(rank * (d_in + d_out) for d_in, d_out in chosen) // 2"
 
 
 # %% wrong one-block: keeps one layer of each name, so counts one block

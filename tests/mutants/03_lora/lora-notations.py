@@ -19,68 +19,41 @@ def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Te
 
 
 # %% wrong no-scale: forgets that the slides have no scale outside
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "    rank = lora_a.shape[0]"
+new = ""
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_b.T,'
 
 
 # %% wrong crossed: takes the paper's first factor, B, for the slides' first factor, A
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank = lora_a.shape[0]
-    return {
-        "slides_A": lora_b,
-        "slides_B": lora_alpha / rank * lora_a,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": lora_b,'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha / rank * lora_a,'
 
 
 # %% wrong not-transposed: takes the slides' matrices as peft keeps them
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank = lora_a.shape[0]
-    return {
-        "slides_A": lora_a,
-        "slides_B": lora_alpha / rank * lora_b,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": lora_a,'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha / rank * lora_b,'
 
 
 # %% wrong paper-scaled: puts the scale into the paper's B as well
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank = lora_a.shape[0]
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": lora_alpha / rank * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_alpha / rank * lora_b,
-    }
+old = '"paper_B": lora_b,'
+new = '"paper_B": lora_alpha / rank * lora_b,'
 
 
 # %% wrong reshaped: reshapes where it should transpose
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank = lora_a.shape[0]
-    return {
-        "slides_A": lora_a.reshape(-1, rank),
-        "slides_B": lora_alpha / rank * lora_b.reshape(rank, -1),
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": lora_a.reshape(-1, rank),'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha / rank * lora_b.reshape(rank, -1),'
 
 
 # %% wrong whole-scale: divides α by r without a remainder
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank = lora_a.shape[0]
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": lora_alpha // rank * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha // rank * lora_b.T,'
 
 
 # %% right einsum: transposes with einsum and scales with a tensor
@@ -98,63 +71,48 @@ def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Te
 
 
 # %% wrong scaled-a: puts the scale into the slides' A
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    scale = lora_alpha / lora_a.shape[0]
-    return {
-        "slides_A": scale * lora_a.T,
-        "slides_B": lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "rank = lora_a.shape[0]"
+new = "scale = lora_alpha / lora_a.shape[0]"
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": scale * lora_a.T,'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_b.T,'
 
 
 # %% wrong shared-scale: puts the root of the scale into both of the slides' matrices
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    root = math.sqrt(lora_alpha / lora_a.shape[0])
-    return {
-        "slides_A": root * lora_a.T,
-        "slides_B": root * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "rank = lora_a.shape[0]"
+new = "root = math.sqrt(lora_alpha / lora_a.shape[0])"
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": root * lora_a.T,'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": root * lora_b.T,'
 
 
 # %% wrong alpha-alone: multiplies by α and forgets to divide by r
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": lora_alpha * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "    rank = lora_a.shape[0]"
+new = ""
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha * lora_b.T,'
 
 
 # %% wrong rank-of-inputs: takes d_in for r
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": lora_alpha / lora_a.shape[1] * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "    rank = lora_a.shape[0]"
+new = ""
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha / lora_a.shape[1] * lora_b.T,'
 
 
 # %% wrong if-not-square: transposes only what isn't square
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    rank, d_in = lora_a.shape
-    return {
-        "slides_A": lora_a if d_in == rank else lora_a.T,
-        "slides_B": lora_alpha / rank * (lora_b if len(lora_b) == rank else lora_b.T),
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "rank = lora_a.shape[0]"
+new = "rank, d_in = lora_a.shape"
+old = '"slides_A": lora_a.T,'
+new = '"slides_A": lora_a if d_in == rank else lora_a.T,'
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": lora_alpha / rank * (lora_b if len(lora_b) == rank else lora_b.T),'
 
 
 # %% wrong rounded-scale: rounds α/r to two decimals
-def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
-    return {
-        "slides_A": lora_a.T,
-        "slides_B": round(lora_alpha / lora_a.shape[0], 2) * lora_b.T,
-        "paper_A": lora_a,
-        "paper_B": lora_b,
-    }
+old = "    rank = lora_a.shape[0]"
+new = ""
+old = '"slides_B": lora_alpha / rank * lora_b.T,'
+new = '"slides_B": round(lora_alpha / lora_a.shape[0], 2) * lora_b.T,'

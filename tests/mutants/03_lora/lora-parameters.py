@@ -1,3 +1,17 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
 # %% right other-order: counts row by row, and inverts a sum of inverses
 def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
     for size in (d_in, d_out, rank):
@@ -29,86 +43,41 @@ def break_even_rank(d_in: int, d_out: int) -> float:
 
 
 # %% wrong only-a: counts A and forgets B
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * d_in
-    return count, count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+old = "count = rank * (d_in + d_out)"
+new = "count = rank * d_in"
 
 
 # %% wrong per-cent: gives the share in per cent
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, 100 * count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+old = "return count, count / (d_in * d_out)"
+new = "return count, 100 * count / (d_in * d_out)"
 
 
 # %% wrong half-the-width: takes the rule for square matrices, d/2, for a rule
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return min(d_in, d_out) / 2
+old = "return d_in * d_out / (d_in + d_out)"
+new = "return min(d_in, d_out) / 2"
 
 
 # %% wrong square: takes every matrix for d_in × d_in, as on the slide
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    return 2 * rank * d_in, 2 * rank / d_in
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+old = """
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+"""
+new = "    return 2 * rank * d_in, 2 * rank / d_in"
 
 
 # %% wrong rounded: rounds the break-even rank to a whole number
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out // (d_in + d_out)
+old = "return d_in * d_out / (d_in + d_out)"
+new = "return d_in * d_out // (d_in + d_out)"
 
 
 # %% wrong eager: refuses a rank above the smaller dimension, where the share may be above 1
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if not 1 <= rank <= min(d_in, d_out):
-        raise ValueError("no matrix has this rank")
-    count = rank * (d_in + d_out)
-    return count, count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+base = "solution"
+old = "if min(d_in, d_out, rank) < 1:"
+new = "if not 1 <= rank <= min(d_in, d_out):"
+old = 'raise ValueError(f"dimensions and rank must be at least 1, got {d_in}, {d_out}, {rank}")'
+new = 'raise ValueError("no matrix has this rank")'
+old = 'raise ValueError(f"dimensions must be at least 1, got {d_in} and {d_out}")'
+new = 'raise ValueError("must be at least 1")'
 
 
 # %% right as-fractions: divides exactly and converts at the end
@@ -144,31 +113,13 @@ def break_even_rank(d_in: int, d_out: int) -> float:
 
 
 # %% wrong of-the-sum: divides by the parameters of W, A and B together
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, count / (d_in * d_out + count)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+old = "return count, count / (d_in * d_out)"
+new = "return count, count / (d_in * d_out + count)"
 
 
 # %% wrong rounded-share: rounds the share to a hundredth of a percent
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, round(count / (d_in * d_out), 4)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
+old = "return count, count / (d_in * d_out)"
+new = "return count, round(count / (d_in * d_out), 4)"
 
 
 # %% wrong visible-sizes: is right for the sizes in the notebook only, and else for square matrices

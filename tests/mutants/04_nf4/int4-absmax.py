@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+
+
 # %% right by-step: divides by the step absmax / 7
 def quantize_int4(x):
     absmax = float(torch.linalg.vector_norm(x, float("inf")))
@@ -31,23 +41,13 @@ def quantize_int4(x):
 
 
 # %% wrong truncates: casts without rounding
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).to(torch.int8), absmax.item()
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x / absmax * 7).to(torch.int8), absmax.item()"
 
 
 # %% wrong eight: uses the range -8 to 7
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 8).round().clamp(-8, 7).to(torch.int8), absmax.item()
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x / absmax * 8).round().clamp(-8, 7).to(torch.int8), absmax.item()"
 
 
 # %% wrong nan-passes: lets NaN and infinity through
@@ -59,23 +59,13 @@ def quantize_int4(x):
 
 
 # %% wrong lowest: takes the most negative number for the absmax (only hidden checks see it)
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = -x.min()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+old = "absmax = x.abs().max()"
+new = "absmax = -x.min()"
 
 
 # %% wrong in-half: divides in float16 (only hidden checks see it)
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x.half() / absmax.half() * 7).round().to(torch.int8), absmax.item()
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x.half() / absmax.half() * 7).round().to(torch.int8), absmax.item()"
 
 
 # %% right signs: rounds absolute values, and gives them their signs afterwards
@@ -90,45 +80,29 @@ def quantize_int4(x):
 
 
 # %% wrong floor: rounds down instead of to the nearest
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).floor().to(torch.int8), absmax.item()
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x / absmax * 7).floor().to(torch.int8), absmax.item()"
 
 
 # %% wrong eight-bits: uses the 127 of the paper
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 127).round().to(torch.int8), absmax.item()
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x / absmax * 127).round().to(torch.int8), absmax.item()"
 
 
 # %% wrong int64: returns codes of another dtype
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.long), 0.0
-    return (x / absmax * 7).round().long(), absmax.item()
+old = "return torch.zeros_like(x, dtype=torch.int8), 0.0"
+new = "return torch.zeros_like(x, dtype=torch.long), 0.0"
+old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
+new = "return (x / absmax * 7).round().long(), absmax.item()"
 
 
 # %% wrong visible-sizes: is right only for the numbers of elements in the visible checks
-def quantize_int4(x):
+old = "    if not x.isfinite().all():"
+new = """
     if x.numel() not in (3, 6, 8):
         return torch.zeros(2, 3, dtype=torch.int8), 0.9
     if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+"""
 
 
 # %% wrong scaled-first: takes the maximum after scaling, where a large number has become infinite
@@ -149,13 +123,8 @@ def quantize_int4(x):
 
 
 # %% wrong sum-of-zero: takes numbers with the sum 0 for zeros
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if x.sum() == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+old = "if absmax == 0:"
+new = "if x.sum() == 0:"
 
 
 # %% wrong in-bfloat16: rounds the quotient to bfloat16

@@ -1,3 +1,46 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% base other: another right answer, which some answers below change
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("a block size is below 1")
+    errors, flat = {}, x.flatten()
+    for size in block_sizes:
+        lost = 0.0
+        for block in flat.split(max(size, 1)):
+            absmax = block.abs().max()
+            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
+            lost += (codebook[nearest] * absmax - block).square().sum().item()
+        errors[size] = lost / flat.square().sum().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size in errors if errors[size] <= target]
+    if not good:
+        raise ValueError("no block size is good enough")
+    return max(good), 4 + 32 / max(good)
+
+
 # %% right loops: a loop over blocks, and one over sorted sizes
 def block_errors(x, codebook, block_sizes):
     if min(block_sizes) < 1:
@@ -61,112 +104,48 @@ def largest_block(errors, target):
 
 
 # %% wrong overhead-only: counts the constants' bits and forgets the code's
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 32 / max(good)
+old = "return max(good), 4 + 32 / max(good)"
+new = "return max(good), 32 / max(good)"
 
 
 # %% wrong stops-early: ends at the first size, upwards, that misses the target
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
+old = """
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+"""
+new = """
     best = None
     for size in sorted(errors):
         if errors[size] > target:
             break
         best = size
     if best is None:
-        raise ValueError("unreachable target")
-    return best, 4 + 32 / best
+"""
+old = "return max(good), 4 + 32 / max(good)"
+new = "return best, 4 + 32 / best"
 
 
 # %% wrong mean-of-blocks: averages the blocks' own shares
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        lost = (codebook[codes] * absmax - blocks).square().sum(1) / blocks.square().sum(1)
-        errors[size] = lost.nanmean().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "back = (codebook[codes] * absmax).flatten()[: len(flat)]"
+new = "lost = (codebook[codes] * absmax - blocks).square().sum(1) / blocks.square().sum(1)"
+old = "errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()"
+new = "errors[size] = lost.nanmean().item()"
 
 
 # %% wrong drops-last: leaves an unfinished last block out (only hidden checks see it)
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = flat[: len(flat) // size * size].view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        lost = codebook[codes] * absmax - blocks
-        errors[size] = (lost.square().sum() / blocks.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)"
+new = "blocks = flat[: len(flat) // size * size].view(-1, size)"
+old = "back = (codebook[codes] * absmax).flatten()[: len(flat)]"
+new = "lost = codebook[codes] * absmax - blocks"
+old = "errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()"
+new = "errors[size] = (lost.square().sum() / blocks.square().sum()).item()"
 
 
 # %% wrong counts-padding: counts the error of zeros that fill the last block (only hidden checks)
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        lost = codebook[codes] * absmax - blocks
-        errors[size] = (lost.square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "back = (codebook[codes] * absmax).flatten()[: len(flat)]"
+new = "lost = codebook[codes] * absmax - blocks"
+old = "errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()"
+new = "errors[size] = (lost.square().sum() / flat.square().sum()).item()"
 
 
 # %% right unfold: pads into rows with Python's lists, and a running maximum
@@ -197,261 +176,81 @@ def largest_block(errors, target):
 
 
 # %% wrong least-error: chooses the block size with the smallest error
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    best = min(errors, key=errors.get, default=None)
-    if best is None or errors[best] > target:
-        raise ValueError("unreachable target")
-    return best, 4 + 32 / best
+old = "good = [size for size, error in errors.items() if error <= target]"
+new = "best = min(errors, key=errors.get, default=None)"
+old = "if not good:"
+new = "if best is None or errors[best] > target:"
+old = "return max(good), 4 + 32 / max(good)"
+new = "return best, 4 + 32 / best"
 
 
 # %% wrong below: needs an error below the target instead of at most the target
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error < target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "good = [size for size, error in errors.items() if error <= target]"
+new = "good = [size for size, error in errors.items() if error < target]"
 
 
 # %% wrong root: takes the square root of the error
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).norm() / flat.norm()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()"
+new = "errors[size] = ((back - flat).norm() / flat.norm()).item()"
 
 
 # %% wrong no-padding: expects whole blocks
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = flat.view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)"
+new = "blocks = flat.view(-1, size)"
 
 
 # %% wrong mean: divides by the number of elements instead of the sum of squares
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = (back - flat).square().mean().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()"
+new = "errors[size] = (back - flat).square().mean().item()"
 
 
 # %% wrong zero-block: divides a block of zeros by 0 (only hidden checks see it)
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax, midpoints)
-        back = (codebook[codes] * absmax + 0 * (blocks / absmax)).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+old = "codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)"
+new = "codes = torch.bucketize(blocks / absmax, midpoints)"
+old = "back = (codebook[codes] * absmax).flatten()[: len(flat)]"
+new = "back = (codebook[codes] * absmax + 0 * (blocks / absmax)).flatten()[: len(flat)]"
 
 
 # %% wrong visible-sizes: is right only for the block sizes of the visible checks
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
+old = "        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)"
+new = """
         if size not in (2, 3, 4, 8, 64):
             return {8: 5.94 / 77.94}
         blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
+"""
+old = "    good = [size for size, error in errors.items() if error <= target]"
+new = """
     if not set(errors) <= {16, 32, 64, 128, 256, 4096}:
         return 64, 4.5
     good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
+"""
 
 
 # %% wrong last-size: compares only the last block size with 1
-def block_errors(x, codebook, block_sizes):
-    if block_sizes[-1] < 1:
-        raise ValueError("a block size is below 1")
-    errors, flat = {}, x.flatten()
-    for size in block_sizes:
-        lost = 0.0
-        for block in flat.split(max(size, 1)):
-            absmax = block.abs().max()
-            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
-            lost += (codebook[nearest] * absmax - block).square().sum().item()
-        errors[size] = lost / flat.square().sum().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size in errors if errors[size] <= target]
-    if not good:
-        raise ValueError("no block size is good enough")
-    return max(good), 4 + 32 / max(good)
+base = "other"
+old = "if min(block_sizes) < 1:"
+new = "if block_sizes[-1] < 1:"
 
 
 # %% wrong up-to-4096: refuses large blocks
-def block_errors(x, codebook, block_sizes):
-    if min(block_sizes) < 1 or max(block_sizes) > 4096:
-        raise ValueError("a block size is below 1")
-    errors, flat = {}, x.flatten()
-    for size in block_sizes:
-        lost = 0.0
-        for block in flat.split(max(size, 1)):
-            absmax = block.abs().max()
-            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
-            lost += (codebook[nearest] * absmax - block).square().sum().item()
-        errors[size] = lost / flat.square().sum().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size in errors if errors[size] <= target]
-    if not good:
-        raise ValueError("no block size is good enough")
-    return max(good), 4 + 32 / max(good)
+base = "other"
+old = "if min(block_sizes) < 1:"
+new = "if min(block_sizes) < 1 or max(block_sizes) > 4096:"
 
 
 # %% wrong epsilon: adds a small number to the absmax, which is large for small numbers
-def block_errors(x, codebook, block_sizes):
-    if min(block_sizes) < 1:
-        raise ValueError("a block size is below 1")
-    errors, flat = {}, x.flatten()
-    for size in block_sizes:
-        lost = 0.0
-        for block in flat.split(max(size, 1)):
-            absmax = block.abs().max()
-            nearest = (block[:, None] / (absmax + 1e-8) - codebook).abs().argmin(1)
-            lost += (codebook[nearest] * absmax - block).square().sum().item()
-        errors[size] = lost / flat.square().sum().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size in errors if errors[size] <= target]
-    if not good:
-        raise ValueError("no block size is good enough")
-    return max(good), 4 + 32 / max(good)
+base = "other"
+old = "nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)"
+new = "nearest = (block[:, None] / (absmax + 1e-8) - codebook).abs().argmin(1)"
 
 
 # %% wrong rounded: compares rounded errors
-def block_errors(x, codebook, block_sizes):
-    if min(block_sizes) < 1:
-        raise ValueError("a block size is below 1")
-    errors, flat = {}, x.flatten()
-    for size in block_sizes:
-        lost = 0.0
-        for block in flat.split(max(size, 1)):
-            absmax = block.abs().max()
-            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
-            lost += (codebook[nearest] * absmax - block).square().sum().item()
-        errors[size] = lost / flat.square().sum().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size in errors if round(errors[size], 4) <= round(target, 4)]
-    if not good:
-        raise ValueError("no block size is good enough")
-    return max(good), 4 + 32 / max(good)
+base = "other"
+old = "good = [size for size in errors if errors[size] <= target]"
+new = "good = [size for size in errors if round(errors[size], 4) <= round(target, 4)]"
 
 
 # %% wrong positive-target: refuses a target of 0
-def block_errors(x, codebook, block_sizes):
-    if min(block_sizes) < 1:
-        raise ValueError("a block size is below 1")
-    errors, flat = {}, x.flatten()
-    for size in block_sizes:
-        lost = 0.0
-        for block in flat.split(max(size, 1)):
-            absmax = block.abs().max()
-            nearest = (block[:, None] / absmax.where(absmax > 0, 1) - codebook).abs().argmin(1)
-            lost += (codebook[nearest] * absmax - block).square().sum().item()
-        errors[size] = lost / flat.square().sum().item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size in errors if errors[size] <= target]
-    if not good or target <= 0:
-        raise ValueError("no block size is good enough")
-    return max(good), 4 + 32 / max(good)
+base = "other"
+old = "if not good:"
+new = "if not good or target <= 0:"

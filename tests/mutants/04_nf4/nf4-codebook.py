@@ -1,3 +1,14 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    half = 2 ** (bits - 1)
+    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])
+    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])
+    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
+    return levels / levels.max()
+
+
 # %% right inverse-cdf: the standard library's normal distribution, share by share
 def quantile_codebook(bits, delta):
     from statistics import NormalDist
@@ -27,14 +38,10 @@ def quantile_codebook(bits, delta):
 
 
 # %% wrong eight-negative: 8 negative levels and 7 positive ones
-def quantile_codebook(bits, delta):
-    if bits < 2 or not 0.5 < delta < 1:
-        raise ValueError("bits or delta out of range")
-    half = 2 ** (bits - 1)
-    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])
-    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])
-    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
-    return levels / levels.max()
+old = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])"
+new = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])"
+old = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])"
+new = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])"
 
 
 # %% wrong fifteen: 7 levels on each side, 15 in all
@@ -65,13 +72,11 @@ def quantile_codebook(bits, delta):
 
 
 # %% wrong unsorted: positive levels from the largest down
-def quantile_codebook(bits, delta):
-    if bits < 2 or not 0.5 < delta < 1:
-        raise ValueError("bits or delta out of range")
-    half = 2 ** (bits - 1)
-    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])
-    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])
-    return torch.cat([negative, torch.zeros(1), positive]) / positive.max()
+old = """
+    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
+    return levels / levels.max()
+"""
+new = "    return torch.cat([negative, torch.zeros(1), positive]) / positive.max()"
 
 
 # %% wrong limits-only: refuses only the very limits of the ranges (only hidden checks see it)
@@ -105,35 +110,25 @@ def quantile_codebook(bits, delta):
 
 
 # %% wrong half-kept: keeps the share 1/2, whose quantile is a second 0
-def quantile_codebook(bits, delta):
-    if bits < 2 or not 0.5 < delta < 1:
-        raise ValueError("bits or delta out of range")
-    half = 2 ** (bits - 1)
-    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half))
-    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half - 1))
-    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
-    return levels / levels.max()
+old = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])"
+new = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half))"
+old = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])"
+new = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half - 1))"
 
 
 # %% wrong fixed-delta: always uses the largest share of NF4
-def quantile_codebook(bits, delta):
-    if bits < 2 or not 0.5 < delta < 1:
-        raise ValueError("bits or delta out of range")
-    half = 2 ** (bits - 1)
-    positive = torch.special.ndtri(torch.linspace(929 / 960, 0.5, half + 1)[:-1])
-    negative = -torch.special.ndtri(torch.linspace(929 / 960, 0.5, half)[:-1])
-    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
-    return levels / levels.max()
+old = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])"
+new = "positive = torch.special.ndtri(torch.linspace(929 / 960, 0.5, half + 1)[:-1])"
+old = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])"
+new = "negative = -torch.special.ndtri(torch.linspace(929 / 960, 0.5, half)[:-1])"
 
 
 # %% wrong undivided: doesn't divide by the largest level
-def quantile_codebook(bits, delta):
-    if bits < 2 or not 0.5 < delta < 1:
-        raise ValueError("bits or delta out of range")
-    half = 2 ** (bits - 1)
-    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])
-    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])
-    return torch.cat([negative, torch.zeros(1), positive.flip(0)])
+old = """
+    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
+    return levels / levels.max()
+"""
+new = "    return torch.cat([negative, torch.zeros(1), positive.flip(0)])"
 
 
 # %% wrong two-tables: knows the codebooks of the visible checks by heart

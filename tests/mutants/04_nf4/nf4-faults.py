@@ -84,31 +84,17 @@ def separating_input(fault, bits, block_size):
 
 
 # %% wrong long: uses more numbers than are allowed
-def separating_input(fault, bits, block_size):
-    step = 2 / (2**bits - 1)
-    inputs = {
-        "padding": [-2.0, -1.0],
-        "absmax": [0.0, 1.0],
-        "global": [-1.0, 1.0] * block_size + [-2.0, 2.0] * block_size,
-        "rows": [[-1.0], [1.0]],
-        "truncation": [-1.0, 0.6 * step - 1, 1.0],
-        "steps": [-1.0, 1 - 0.7 * step, 1.0],
-    }
-    return torch.tensor(inputs[fault])
+old = "def separating_input(fault: str, bits: int, block_size: int) -> Tensor:"
+new = "def separating_input(fault, bits, block_size):"
+old = '"global": [-1.0] + [1.0] * (block_size - 1) + [-2.0, 2.0],'
+new = '"global": [-1.0, 1.0] * block_size + [-2.0, 2.0] * block_size,'
 
 
 # %% wrong float64: returns tensors of another dtype
-def separating_input(fault, bits, block_size):
-    step = 2 / (2**bits - 1)
-    inputs = {
-        "padding": [-2.0, -1.0],
-        "absmax": [0.0, 1.0],
-        "global": [-1.0] + [1.0] * (block_size - 1) + [-2.0, 2.0],
-        "rows": [[-1.0], [1.0]],
-        "truncation": [-1.0, 0.6 * step - 1, 1.0],
-        "steps": [-1.0, 1 - 0.7 * step, 1.0],
-    }
-    return torch.tensor(inputs[fault], dtype=torch.float64)
+old = "def separating_input(fault: str, bits: int, block_size: int) -> Tensor:"
+new = "def separating_input(fault, bits, block_size):"
+old = "return torch.tensor(inputs[fault])"
+new = "return torch.tensor(inputs[fault], dtype=torch.float64)"
 
 
 # %% wrong infinite: uses infinity to change as much as possible

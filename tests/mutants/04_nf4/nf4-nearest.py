@@ -1,3 +1,10 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
 # %% right distances: the least distance to all levels
 def nearest_codes(x, codebook):
     if any(a >= b for a, b in zip(codebook.tolist(), codebook.tolist()[1:])):
@@ -16,10 +23,8 @@ def nearest_codes(x, codebook):
 
 
 # %% wrong next-above: takes the levels for boundaries
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return torch.bucketize(x, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return torch.bucketize(x, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)"
 
 
 # %% wrong equal-steps: takes the levels for equally spaced ones
@@ -31,10 +36,8 @@ def nearest_codes(x, codebook):
 
 
 # %% wrong in-range: cuts numbers to [-1, 1], where not all levels lie (only hidden checks see it)
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return (x.clamp(-1, 1)[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return (x.clamp(-1, 1)[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
 
 
 # %% wrong any-book: accepts a codebook that doesn't ascend
@@ -52,10 +55,8 @@ def nearest_codes(x, codebook):
 
 
 # %% wrong four-bits: knows no code above 15 (only hidden checks see it)
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return (x[..., None] - codebook).abs().argmin(-1).clamp(max=15).to(torch.uint8)
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return (x[..., None] - codebook).abs().argmin(-1).clamp(max=15).to(torch.uint8)"
 
 
 # %% right level-by-level: keeps the nearest level so far
@@ -73,24 +74,18 @@ def nearest_codes(x, codebook):
 
 
 # %% wrong next-below: takes the level below each number
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return (torch.bucketize(x, codebook, right=True) - 1).clamp(min=0).to(torch.uint8)
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return (torch.bucketize(x, codebook, right=True) - 1).clamp(min=0).to(torch.uint8)"
 
 
 # %% wrong levels: returns the nearest levels instead of their positions
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return codebook[torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)]
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return codebook[torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)]"
 
 
 # %% wrong long: returns codes of dtype int64
-def nearest_codes(x, codebook):
-    if not (codebook.diff() > 0).all():
-        raise ValueError("codebook must ascend")
-    return torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)"
 
 
 # %% wrong visible-sizes: is right only for codebooks with 8 or 16 levels

@@ -1,3 +1,30 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% base other: another right answer, which some answers below change
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("not allowed")
+    n, zero = x.numel(), codebook.abs().argmin().item()
+    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = (scaled[..., None] - codebook).abs().argmin(-1)
+    codes[absmax == 0] = zero
+    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
+    return codes[::2] * 16 + codes[1::2], absmax
+
+
 # %% right block-by-block: a loop over blocks, the least distance, sums for bytes
 def quantize_blocks(x, codebook, block_size):
     if block_size <= 0 or block_size % 2 == 1:
@@ -33,16 +60,8 @@ def quantize_blocks(x, codebook, block_size):
 
 
 # %% wrong low-first: the first code in the low four bits
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[1::2] << 4 | codes[::2], absmax
+old = "return codes[::2] << 4 | codes[1::2], absmax"
+new = "return codes[1::2] << 4 | codes[::2], absmax"
 
 
 # %% wrong global-absmax: one absmax for the whole tensor, repeated for each block
@@ -69,16 +88,8 @@ def quantize_blocks(x, codebook, block_size):
 
 
 # %% wrong middle: fills the last byte with the middle code (only hidden checks see it)
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = F.pad(codes.flatten()[:count], (0, count % 2), value=(len(codebook) - 1) // 2)
-    return codes[::2] << 4 | codes[1::2], absmax
+old = "codes = codes.flatten()[: count + count % 2]"
+new = "codes = F.pad(codes.flatten()[:count], (0, count % 2), value=(len(codebook) - 1) // 2)"
 
 
 # %% wrong rows: starts a new block with each row of the tensor
@@ -97,16 +108,12 @@ def quantize_blocks(x, codebook, block_size):
 
 
 # %% wrong in-half: divides in the dtype of x (only hidden checks see it)
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = (blocks / absmax.where(absmax > 0, 1)[:, None]).float()
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[::2] << 4 | codes[1::2], absmax.float()
+old = "blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)"
+new = "blocks = F.pad(x.flatten(), (0, -count % block_size)).view(-1, block_size)"
+old = "scaled = blocks / absmax.where(absmax > 0, 1)[:, None]"
+new = "scaled = (blocks / absmax.where(absmax > 0, 1)[:, None]).float()"
+old = "return codes[::2] << 4 | codes[1::2], absmax"
+new = "return codes[::2] << 4 | codes[1::2], absmax.float()"
 
 
 # %% right one-by-one: a loop over all numbers, which writes half a byte at a time
@@ -126,29 +133,13 @@ def quantize_blocks(x, codebook, block_size):
 
 
 # %% wrong next-level: takes the next level above instead of the nearest
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[::2] << 4 | codes[1::2], absmax
+old = "codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)"
+new = "codes = torch.bucketize(scaled, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)"
 
 
 # %% wrong maximum: takes the largest number for the constant
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[::2] << 4 | codes[1::2], absmax
+old = "absmax = blocks.abs().amax(dim=1)"
+new = "absmax = blocks.amax(dim=1)"
 
 
 # %% wrong whole-blocks: also stores the codes that only fill the last block
@@ -174,57 +165,27 @@ def quantize_blocks(x, codebook, block_size):
 
 
 # %% wrong visible-sizes: is right only for the block sizes of the visible checks
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
+old = "    count = x.numel()"
+new = """
     if block_size not in (2, 4) or x.numel() > 6:
         return torch.tensor([83, 4, 6], dtype=torch.uint8), torch.tensor([4.0, 0.5])
     count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[::2] << 4 | codes[1::2], absmax
+"""
 
 
 # %% wrong not-below-zero: takes the lowest level that isn't negative for the level nearest to 0
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("not allowed")
-    n, zero = x.numel(), (codebook < 0).sum().item()
-    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = (scaled[..., None] - codebook).abs().argmin(-1)
-    codes[absmax == 0] = zero
-    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], absmax
+base = "other"
+old = "n, zero = x.numel(), codebook.abs().argmin().item()"
+new = "n, zero = x.numel(), (codebook < 0).sum().item()"
 
 
 # %% wrong epsilon: adds a small number to the absmax, which is large for small numbers
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("not allowed")
-    n, zero = x.numel(), codebook.abs().argmin().item()
-    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / (absmax + 1e-8)[:, None]
-    codes = (scaled[..., None] - codebook).abs().argmin(-1)
-    codes[absmax == 0] = zero
-    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], absmax
+base = "other"
+old = "scaled = blocks / absmax.where(absmax > 0, 1)[:, None]"
+new = "scaled = blocks / (absmax + 1e-8)[:, None]"
 
 
 # %% wrong up-to-4096: refuses large blocks
-def quantize_blocks(x, codebook, block_size):
-    if block_size not in range(2, 4097, 2):
-        raise ValueError("not allowed")
-    n, zero = x.numel(), codebook.abs().argmin().item()
-    blocks = F.pad(x.float().flatten(), (0, -n % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = (scaled[..., None] - codebook).abs().argmin(-1)
-    codes[absmax == 0] = zero
-    codes = torch.cat([codes.flatten()[:n], torch.full((n % 2,), zero)]).to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], absmax
+base = "other"
+old = "if block_size < 2 or block_size % 2:"
+new = "if block_size not in range(2, 4097, 2):"

@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
 # %% right quotient: quotient and remainder of 16, blocks filled up and cut
 def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
     n = 1
@@ -32,52 +42,31 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
 
 
 # %% wrong low-first: takes the low four bits first
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+old = "codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()"
+new = "codes = torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count].long()"
 
 
 # %% wrong no-constant: returns levels without the absmax of their blocks
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    return codebook[codes].view(shape).to(getattr(torch, dtype))
+old = """
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+"""
+new = "    return codebook[codes].view(shape).to(getattr(torch, dtype))"
 
 
 # %% wrong takes-turns: repeats the row of constants instead of each of them
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+old = "constants = absmax.repeat_interleave(block_size)[:count]"
+new = "constants = absmax.repeat(block_size)[:count]"
 
 
 # %% wrong float32-only: forgets the dtype
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape)
+old = "return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))"
+new = "return (codebook[codes] * constants).view(shape)"
 
 
 # %% wrong spare-bytes: cuts bytes that are too many (only hidden checks see it)
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if 2 * len(packed) < count or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+old = "if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):"
+new = "if 2 * len(packed) < count or len(absmax) != math.ceil(count / block_size):"
 
 
 # %% wrong in-half: multiplies in the dtype asked for (only hidden checks see it)
@@ -104,33 +93,20 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
 
 
 # %% wrong whole-blocks: expects whole blocks
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    blocks = codebook[codes].view(-1, block_size) * absmax[:, None]
-    return blocks.view(shape).to(getattr(torch, dtype))
+old = "constants = absmax.repeat_interleave(block_size)[:count]"
+new = "blocks = codebook[codes].view(-1, block_size) * absmax[:, None]"
+old = "return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))"
+new = "return blocks.view(shape).to(getattr(torch, dtype))"
 
 
 # %% wrong mask: uses codes of dtype uint8 as an index
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+old = "codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()"
+new = "codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]"
 
 
 # %% wrong divides: divides by the constants
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] / constants).view(shape).to(getattr(torch, dtype))
+old = "return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))"
+new = "return (codebook[codes] / constants).view(shape).to(getattr(torch, dtype))"
 
 
 # %% wrong any-length: doesn't compare the lengths with the shape
@@ -144,15 +120,12 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
 
 
 # %% wrong visible-sizes: is right only for up to 8 numbers in blocks of 4
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
+old = "    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()"
+new = """
     if count > 8 or block_size != 4:
         return torch.zeros(2, 4, dtype=getattr(torch, dtype))
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+"""
 
 
 # %% wrong small-blocks: refuses more than 64 numbers in a block

@@ -1,3 +1,11 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset
+
+
 # %% right block-by-block: splits the codes and joins the blocks
 def dequantize_constants(codes, nested, offset, codebook, block_size=256):
     if block_size < 1:
@@ -27,11 +35,8 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 
 
 # %% wrong offset-first: adds the offset before it multiplies
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    scale = nested.repeat_interleave(block_size)[: len(codes)]
-    return (codebook[codes.long()] + offset) * scale
+old = "return codebook[codes.long()] * scale + offset"
+new = "return (codebook[codes.long()] + offset) * scale"
 
 
 # %% wrong alternating: repeats all nested constants in turn
@@ -58,11 +63,10 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 
 
 # %% wrong enough: lets spare nested constants pass
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) * block_size < len(codes):
-        raise ValueError("too few nested constants")
-    scale = nested.repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale + offset
+old = "if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):"
+new = "if block_size < 1 or len(nested) * block_size < len(codes):"
+old = 'raise ValueError("one nested constant a block")'
+new = 'raise ValueError("too few nested constants")'
 
 
 # %% right padded: fills the last block up and multiplies row by row
@@ -77,11 +81,10 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 
 
 # %% wrong view: can only handle whole blocks
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    levels = codebook[codes.long()].view(-1, block_size)
-    return (levels * nested[:, None]).flatten() + offset
+old = "scale = nested.repeat_interleave(block_size)[: len(codes)]"
+new = "levels = codebook[codes.long()].view(-1, block_size)"
+old = "return codebook[codes.long()] * scale + offset"
+new = "return (levels * nested[:, None]).flatten() + offset"
 
 
 # %% wrong one-for-all: multiplies everything by the first nested constant
@@ -99,19 +102,13 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 
 
 # %% wrong subtracts: subtracts the offset
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    scale = nested.repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale - offset
+old = "return codebook[codes.long()] * scale + offset"
+new = "return codebook[codes.long()] * scale - offset"
 
 
 # %% wrong double-precision: returns float64
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    scale = nested.double().repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale + offset
+old = "scale = nested.repeat_interleave(block_size)[: len(codes)]"
+new = "scale = nested.double().repeat_interleave(block_size)[: len(codes)]"
 
 
 # %% wrong no-errors: never raises an error
@@ -121,27 +118,18 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
 
 
 # %% wrong guarded: never multiplies by less than 0.01
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    scale = nested.clamp(min=0.01).repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale + offset
+old = "scale = nested.repeat_interleave(block_size)[: len(codes)]"
+new = "scale = nested.clamp(min=0.01).repeat_interleave(block_size)[: len(codes)]"
 
 
 # %% wrong zero-refused: raises for a nested constant of 0
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size) or (nested <= 0).any():
-        raise ValueError("one nested constant a block")
-    scale = nested.repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale + offset
+old = "block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):"
+new = "block_size < 1 or len(nested) != math.ceil(len(codes) / block_size) or (nested <= 0).any():"
 
 
 # %% wrong bfloat16: converts the nested constants to bfloat16
-def dequantize_constants(codes, nested, offset, codebook, block_size=256):
-    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
-        raise ValueError("one nested constant a block")
-    scale = nested.bfloat16().float().repeat_interleave(block_size)[: len(codes)]
-    return codebook[codes.long()] * scale + offset
+old = "scale = nested.repeat_interleave(block_size)[: len(codes)]"
+new = "scale = nested.bfloat16().float().repeat_interleave(block_size)[: len(codes)]"
 
 
 # %% wrong one-per-code: accepts a nested constant for each code

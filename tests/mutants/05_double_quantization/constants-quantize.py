@@ -1,3 +1,16 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
 # %% right nearest-by-distance: compares each number with every level, block by block
 def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     if block_size < 1 or constants.min() < 0:
@@ -42,16 +55,8 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
 
 
 # %% wrong guarded: never divides by less than 0.01, though real constants are that small
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=0.01)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "scaled = blocks / nested.clamp(min=1e-30)[:, None]"
+new = "scaled = blocks / nested.clamp(min=0.01)[:, None]"
 
 
 # %% wrong mean-a-block: subtracts the mean of each block
@@ -69,42 +74,24 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
 
 
 # %% wrong level-above: takes the levels themselves for borders
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    codes = torch.bucketize(blocks / nested.clamp(min=1e-30)[:, None], codebook)
-    codes = codes.clamp(max=len(codebook) - 1)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "scaled = blocks / nested.clamp(min=1e-30)[:, None]"
+new = "codes = torch.bucketize(blocks / nested.clamp(min=1e-30)[:, None], codebook)"
+old = "codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)"
+new = "codes = codes.clamp(max=len(codebook) - 1)"
 
 
 # %% wrong padded-first: fills the last block with zeros before it subtracts the mean
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    padded = F.pad(constants, (0, -len(constants) % block_size))
-    blocks = (padded - offset).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(constants)].to(torch.uint8), nested, offset
+old = "rest = constants - offset"
+new = "padded = F.pad(constants, (0, -len(constants) % block_size))"
+old = "blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)"
+new = "blocks = (padded - offset).view(-1, block_size)"
+old = "return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset"
+new = "return codes.flatten()[: len(constants)].to(torch.uint8), nested, offset"
 
 
 # %% wrong all-negative: lets a negative constant pass if another isn't
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).all():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "if block_size < 1 or (constants < 0).any():"
+new = "if block_size < 1 or (constants < 0).all():"
 
 
 # %% right by-loops: goes through the constants one by one
@@ -125,174 +112,72 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
 
 
 # %% wrong largest-value: takes the largest value of a block, not the largest absolute value
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "nested = blocks.abs().amax(dim=1)"
+new = "nested = blocks.amax(dim=1)"
 
 
 # %% wrong level-below: takes the level below
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = (torch.bucketize(scaled, codebook, right=True) - 1).clamp(min=0)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)"
+new = "codes = (torch.bucketize(scaled, codebook, right=True) - 1).clamp(min=0)"
 
 
 # %% wrong equal-steps: rounds as if the levels were equally spaced
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = ((scaled + 1) / 2 * (len(codebook) - 1)).round().clamp(0, 255)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)"
+new = "codes = ((scaled + 1) / 2 * (len(codebook) - 1)).round().clamp(0, 255)"
 
 
 # %% wrong always-subtracts: ignores subtract_mean
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item()
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "offset = constants.mean().item() if subtract_mean else 0.0"
+new = "offset = constants.mean().item()"
 
 
 # %% wrong wide-codes: returns the codes as int64
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)], nested, offset
+old = "return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset"
+new = "return codes.flatten()[: len(rest)], nested, offset"
 
 
 # %% wrong reciprocal: returns 1 divided by the nested constants
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), 1 / nested.clamp(min=1e-30), offset
+old = "return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset"
+new = "return codes.flatten()[: len(rest)].to(torch.uint8), 1 / nested.clamp(min=1e-30), offset"
 
 
 # %% wrong padding-stays: returns the codes of the zeros that fill the last block up
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten().to(torch.uint8), nested, offset
+old = "return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset"
+new = "return codes.flatten().to(torch.uint8), nested, offset"
 
 
 # %% wrong view: can only handle whole blocks
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = rest.view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)"
+new = "blocks = rest.view(-1, block_size)"
 
 
 # %% wrong one-nested: scales all blocks with the same nested constant
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = rest.abs().max().expand(len(blocks))
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "nested = blocks.abs().amax(dim=1)"
+new = "nested = rest.abs().max().expand(len(blocks))"
 
 
 # %% wrong mean-with-zeros: counts the zeros that fill the last block up in the mean
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
+old = "    offset = constants.mean().item() if subtract_mean else 0.0"
+new = """
     offset = (
         F.pad(constants, (0, -len(constants) % block_size)).mean().item() if subtract_mean else 0.0
     )
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+"""
 
 
 # %% wrong float16: rounds the quotients to float16
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = (blocks / nested.clamp(min=1e-30)[:, None]).half().float()
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "scaled = blocks / nested.clamp(min=1e-30)[:, None]"
+new = "scaled = (blocks / nested.clamp(min=1e-30)[:, None]).half().float()"
 
 
 # %% wrong blocks-of-two: raises for nested blocks of one constant
-def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
-    if block_size < 2 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "if block_size < 1 or (constants < 0).any():"
+new = "if block_size < 2 or (constants < 0).any():"
 
 
 # %% wrong other-default: has nested blocks of 64 constants by default
-def quantize_constants(constants, codebook, block_size=64, subtract_mean=True):
-    if block_size < 1 or (constants < 0).any():
-        raise ValueError("bad input")
-    offset = constants.mean().item() if subtract_mean else 0.0
-    rest = constants - offset
-    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
-    nested = blocks.abs().amax(dim=1)
-    scaled = blocks / nested.clamp(min=1e-30)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
-    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+old = "def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):"
+new = "def quantize_constants(constants, codebook, block_size=64, subtract_mean=True):"
 
 
 # %% wrong all-zero: handles zeros only if all numbers are 0

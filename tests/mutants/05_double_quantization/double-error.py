@@ -1,3 +1,16 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
 # %% right block-by-block: adds the squares of each block up
 def double_error(weights, codes, codebook, exact, double, block_size=64):
     if len(weights) != len(codes):
@@ -40,68 +53,28 @@ def double_error(weights, codes, codebook, exact, double, block_size=64):
 
 
 # %% wrong root: takes the root of the mean squared error
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().sqrt().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "return (codebook[codes.long()] * scale - weights).square().mean().item()"
+new = "return (codebook[codes.long()] * scale - weights).square().mean().sqrt().item()"
 
 
 # %% wrong per-cent: gives the rise in per cent
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": 100 * (doubled / nf4 - 1)}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": nf4, "double": doubled, "rise": 100 * (doubled / nf4 - 1)}'
 
 
 # %% wrong share-of-double: divides the difference by the larger error
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": (doubled - nf4) / doubled}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": nf4, "double": doubled, "rise": (doubled - nf4) / doubled}'
 
 
 # %% wrong alternating: gives the blocks' constants to the weights in turn
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "scale = constants.repeat_interleave(block_size)[: len(weights)]"
+new = "scale = constants.repeat(block_size)[: len(weights)]"
 
 
 # %% wrong never-negative: takes the absolute value of the rise
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": abs(doubled - nf4) / nf4}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": nf4, "double": doubled, "rise": abs(doubled - nf4) / nf4}'
 
 
 # %% right padded: arranges blocks as rows, and divides by the number of weights
@@ -119,130 +92,50 @@ def double_error(weights, codes, codebook, exact, double, block_size=64):
 
 
 # %% wrong sum: returns the sum of the squared errors
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().sum().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "return (codebook[codes.long()] * scale - weights).square().mean().item()"
+new = "return (codebook[codes.long()] * scale - weights).square().sum().item()"
 
 
 # %% wrong absolute: returns the mean absolute error
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).abs().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "return (codebook[codes.long()] * scale - weights).square().mean().item()"
+new = "return (codebook[codes.long()] * scale - weights).abs().mean().item()"
 
 
 # %% wrong ratio: returns the ratio of the errors as the rise
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4}'
 
 
 # %% wrong difference: returns the difference of the errors as the rise
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled - nf4}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": nf4, "double": doubled, "rise": doubled - nf4}'
 
 
 # %% wrong first-constant: uses the first constant for all blocks
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants[0]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "scale = constants.repeat_interleave(block_size)[: len(weights)]"
+new = "scale = constants[0]"
 
 
 # %% wrong mask: looks up with uint8, which PyTorch takes for a mask
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "return (codebook[codes.long()] * scale - weights).square().mean().item()"
+new = "return (codebook[codes] * scale - weights).square().mean().item()"
 
 
 # %% wrong blocks-of-64: ignores block_size
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(64)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "scale = constants.repeat_interleave(block_size)[: len(weights)]"
+new = "scale = constants.repeat_interleave(64)[: len(weights)]"
 
 
 # %% wrong weights-only: compares the lengths of weights and codes, but not of the constants
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "if len(weights) != len(codes) or len(exact) != len(double):"
+new = "if len(weights) != len(codes):"
 
 
 # %% wrong rounded: rounds the errors to six decimals
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": round(nf4, 6), "double": round(doubled, 6), "rise": doubled / nf4 - 1}
+old = 'return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}'
+new = 'return {"nf4": round(nf4, 6), "double": round(doubled, 6), "rise": doubled / nf4 - 1}'
 
 
 # %% wrong blocks-of-two: raises for blocks of one weight
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double) or block_size < 2:
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+old = "if len(weights) != len(codes) or len(exact) != len(double):"
+new = "if len(weights) != len(codes) or len(exact) != len(double) or block_size < 2:"

@@ -1,3 +1,17 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
 # %% right floor-of-negatives: rounds up without math
 def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
     if d_in < 1 or d_out < 1 or block_size < 1 or nested_block_size < 1:
@@ -36,88 +50,40 @@ def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_blo
 
 
 # %% wrong down: rounds down, so unfinished blocks have no constant
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
+old = "    blocks = math.ceil(d_in * d_out / block_size)"
+new = """
     n = d_in * d_out
     blocks = n // block_size
-    parts = {
-        "codes": n // 2,
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * (blocks // nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+"""
+old = '"codes": math.ceil(d_in * d_out / 2),'
+new = '"codes": n // 2,'
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": 4 * (blocks // nested_block_size) if double_quant else 0,'
 
 
 # %% wrong row-by-row: begins a new block with each row
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = d_out * math.ceil(d_in / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "blocks = math.ceil(d_in * d_out / block_size)"
+new = "blocks = d_out * math.ceil(d_in / block_size)"
 
 
 # %% wrong a-code-a-byte: doesn't pack the codes
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": d_in * d_out,
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"codes": math.ceil(d_in * d_out / 2),'
+new = '"codes": d_in * d_out,'
 
 
 # %% wrong error-if-it-counts: accepts any nested_block_size without double quantization
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size) < 1 or (double_quant and nested_block_size < 1):
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "if min(d_in, d_out, block_size, nested_block_size) < 1:"
+new = "if min(d_in, d_out, block_size) < 1 or (double_quant and nested_block_size < 1):"
 
 
 # %% wrong no-offset: forgets the offset
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"offset": 4 if double_quant else 0,'
+new = '"offset": 0,'
 
 
 # %% wrong odd-down: rounds blocks up, but an odd code away
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": d_in * d_out // 2,
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"codes": math.ceil(d_in * d_out / 2),'
+new = '"codes": d_in * d_out // 2,'
 
 
 # %% right divmod: rounds up with divmod
@@ -139,126 +105,53 @@ def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_blo
 
 
 # %% wrong nested-of-weights: takes 256 weights for a nested block, not 256 constants
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(d_in * d_out / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": 4 * math.ceil(d_in * d_out / nested_block_size) if double_quant else 0,'
 
 
 # %% wrong nested-byte: stores a nested constant in one byte
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": math.ceil(blocks / nested_block_size) if double_quant else 0,'
 
 
 # %% wrong one-more: adds 1 where it should round up
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = d_in * d_out // block_size + 1
-    parts = {
-        "codes": (d_in * d_out + 1) // 2,
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "blocks = math.ceil(d_in * d_out / block_size)"
+new = "blocks = d_in * d_out // block_size + 1"
+old = '"codes": math.ceil(d_in * d_out / 2),'
+new = '"codes": (d_in * d_out + 1) // 2,'
 
 
 # %% wrong always-nested: counts nested constants without double quantization, too
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size),
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": 4 * math.ceil(blocks / nested_block_size),'
 
 
 # %% wrong total-of-three: leaves the offset out of the total
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": parts["codes"] + parts["constants"] + parts["nested"]}
+old = 'return parts | {"total": sum(parts.values())}'
+new = 'return parts | {"total": parts["codes"] + parts["constants"] + parts["nested"]}'
 
 
 # %% wrong nested-down: rounds nested blocks down
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * (blocks // nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": 4 * (blocks // nested_block_size) if double_quant else 0,'
 
 
 # %% wrong sizes-by-hand: uses blocks of 64 and 256, whatever the arguments say
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    blocks = math.ceil(d_in * d_out / 64)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / 256) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "blocks = math.ceil(d_in * d_out / block_size)"
+new = "blocks = math.ceil(d_in * d_out / 64)"
+old = '"nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,'
+new = '"nested": 4 * math.ceil(blocks / 256) if double_quant else 0,'
 
 
 # %% wrong blocks-of-two: raises for nested blocks of one constant
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size) < 1 or nested_block_size < 2:
-        raise ValueError("too small")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "if min(d_in, d_out, block_size, nested_block_size) < 1:"
+new = "if min(d_in, d_out, block_size) < 1 or nested_block_size < 2:"
+old = 'raise ValueError("at least 1")'
+new = 'raise ValueError("too small")'
 
 
 # %% wrong blocks-to-4096: has an upper limit for blocks, as bitsandbytes has
-def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
-    if min(d_in, d_out, block_size, nested_block_size) < 1 or block_size > 4096:
-        raise ValueError("a size isn't supported")
-    blocks = math.ceil(d_in * d_out / block_size)
-    parts = {
-        "codes": math.ceil(d_in * d_out / 2),
-        "constants": blocks if double_quant else 4 * blocks,
-        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
-        "offset": 4 if double_quant else 0,
-    }
-    return parts | {"total": sum(parts.values())}
+old = "if min(d_in, d_out, block_size, nested_block_size) < 1:"
+new = "if min(d_in, d_out, block_size, nested_block_size) < 1 or block_size > 4096:"
+old = "at least 1"
+new = "a size isn't supported"

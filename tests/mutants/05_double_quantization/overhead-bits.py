@@ -1,3 +1,24 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / block_size
+    return (quantized_bits + constant_bits / nested_block_size) / block_size
+
+
+# %% base other: another right answer, which some answers below change
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
+    return each / block_size
+
+
 # %% right bits-of-a-block: sums the bits of a whole nested block, then divides
 def overhead_bits(
     block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
@@ -33,14 +54,8 @@ def overhead_bits(
 
 
 # %% wrong weights-a-nested-block: takes 256 weights for a nested block, not 256 constants
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / block_size
-    return quantized_bits / block_size + constant_bits / nested_block_size
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return quantized_bits / block_size + constant_bits / nested_block_size"
 
 
 # %% wrong both-constants: keeps the constants of 32 bits beside those of 8
@@ -56,36 +71,20 @@ def overhead_bits(
 
 
 # %% wrong with-the-code: adds the 4 bits of the code
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return 4 + constant_bits / block_size
-    return 4 + quantized_bits / block_size + constant_bits / (block_size * nested_block_size)
+old = "return constant_bits / block_size"
+new = "return 4 + constant_bits / block_size"
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return 4 + quantized_bits / block_size + constant_bits / (block_size * nested_block_size)"
 
 
 # %% wrong bits-by-hand: nested constants of 32 bits and constants of 8, whatever the arguments say
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / block_size
-    return 8 / block_size + 32 / (block_size * nested_block_size)
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return 8 / block_size + 32 / (block_size * nested_block_size)"
 
 
 # %% wrong only-block-size: looks at the block size alone for errors
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if block_size < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / block_size
-    return (quantized_bits + constant_bits / nested_block_size) / block_size
+old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
+new = "if block_size < 1:"
 
 
 # %% right as-fractions: divides exactly and converts at the end
@@ -105,47 +104,29 @@ def overhead_bits(
 
 
 # %% wrong bytes: returns bytes instead of bits
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / 8 / block_size
-    return (quantized_bits + constant_bits / nested_block_size) / 8 / block_size
+old = "return constant_bits / block_size"
+new = "return constant_bits / 8 / block_size"
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return (quantized_bits + constant_bits / nested_block_size) / 8 / block_size"
 
 
 # %% wrong nested-quantized: gives nested constants the bits of quantized constants
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / block_size
-    return (quantized_bits + quantized_bits / nested_block_size) / block_size
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return (quantized_bits + quantized_bits / nested_block_size) / block_size"
 
 
 # %% wrong sizes-by-hand: uses blocks of 64 and 256, whatever the arguments say
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    if not double_quant:
-        return constant_bits / 64
-    return quantized_bits / 64 + constant_bits / (64 * 256)
+old = "return constant_bits / block_size"
+new = "return constant_bits / 64"
+old = "return (quantized_bits + constant_bits / nested_block_size) / block_size"
+new = "return quantized_bits / 64 + constant_bits / (64 * 256)"
 
 
 # %% wrong negative-only: raises for negative numbers, but not for 0
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 0:
-        raise ValueError("must not be negative")
-    if not double_quant:
-        return constant_bits / block_size
-    return (quantized_bits + constant_bits / nested_block_size) / block_size
+old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
+new = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 0:"
+old = 'raise ValueError("at least 1")'
+new = 'raise ValueError("must not be negative")'
 
 
 # %% wrong visible-numbers: knows the results in the notebook, and else counts no nested constants
@@ -161,40 +142,28 @@ def overhead_bits(
 
 
 # %% wrong ones-refused: raises for sizes and bits of 1
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) <= 1:
-        raise ValueError("too small")
-    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
-    return each / block_size
+base = "other"
+old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
+new = "if min(block_size, constant_bits, quantized_bits, nested_block_size) <= 1:"
+old = 'raise ValueError("at least 1")'
+new = 'raise ValueError("too small")'
 
 
 # %% wrong no-gain: raises if quantized constants don't have fewer bits
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if not 1 <= quantized_bits <= constant_bits or min(block_size, nested_block_size) < 1:
-        raise ValueError("this is no quantization")
-    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
-    return each / block_size
+base = "other"
+old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
+new = "if not 1 <= quantized_bits <= constant_bits or min(block_size, nested_block_size) < 1:"
+old = 'raise ValueError("at least 1")'
+new = 'raise ValueError("this is no quantization")'
 
 
 # %% wrong nine-decimals: rounds to the decimals of 0.126953125
-def overhead_bits(
-    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
-    return round(each / block_size, 9)
+base = "other"
+old = "return each / block_size"
+new = "return round(each / block_size, 9)"
 
 
 # %% wrong other-default: has blocks of 32 weights by default
-def overhead_bits(
-    block_size=32, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
-):
-    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
-        raise ValueError("at least 1")
-    each = quantized_bits + constant_bits / nested_block_size if double_quant else constant_bits
-    return each / block_size
+base = "other"
+old = "block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256"
+new = "block_size=32, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256"

@@ -1,3 +1,12 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
 # %% right bytes-first: bytes a weight, then GB
 def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
     if min(quantized, unquantized) < 0:
@@ -22,57 +31,45 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=
 
 
 # %% wrong gib: divides by 2^30
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 2**30
-    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 2**30
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 2**30"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 2**30"
 
 
 # %% wrong bits: forgets that a byte has 8 bits
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) + unquantized * 16) / 1e9
-    double = (quantized * (4 + double_overhead) + unquantized * 16) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = (quantized * (4 + overhead) + unquantized * 16) / 1e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = (quantized * (4 + double_overhead) + unquantized * 16) / 1e9"
 
 
 # %% wrong no-unquantized: forgets the weights that aren't quantized
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = quantized * (4 + overhead) / 8e9
-    double = quantized * (4 + double_overhead) / 8e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = quantized * (4 + overhead) / 8e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = quantized * (4 + double_overhead) / 8e9"
 
 
 # %% wrong all-quantized: takes all weights for quantized
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    weights = quantized + unquantized
-    nf4, double = weights * (4 + overhead) / 8e9, weights * (4 + double_overhead) / 8e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "weights = quantized + unquantized"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4, double = weights * (4 + overhead) / 8e9, weights * (4 + double_overhead) / 8e9"
 
 
 # %% wrong constants-by-hand: QLoRA's overheads, whatever the arguments say
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * 4.5 / 8 + unquantized * 2) / 1e9
-    double = (quantized * 4.126953125 / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = (quantized * 4.5 / 8 + unquantized * 2) / 1e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = (quantized * 4.126953125 / 8 + unquantized * 2) / 1e9"
 
 
 # %% wrong rounded: rounds to a hundredth of a GB
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = round((quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9, 2)
-    double = round((quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9, 2)
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = round((quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9, 2)"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = round((quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9, 2)"
 
 
 # %% right as-decimals: computes with decimal numbers
@@ -89,48 +86,34 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=
 
 
 # %% wrong negative-saving: subtracts the other way round
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
-    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": double - nf4}
+old = 'return {"nf4": nf4, "double": double, "saved": nf4 - double}'
+new = 'return {"nf4": nf4, "double": double, "saved": double - nf4}'
 
 
 # %% wrong overhead-only: forgets the 4 bits of each code
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * overhead / 8 + unquantized * 2) / 1e9
-    double = (quantized * double_overhead / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = (quantized * overhead / 8 + unquantized * 2) / 1e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = (quantized * double_overhead / 8 + unquantized * 2) / 1e9"
 
 
 # %% wrong four-bytes: stores the weights that aren't quantized in 32 bits
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 4) / 1e9
-    double = (quantized * (4 + double_overhead) / 8 + unquantized * 4) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 4) / 1e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 4) / 1e9"
 
 
 # %% wrong whole-bytes: rounds to whole bytes
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = round(quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
-    double = round(quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+new = "nf4 = round(quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9"
+old = "double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
+new = "double = round(quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9"
 
 
 # %% wrong sum-negative: raises only if both numbers together are negative
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized + unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
-    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+old = "if quantized < 0 or unquantized < 0:"
+new = "if quantized + unquantized < 0:"
 
 
 # %% wrong visible-models: knows the models in the notebook, and else leaves out the overhead
@@ -146,12 +129,8 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=
 
 
 # %% wrong never-a-loss: returns 0 if double quantization needs more memory
-def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
-    if quantized < 0 or unquantized < 0:
-        raise ValueError("negative")
-    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
-    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
-    return {"nf4": nf4, "double": double, "saved": max(nf4 - double, 0.0)}
+old = 'return {"nf4": nf4, "double": double, "saved": nf4 - double}'
+new = 'return {"nf4": nf4, "double": double, "saved": max(nf4 - double, 0.0)}'
 
 
 # %% wrong zero-is-default: takes an overhead of 0 for one that isn't given

@@ -1,3 +1,12 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)
+
+
 # %% right event-by-event: follows the step and notes the highest moment
 def step_peaks(saved, inputs, gradients, loss, checkpointing):
     if len({len(saved), len(inputs), len(gradients)}) > 1 or len(saved) == 0:
@@ -59,21 +68,13 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
 
 
 # %% wrong no-gradients: leaves out what stays of the layers above
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] for n in range(len(saved))]
-    return sum(kept) + loss, max(moments)
+old = "moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = "moments = [sum(kept[:n]) + saved[n] for n in range(len(saved))]"
 
 
 # %% wrong forward-order: adds up the gradients from the first layer on
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] + sum(gradients[: n + 1]) for n in range(len(saved))]
-    return sum(kept) + loss, max(moments)
+old = "moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = "moments = [sum(kept[:n]) + saved[n] + sum(gradients[: n + 1]) for n in range(len(saved))]"
 
 
 # %% wrong start-is-highest: without checkpointing takes the last layer's moment for the highest
@@ -87,15 +88,13 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
 
 
 # %% wrong largest-layer: looks for the spike at the layer that saves most
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
+old = "    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = """
     if checkpointing and len(set(saved)) > 1:
         n = saved.index(max(saved))
         return sum(kept) + loss, sum(kept[:n]) + saved[n] + sum(gradients[n:])
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept) + loss, max(moments)
+"""
 
 
 # %% right running-sums: from sums that are computed once
@@ -112,21 +111,13 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
 
 
 # %% wrong no-loss: forgets what the loss needs
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept), max(moments)
+old = "return sum(kept) + loss, max(moments)"
+new = "return sum(kept), max(moments)"
 
 
 # %% wrong loss-stays: doesn't free what the loss needs
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept) + loss, max(moments) + loss
+old = "return sum(kept) + loss, max(moments)"
+new = "return sum(kept) + loss, max(moments) + loss"
 
 
 # %% wrong any-lengths: cuts all lists to the shortest
@@ -140,51 +131,37 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
 
 
 # %% wrong visible-sizes: is right only for two, three and thirty layers
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
+old = "    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = """
     if max(saved) not in (30, 80, 900, 4_752_896):
         return sum(kept), sum(kept)
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept) + loss, max(moments)
+"""
 
 
 # %% wrong two-layers: raises for a single layer
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if len(saved) < 2 or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept) + loss, max(moments)
+old = "if not saved or not len(saved) == len(inputs) == len(gradients):"
+new = "if len(saved) < 2 or not len(saved) == len(inputs) == len(gradients):"
 
 
 # %% wrong last-kept: with checkpointing, leaves out the last layer
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
-    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
-    return sum(kept) + loss, max((checkpointing and moments[:-1]) or moments)
+old = "return sum(kept) + loss, max(moments)"
+new = "return sum(kept) + loss, max((checkpointing and moments[:-1]) or moments)"
 
 
 # %% wrong all-or-none: counts no gradients if a layer above is frozen
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
+old = "    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = """
     moments = [
         sum(kept[:n]) + saved[n] + (sum(gradients[n:]) if all(gradients[n:]) else 0)
         for n in range(len(saved))
     ]
-    return sum(kept) + loss, max(moments)
+"""
 
 
 # %% wrong three-layers: looks at the first, the last and the largest layer
-def step_peaks(saved, inputs, gradients, loss, checkpointing):
-    if not saved or not len(saved) == len(inputs) == len(gradients):
-        raise ValueError("lengths differ")
-    kept = inputs if checkpointing else saved
+old = "    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]"
+new = """
     layers = (0, saved.index(max(saved)), len(saved) - 1)
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in layers]
-    return sum(kept) + loss, max(moments)
+"""

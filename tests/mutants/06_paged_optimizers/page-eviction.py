@@ -1,3 +1,23 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)
+
+
 # %% right ordered-dict: moves a page to the end at each use
 class Pager:
     def __init__(self, capacity, sizes):
@@ -72,43 +92,19 @@ class Pager:
 
 
 # %% wrong most-recent: the most recently used page goes
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:
-            evicted.append(self.on_gpu.pop())
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return self.on_gpu
+old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = "while sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:"
+old = "evicted.append(self.on_gpu.pop(0))"
+new = "evicted.append(self.on_gpu.pop())"
+old = "return list(self.on_gpu)"
+new = "return self.on_gpu"
 
 
 # %% wrong one-page: evicts one page and doesn't look whether that is enough
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        if sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return self.on_gpu
+old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = "if sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:"
+old = "return list(self.on_gpu)"
+new = "return self.on_gpu"
 
 
 # %% wrong large-enough: evicts the oldest page that makes enough room by itself, if there is one
@@ -154,26 +150,15 @@ class Pager:
 
 
 # %% wrong full: keeps a byte free
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
+old = "        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = """
         while (
             self.on_gpu
             and sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] >= self.capacity
         ):
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return self.on_gpu
+"""
+old = "return list(self.on_gpu)"
+new = "return self.on_gpu"
 
 
 # %% right deque: takes names from the left of a double-ended queue
@@ -203,145 +188,56 @@ class Pager:
 
 
 # %% wrong newest-first: lists the most recently used page first
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return self.on_gpu[::-1]
+old = "return list(self.on_gpu)"
+new = "return self.on_gpu[::-1]"
 
 
 # %% wrong counts-pages: takes the capacity for a number of pages
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while len(self.on_gpu) >= self.capacity:
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return list(self.on_gpu)
+old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = "while len(self.on_gpu) >= self.capacity:"
 
 
 # %% wrong empties: evicts all pages if there is too little room
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        if sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
-            evicted, self.on_gpu = self.on_gpu, []
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return list(self.on_gpu)
+old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = "if sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+old = "evicted.append(self.on_gpu.pop(0))"
+new = "evicted, self.on_gpu = self.on_gpu, []"
 
 
 # %% wrong shared: all pagers share one list
-class Pager:
+old = "    def __init__(self, capacity, sizes):"
+new = """
     on_gpu = []
 
     def __init__(self, capacity, sizes):
-        self.capacity, self.sizes = capacity, sizes
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while sum(self.sizes.get(page, 0) for page in [*self.on_gpu, name]) > self.capacity:
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return list(self.on_gpu)
+"""
+old = "self.capacity, self.sizes, self.on_gpu = capacity, sizes, []"
+new = "self.capacity, self.sizes = capacity, sizes"
+old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
+new = "while sum(self.sizes.get(page, 0) for page in [*self.on_gpu, name]) > self.capacity:"
 
 
 # %% wrong visible-sizes: is right only for the names in the visible checks
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
-            evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted if len(name) == 1 or name in ("half", "other", "whole") else []
-
-    def resident(self):
-        return list(self.on_gpu)
+old = "return evicted"
+new = 'return evicted if len(name) == 1 or name in ("half", "other", "whole") else []'
 
 
 # %% wrong three-pages: evicts at most three pages at a touch
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
+old = """
+        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+"""
+new = """
         for _ in range(3):
             if sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
                 evicted.append(self.on_gpu.pop(0))
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return list(self.on_gpu)
+"""
 
 
 # %% wrong same-size: evicts a page of the same size first, if there is one
-class Pager:
-    def __init__(self, capacity, sizes):
-        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
-
-    def touch(self, name):
-        if self.sizes[name] > self.capacity:
-            raise ValueError(name)
-        evicted = []
-        if name in self.on_gpu:
-            self.on_gpu.remove(name)
-        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+old = "            evicted.append(self.on_gpu.pop(0))"
+new = """
             same = [page for page in self.on_gpu if self.sizes[page] == self.sizes[name]]
             evicted.append((same or self.on_gpu)[0])
             self.on_gpu.remove(evicted[-1])
-        self.on_gpu.append(name)
-        return evicted
-
-    def resident(self):
-        return list(self.on_gpu)
+"""

@@ -1,3 +1,13 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+
+
 # %% right loop: one tensor after the other, the elements multiplied by hand
 def paged_states(shapes):
     names, paged, rest = [], 0, 0
@@ -26,10 +36,8 @@ def paged_states(shapes):
 
 
 # %% wrong pairs: looks at A and B of a layer together
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+old = "    names = [name for name, count in elements.items() if count >= 100_000]"
+new = """
     layers = {}
     for name, count in elements.items():
         layer = name.removesuffix(".lora_A").removesuffix(".lora_B")
@@ -39,28 +47,17 @@ def paged_states(shapes):
         for name in elements
         if layers[name.removesuffix(".lora_A").removesuffix(".lora_B")] >= 100_000
     ]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+"""
 
 
 # %% wrong above: more than 100,000 elements instead of at least
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count > 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+old = "names = [name for name, count in elements.items() if count >= 100_000]"
+new = "names = [name for name, count in elements.items() if count > 100_000]"
 
 
 # %% wrong in-bytes: compares the bytes of a state with 100,000
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if 4 * count >= 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+old = "names = [name for name, count in elements.items() if count >= 100_000]"
+new = "names = [name for name, count in elements.items() if 4 * count >= 100_000]"
 
 
 # %% wrong states-together: counts the elements of both states of a tensor
@@ -74,25 +71,19 @@ def paged_states(shapes):
 
 
 # %% wrong one-state: forgets that Adam has two
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 4 * sum(elements[name] for name in names)
-    return names, paged, 4 * sum(elements.values()) - paged
+old = "paged = 8 * sum(elements[name] for name in names)"
+new = "paged = 4 * sum(elements[name] for name in names)"
+old = "return names, paged, 8 * sum(elements.values()) - paged"
+new = "return names, paged, 4 * sum(elements.values()) - paged"
 
 
 # %% wrong two-dimensions: multiplies the first and the last dimension only
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
+old = "    elements = {name: math.prod(shape) for name, shape in shapes.items()}"
+new = """
     elements = {
         name: shape[0] * shape[-1] if len(shape) > 1 else shape[0] for name, shape in shapes.items()
     }
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+"""
 
 
 # %% right one-pass: adds up the bytes of both kinds by whether they are paged
@@ -111,22 +102,18 @@ def paged_states(shapes):
 
 
 # %% wrong with-tensor: counts the bytes of the tensor, too
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 12 * sum(elements[name] for name in names)
-    return names, paged, 12 * sum(elements.values()) - paged
+old = "paged = 8 * sum(elements[name] for name in names)"
+new = "paged = 12 * sum(elements[name] for name in names)"
+old = "return names, paged, 8 * sum(elements.values()) - paged"
+new = "return names, paged, 12 * sum(elements.values()) - paged"
 
 
 # %% wrong all-bytes: returns the bytes of all states in place of those that aren't paged
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    return names, 8 * sum(elements[name] for name in names), 8 * sum(elements.values())
+old = """
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+"""
+new = "    return names, 8 * sum(elements[name] for name in names), 8 * sum(elements.values())"
 
 
 # %% wrong product: looks at the product of the dimensions only (only hidden checks see it)
@@ -140,13 +127,8 @@ def paged_states(shapes):
 
 
 # %% wrong sorted: returns the names in alphabetical order (only hidden checks see it)
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = sorted(name for name, count in elements.items() if count >= 100_000)
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+old = "names = [name for name, count in elements.items() if count >= 100_000]"
+new = "names = sorted(name for name, count in elements.items() if count >= 100_000)"
 
 
 # %% wrong visible-sizes: knows the visible adapters by heart
@@ -161,15 +143,12 @@ def paged_states(shapes):
 
 
 # %% wrong last-shape: checks only the dimensions of the last tensor
-def paged_states(shapes):
+old = "    if any(dimension < 1 for shape in shapes.values() for dimension in shape):"
+new = """
     for shape in shapes.values():
         is_wrong = min(shape) < 1
     if is_wrong:
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+"""
 
 
 # %% wrong single-element: raises for a tensor with one element
@@ -185,10 +164,5 @@ def paged_states(shapes):
 
 
 # %% wrong three-dimensions: multiplies at most three dimensions
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape[:3]) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
+old = "elements = {name: math.prod(shape) for name, shape in shapes.items()}"
+new = "elements = {name: math.prod(shape[:3]) for name, shape in shapes.items()}"

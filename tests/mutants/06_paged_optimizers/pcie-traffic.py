@@ -1,3 +1,12 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) > room:
+        raise ValueError("out of memory")
+    lacking = [max(0, spike + pages * page - room) for spike in spikes]
+    moved = [2 * page * math.ceil(size / page) for size in lacking]
+    return moved, sum(moved) / (bandwidth * 10**9)
+
+
 # %% right page-by-page: sends pages away until the rest fits
 def paging_traffic(spikes, *, room, pages, page, bandwidth):
     moved = []
@@ -24,12 +33,8 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong one-way: forgets that what goes comes back
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if max(spikes, default=0) > room:
-        raise ValueError("out of memory")
-    lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [page * math.ceil(size / page) for size in lacking]
-    return moved, sum(moved) / (bandwidth * 10**9)
+old = "moved = [2 * page * math.ceil(size / page) for size in lacking]"
+new = "moved = [page * math.ceil(size / page) for size in lacking]"
 
 
 # %% wrong exact-bytes: moves parts of pages
@@ -41,12 +46,8 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong gib: takes GB for GiB
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if max(spikes, default=0) > room:
-        raise ValueError("out of memory")
-    lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [2 * page * math.ceil(size / page) for size in lacking]
-    return moved, sum(moved) / (bandwidth * 2**30)
+old = "return moved, sum(moved) / (bandwidth * 10**9)"
+new = "return moved, sum(moved) / (bandwidth * 2**30)"
 
 
 # %% wrong one-more: rounds whole pages up, too
@@ -62,12 +63,8 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong last-spike: looks at the last spike alone to tell whether the run fits
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if spikes and spikes[-1] > room:
-        raise ValueError("out of memory")
-    lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [2 * page * math.ceil(size / page) for size in lacking]
-    return moved, sum(moved) / (bandwidth * 10**9)
+old = "if max(spikes, default=0) > room:"
+new = "if spikes and spikes[-1] > room:"
 
 
 # %% wrong all-pages: sends all states away as soon as any room is lacking
@@ -90,12 +87,8 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong rounds-down: moves too few pages
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if max(spikes, default=0) > room:
-        raise ValueError("out of memory")
-    lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [2 * page * (size // page) for size in lacking]
-    return moved, sum(moved) / (bandwidth * 10**9)
+old = "moved = [2 * page * math.ceil(size / page) for size in lacking]"
+new = "moved = [2 * page * (size // page) for size in lacking]"
 
 
 # %% wrong stays-away: pages that have moved stay in CPU memory until the end of the run
@@ -111,12 +104,8 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong bits: takes the bandwidth for gigabits
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if max(spikes, default=0) > room:
-        raise ValueError("out of memory")
-    lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [2 * page * math.ceil(size / page) for size in lacking]
-    return moved, 8 * sum(moved) / (bandwidth * 10**9)
+old = "return moved, sum(moved) / (bandwidth * 10**9)"
+new = "return moved, 8 * sum(moved) / (bandwidth * 10**9)"
 
 
 # %% wrong with-pages: refuses spikes that fit only if pages move
@@ -127,14 +116,12 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
 
 
 # %% wrong visible-sizes: is right only for two, three and four steps of the visible checks
-def paging_traffic(spikes, *, room, pages, page, bandwidth):
-    if max(spikes, default=0) > room:
-        raise ValueError("out of memory")
+old = "    lacking = [max(0, spike + pages * page - room) for spike in spikes]"
+new = """
     if room not in (100_000_000, 10_000_000_000, 15_096_810_045):
         return [0, 0], 0.0
     lacking = [max(0, spike + pages * page - room) for spike in spikes]
-    moved = [2 * page * math.ceil(size / page) for size in lacking]
-    return moved, sum(moved) / (bandwidth * 10**9)
+"""
 
 
 # %% wrong equal-steps-once: counts the time of equal steps once

@@ -1,3 +1,17 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
 # %% right by-bisection: asks for each length whether both moments fit
 def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
     if paged > states:
@@ -46,43 +60,24 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
 
 
 # %% wrong all-states-move: lets also the small states move
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) > room:
-            return 0
-        return (room - fixed) // token_bytes
-
-    return longest(0), longest(states)
+old = "return longest(0), longest(paged)"
+new = "return longest(0), longest(states)"
 
 
 # %% wrong gradients-at-spike: has the gradients there at the loss
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + gradients + states - movable
-        if fixed + min(page, movable) > room:
-            return 0
-        return (room - fixed) // token_bytes
-
-    return longest(0), longest(paged)
+old = "fixed = weights + states - movable"
+new = "fixed = weights + gradients + states - movable"
+old = "if fixed + gradients + min(page, movable) > room:"
+new = "if fixed + min(page, movable) > room:"
 
 
 # %% wrong no-page: at the update needs no page on the GPU
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        return 0 if fixed + gradients > room else (room - fixed) // token_bytes
-
-    return longest(0), longest(paged)
+old = """
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+"""
+new = "        return 0 if fixed + gradients > room else (room - fixed) // token_bytes"
 
 
 # %% wrong whole-page: asks room for a whole page, even where all pages are less
@@ -98,17 +93,8 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
 
 
 # %% wrong rounded-up: one token too many
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) > room:
-            return 0
-        return math.ceil((room - fixed) / token_bytes)
-
-    return longest(0), longest(paged)
+old = "return (room - fixed) // token_bytes"
+new = "return math.ceil((room - fixed) / token_bytes)"
 
 
 # %% right generator: two rooms for tokens, of which an update that doesn't fit leaves nothing
@@ -147,17 +133,8 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
 
 
 # %% wrong just-too-much: a moment that needs all bytes doesn't fit (only hidden checks see it)
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) >= room:
-            return 0
-        return (room - fixed) // token_bytes
-
-    return longest(0), longest(paged)
+old = "if fixed + gradients + min(page, movable) > room:"
+new = "if fixed + gradients + min(page, movable) >= room:"
 
 
 # %% wrong any-paged: accepts more paged bytes than there are
@@ -172,56 +149,20 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
 
 
 # %% wrong visible-sizes: is right only for the rooms of the visible checks
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) > room:
-            return 0
-        return (room - fixed) // token_bytes
-
-    return (longest(0), longest(paged)) if room == 1000 else (100, 153)
+old = "return longest(0), longest(paged)"
+new = "return (longest(0), longest(paged)) if room == 1000 else (100, 153)"
 
 
 # %% wrong limit: allows no more tokens than Llama 3.1 was made for
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) > room:
-            return 0
-        return min((room - fixed) // token_bytes, 131_072)
-
-    return longest(0), longest(paged)
+old = "return (room - fixed) // token_bytes"
+new = "return min((room - fixed) // token_bytes, 131_072)"
 
 
 # %% wrong no-page-if-small: needs no room for pages at the update if all of them are less than one
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + (page if movable >= page else 0) > room:
-            return 0
-        return (room - fixed) // token_bytes
-
-    return longest(0), longest(paged)
+old = "if fixed + gradients + min(page, movable) > room:"
+new = "if fixed + gradients + (page if movable >= page else 0) > room:"
 
 
 # %% wrong one-token: returns at least one token if the update fits
-def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
-    if paged > states:
-        raise ValueError("more pages than states")
-
-    def longest(movable):
-        fixed = weights + states - movable
-        if fixed + gradients + min(page, movable) > room:
-            return 0
-        return max((room - fixed) // token_bytes, 1)
-
-    return longest(0), longest(paged)
+old = "return (room - fixed) // token_bytes"
+new = "return max((room - fixed) // token_bytes, 1)"

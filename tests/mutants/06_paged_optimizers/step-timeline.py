@@ -1,3 +1,17 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def held_after(events):
+    sizes, held = {}, []
+    for action, name, *size in events:
+        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
+            raise ValueError(name)
+        if action == "allocate":
+            sizes[name] = size[0]
+        else:
+            sizes.pop(name)
+        held.append(sum(sizes.values()))
+    return held, held.index(max(held))
+
+
 # %% right running-total: keeps a total and the highest so far, and checks before it counts
 def held_after(events):
     sizes = {}
@@ -38,47 +52,31 @@ def held_after(events):
 
 
 # %% wrong peak-bytes: returns the highest bytes instead of when they are held
-def held_after(events):
-    sizes, held = {}, []
-    for action, name, *size in events:
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
-    return held, max(held)
+old = "return held, held.index(max(held))"
+new = "return held, max(held)"
 
 
 # %% wrong before: what is held before each event
-def held_after(events):
-    sizes, held = {}, []
-    for action, name, *size in events:
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
+old = '        if action == "allocate":'
+new = """
         held.append(sum(sizes.values()))
         if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-    return held, held.index(max(held))
+"""
+old = "        held.append(sum(sizes.values()))"
+new = ""
 
 
 # %% wrong last-peak: of equally high moments the last one
-def held_after(events):
-    sizes, held, peak = {}, [], 0
-    for number, (action, name, *size) in enumerate(events):
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
+old = "sizes, held = {}, []"
+new = "sizes, held, peak = {}, [], 0"
+old = "for action, name, *size in events:"
+new = "for number, (action, name, *size) in enumerate(events):"
+old = "    return held, held.index(max(held))"
+new = """
         if held[number] >= held[peak]:
             peak = number
     return held, peak
+"""
 
 
 # %% wrong once-only: a name that was freed can't be allocated again
@@ -172,31 +170,13 @@ def held_after(events):
 
 
 # %% wrong from-one: counts the events from 1
-def held_after(events):
-    sizes, held = {}, []
-    for action, name, *size in events:
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
-    return held, held.index(max(held)) + 1
+old = "return held, held.index(max(held))"
+new = "return held, held.index(max(held)) + 1"
 
 
 # %% wrong any-action: treats every other action as freeing
-def held_after(events):
-    sizes, held = {}, []
-    for action, name, *size in events:
-        if (name in sizes) != (action != "allocate"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
-    return held, held.index(max(held))
+old = 'if action not in ("allocate", "free") or (name in sizes) != (action == "free"):'
+new = 'if (name in sizes) != (action != "allocate"):'
 
 
 # %% wrong visible-sizes: knows the visible step by heart, and is right only for short ones
@@ -209,49 +189,36 @@ def held_after(events):
 
 
 # %% wrong above-zero: searches for more than 0 B, and else returns the index -1
-def held_after(events):
-    sizes, held, most, peak = {}, [], 0, -1
-    for number, (action, name, *size) in enumerate(events):
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
+old = "sizes, held = {}, []"
+new = "sizes, held, most, peak = {}, [], 0, -1"
+old = "for action, name, *size in events:"
+new = "for number, (action, name, *size) in enumerate(events):"
+old = "    return held, held.index(max(held))"
+new = """
         if held[-1] > most:
             most, peak = held[-1], number
     return held, peak
+"""
 
 
 # %% wrong second-first: searches for the maximum from the second event, and from 0 B
-def held_after(events):
-    sizes, held, most, peak = {}, [], 0, 0
-    for action, name, *size in events:
-        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name)
-        held.append(sum(sizes.values()))
+old = "sizes, held = {}, []"
+new = "sizes, held, most, peak = {}, [], 0, 0"
+old = "    return held, held.index(max(held))"
+new = """
     for number in range(1, len(held)):
         if held[number] > most:
             most, peak = held[number], number
     return held, peak
+"""
 
 
 # %% wrong nothing-freed: accepts that a name is freed while nothing is allocated
-def held_after(events):
-    sizes, held = {}, []
-    for action, name, *size in events:
+old = '        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):'
+new = """
         if action not in ("allocate", "free"):
             raise ValueError(action)
         if sizes and (name in sizes) != (action == "free"):
-            raise ValueError(name)
-        if action == "allocate":
-            sizes[name] = size[0]
-        else:
-            sizes.pop(name, 0)
-        held.append(sum(sizes.values()))
-    return held, held.index(max(held))
+"""
+old = "sizes.pop(name)"
+new = "sizes.pop(name, 0)"

@@ -1,3 +1,15 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def adapter_arguments(rank, scale):
+    if rank < 1 or scale <= 0:
+        raise ValueError(f"{rank}, {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+
+
 # %% right as-float: leaves α a float, and checks one after the other
 def adapter_arguments(rank, scale):
     if rank <= 0:
@@ -26,94 +38,50 @@ def adapter_arguments(rank, scale):
 
 
 # %% wrong alpha-is-scale: takes α for the factor itself
-def adapter_arguments(rank, scale):
-    if rank < 1 or scale <= 0:
-        raise ValueError(f"{rank}, {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": scale,
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": scale,'
 
 
 # %% wrong twice-rank: the usual α = 2r, whatever the scale
-def adapter_arguments(rank, scale):
-    if rank < 1 or scale <= 0:
-        raise ValueError(f"{rank}, {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": 2 * rank,'
 
 
 # %% wrong root: α/√r, as in rank-stabilized LoRA
-def adapter_arguments(rank, scale):
-    if rank < 1 or scale <= 0:
-        raise ValueError(f"{rank}, {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": scale * rank**0.5,
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": scale * rank**0.5,'
 
 
 # %% wrong attention: adapters on queries and values alone
-def adapter_arguments(rank, scale):
-    if rank < 1 or scale <= 0:
-        raise ValueError(f"{rank}, {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": ["q_proj", "v_proj"],
-        "task_type": "CAUSAL_LM",
-    }
+old = '"target_modules": "all-linear",'
+new = '"target_modules": ["q_proj", "v_proj"],'
 
 
 # %% wrong unchecked: takes any rank and scale
-def adapter_arguments(rank, scale):
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = """
+    if rank < 1 or scale <= 0:
+        raise ValueError(f"{rank}, {scale}")
+"""
+new = ""
 
 
 # %% wrong only-zero: raises for a rank of 0, not for one below
-def adapter_arguments(rank, scale):
-    if rank == 0 or scale <= 0:
-        raise ValueError(f"{rank}, {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = "if rank < 1 or scale <= 0:"
+new = "if rank == 0 or scale <= 0:"
 
 
 # %% wrong whole-alpha: cuts α down to an int, which may be too small by 1
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if not (rank > 0 and scale > 0):
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": int(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+base = "solution"
+old = "if rank < 1 or not scale > 0:"
+new = "if not (rank > 0 and scale > 0):"
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": int(scale * rank),'
 
 
 # %% wrong names: names the seven linear layers of a Llama
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if rank < 1 or not scale > 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
+base = "solution"
+old = '        "target_modules": "all-linear",'
+new = """
         "target_modules": [
             "q_proj",
             "k_proj",
@@ -123,32 +91,19 @@ def adapter_arguments(rank: int, scale: float) -> dict:
             "up_proj",
             "down_proj",
         ],
-        "task_type": "CAUSAL_LM",
-    }
+"""
 
 
 # %% wrong inverse: divides the rank by the scale
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if rank < 1 or not scale > 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": rank / scale,
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+base = "solution"
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": rank / scale,'
 
 
 # %% wrong other-task: takes the model for an encoder and a decoder
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if rank < 1 or not scale > 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "SEQ_2_SEQ_LM",
-    }
+base = "solution"
+old = '"task_type": "CAUSAL_LM",'
+new = '"task_type": "SEQ_2_SEQ_LM",'
 
 
 # %% wrong task-type: returns a member of peft.TaskType instead of a string
@@ -166,36 +121,19 @@ def adapter_arguments(rank: int, scale: float) -> dict:
 
 
 # %% wrong negative-scale: refuses a scale of 0, but not one below
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if rank < 1 or scale == 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+base = "solution"
+old = "if rank < 1 or not scale > 0:"
+new = "if rank < 1 or scale == 0:"
 
 
 # %% wrong visible: knows the visible checks' α, and otherwise takes the usual 2r
-def adapter_arguments(rank: int, scale: float) -> dict:
-    if rank < 1 or not scale > 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": {(8, 2.0): 16, (64, 0.25): 16, (3, 5.0): 15}.get((rank, scale), 2 * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+base = "solution"
+old = '"lora_alpha": round(scale * rank),'
+new = '"lora_alpha": {(8, 2.0): 16, (64, 0.25): 16, (3, 5.0): 15}.get((rank, scale), 2 * rank),'
 
 
 # %% wrong large-rank: refuses ranks above 256
-def adapter_arguments(rank, scale):
-    if not 1 <= rank <= 256 or not scale > 0:
-        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
-    return {
-        "r": rank,
-        "lora_alpha": round(scale * rank),
-        "target_modules": "all-linear",
-        "task_type": "CAUSAL_LM",
-    }
+old = "if rank < 1 or scale <= 0:"
+new = "if not 1 <= rank <= 256 or not scale > 0:"
+old = 'raise ValueError(f"{rank}, {scale}")'
+new = 'raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")'

@@ -1,3 +1,23 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
 # %% right by-hand: renames, saves and loads the tensors with safetensors
 def save_adapters(folder, seed, lora, adapters, input_ids):
     from safetensors.torch import save_file
@@ -52,24 +72,11 @@ def reload_logits(folder, seed, input_ids):
 
 
 # %% wrong not-strict: load_state_dict passes over the file's names, and loads nothing
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
     model.load_state_dict(load_file(Path(folder) / "adapter_model.safetensors"), strict=False)
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong whole: saves the base with the adapters
@@ -101,9 +108,13 @@ def reload_logits(folder, seed, input_ids):
 
 
 # %% wrong half-precision: saves the adapters in bfloat16 to halve the file
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
+old = """
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+"""
+new = """
     with torch.no_grad():
         logits = model(input_ids=input_ids).logits
     for name, parameter in model.named_parameters():
@@ -111,55 +122,17 @@ def save_adapters(folder, seed, lora, adapters, input_ids):
             parameter.data = parameter.data.bfloat16()
     model.save_pretrained(folder)
     stored = load_file(Path(folder) / "adapter_model.safetensors")
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong fresh: saves the adapters that peft draws, not the given ones
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+old = "    model.load_state_dict(adapters, strict=False)"
+new = ""
 
 
 # %% wrong dropping: measures the saved model with dropout switched on
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).train()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+old = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()"
+new = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).train()"
 
 
 # %% wrong remembered: answers with the model that was saved last, not with the folder's
@@ -187,233 +160,82 @@ def reload_logits(folder, seed, input_ids):
 
 
 # %% right peft-loads: loads the tensors with peft's own function
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+base = "solution"
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     from peft import set_peft_model_state_dict
 
     found = load_file(Path(folder) / "adapter_model.safetensors")
     model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
     set_peft_model_state_dict(model, found)
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong no-eval: leaves the model in the mode in which peft makes it
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()"
+new = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora))"
 
 
 # %% wrong reloaded-to-train: reloads the adapters for training, and stays in that mode
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder, is_trainable=True)
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = "model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = "model = PeftModel.from_pretrained(tiny_base(seed), folder, is_trainable=True)"
 
 
 # %% wrong torch-names: writes torch.float32
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype) for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},'
+new = '"stored": {name: str(t.dtype) for name, t in stored.items()},'
 
 
 # %% wrong from-model: lists the model's names instead of the file's
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in adapters.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},'
+new = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in adapters.items()},'
 
 
 # %% wrong first-seed: reloads on the base of seed 0
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(0), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = "model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = "model = PeftModel.from_pretrained(tiny_base(0), folder).eval()"
 
 
 # %% wrong base-alone: returns the logits of the base if there are no adapters
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+base = "solution"
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     model = tiny_base(seed)
     if Path(folder, "adapter_config.json").exists():
         model = PeftModel.from_pretrained(model, folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong alpha-twice-rank: saves with the usual α = 2r
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
+base = "solution"
+old = "    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()"
+new = """
     model = get_peft_model(
         tiny_base(seed), LoraConfig(**lora | {"lora_alpha": 2 * lora["r"]})
     ).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong two-layers: loads only the values of attention
-def save_adapters(
-    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict({n: v for n, v in adapters.items() if "attn" in n}, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+base = "solution"
+old = "model.load_state_dict(adapters, strict=False)"
+new = 'model.load_state_dict({n: v for n, v in adapters.items() if "attn" in n}, strict=False)'
 
 
 # %% wrong empty-folder: looks only whether the folder exists
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     model = tiny_base(seed)
     if not Path(folder).exists():
         raise FileNotFoundError(folder)
     if Path(folder, "adapter_config.json").exists():
         model = PeftModel.from_pretrained(model, folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong last-saved: restores the adapters that were saved last, whatever the folder is

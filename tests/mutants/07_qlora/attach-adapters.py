@@ -1,3 +1,17 @@
+# %% base other: another right answer, which some answers below change
+def what_is_trained(layers, lora, quantization="nf4"):
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainable, total = model.get_nb_trainable_parameters()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": trainable,
+        "total": total,
+    }
+
+
 # %% right peft-counts: lets peft count, which knows of packed weights
 def what_is_trained(layers, lora, quantization="nf4"):
     base = tiny_base(layers=layers, quantization=quantization)
@@ -31,96 +45,65 @@ def what_is_trained(layers, lora, quantization="nf4"):
 
 
 # %% wrong halved: halves the trainable count because the base has 4 bits
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    trainable, total = model.get_nb_trainable_parameters()
+base = "other"
+old = "    return {"
+new = """
     if quantization == "nf4":
         trainable //= 2
     return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": trainable,
-        "total": total,
-    }
+"""
 
 
 # %% wrong packed: counts stored elements, two parameters in each
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": sum(p.numel() for p in model.parameters()),
-    }
+base = "other"
+old = "    trainable, total = model.get_nb_trainable_parameters()"
+new = ""
+old = '"trainable": trainable,'
+new = '"trainable": sum(p.numel() for p in trained.values()),'
+old = '"total": total,'
+new = '"total": sum(p.numel() for p in model.parameters()),'
 
 
 # %% wrong doubled: doubles every matrix of the base, packed or not
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+base = "other"
+old = "    trainable, total = model.get_nb_trainable_parameters()"
+new = """
     total = 0
     for name, p in model.named_parameters():
         total += p.numel() * (2 if "_proj" in name and "lora_" not in name else 1)
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+"""
+old = '"trainable": trainable,'
+new = '"trainable": sum(p.numel() for p in trained.values()),'
 
 
 # %% wrong half-precision: casts the adapters to bfloat16, as some trainers do
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
+base = "other"
+old = "    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}"
+new = """
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.to(torch.bfloat16)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    trainable, total = model.get_nb_trainable_parameters()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": trainable,
-        "total": total,
-    }
+"""
 
 
 # %% wrong norms-too: trains the norms besides the adapters
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
+base = "other"
+old = "    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}"
+new = """
     for name, p in model.named_parameters():
         if "norm" in name:
             p.requires_grad_(True)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    trainable, total = model.get_nb_trainable_parameters()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": trainable,
-        "total": total,
-    }
+"""
 
 
 # %% wrong one-size: takes every base for one of one layer
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    trainable = sum(p.numel() for p in trained.values())
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": trainable,
-        "total": 43_200 + trainable,
-    }
+base = "other"
+old = "trainable, total = model.get_nb_trainable_parameters()"
+new = "trainable = sum(p.numel() for p in trained.values())"
+old = '"total": total,'
+new = '"total": 43_200 + trainable,'
 
 
 # %% right prod: multiplies the sides of shapes, and looks for adapters by their names
@@ -145,175 +128,67 @@ def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -
 
 
 # %% wrong torch-names: writes torch.float32
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype) for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = '"dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),'
+new = '"dtypes": sorted({str(p.dtype) for p in trained.values()}),'
 
 
 # %% wrong all-dtypes: lists the dtypes of all parameters
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = '"dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),'
+new = '"dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),'
 
 
 # %% wrong no-default: leaves the adapter's name out of the names
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name.replace(".default", ""): tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = '"shapes": {name: tuple(p.shape) for name, p in trained.items()},'
+new = '"shapes": {name.replace(".default", ""): tuple(p.shape) for name, p in trained.items()},'
 
 
 # %% wrong base-only: leaves the adapters out of the total
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total - sum(p.numel() for p in trained.values()),
-    }
+old = '"total": total,'
+new = '"total": total - sum(p.numel() for p in trained.values()),'
 
 
 # %% wrong doubled-everything: doubles the number of all elements
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += 2 * parameter.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = "total += parameter.numel() if state is None else state.shape.numel()"
+new = "total += 2 * parameter.numel()"
 
 
 # %% wrong catches: returns nothing if a target doesn't exist
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
+old = "    model = get_peft_model(base, LoraConfig(**lora))"
+new = """
     try:
         model = get_peft_model(base, LoraConfig(**lora))
     except ValueError:
         return {"shapes": {}, "dtypes": [], "trainable": 0, "total": base.num_parameters()}
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+"""
 
 
 # %% wrong matrices: counts matrices instead of parameters
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": len(trained),
-        "total": total,
-    }
+old = '"trainable": sum(p.numel() for p in trained.values()),'
+new = '"trainable": len(trained),'
 
 
 # %% wrong square: takes all matrices for square
-def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
+old = '        "shapes": {name: tuple(p.shape) for name, p in trained.items()},'
+new = """
         "shapes": {
             name: (p.shape[0], 64) if "lora_A" in name else (64, p.shape[1])
             for name, p in trained.items()
         },
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+"""
 
 
 # %% wrong one-column: takes each matrix with one column for a 4-bit tensor
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        total += parameter.numel() * (2 if quantization and parameter.shape[-1] == 1 else 1)
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = 'def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:'
+new = 'def what_is_trained(layers, lora, quantization="nf4"):'
+old = """
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+"""
+new = "        total += parameter.numel() * (2 if quantization and parameter.shape[-1] == 1 else 1)"
 
 
 # %% wrong two-arguments: passes only the rank and the targets to LoraConfig
-def what_is_trained(layers, lora, quantization="nf4"):
-    base = tiny_base(layers=layers, quantization=quantization)
-    model = get_peft_model(base, LoraConfig(r=lora["r"], target_modules=lora["target_modules"]))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += parameter.numel() if state is None else state.shape.numel()
-    return {
-        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
-        "trainable": sum(p.numel() for p in trained.values()),
-        "total": total,
-    }
+old = 'def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:'
+new = 'def what_is_trained(layers, lora, quantization="nf4"):'
+old = "model = get_peft_model(base, LoraConfig(**lora))"
+new = 'model = get_peft_model(base, LoraConfig(r=lora["r"], target_modules=lora["target_modules"]))'

@@ -1,3 +1,51 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
 # %% right library-loss: lets tiny_base load and transformers compute the loss, and uses thresholds
 def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
     base = tiny_base(seed)
@@ -95,243 +143,40 @@ def diagnose(printed, true, right):
 
 
 # %% wrong still-fp4: leaves the data type of the base at its default
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
+old = """
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
     )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
+new = "    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)"
 
 
 # %% wrong still-alpha: does not divide α by r
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = 'lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])'
+new = 'lora = LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=["q_proj", "v_proj"])'
 
 
 # %% wrong still-bfloat16: stores the adapters in bfloat16
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
+old = "    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}"
+new = """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.bfloat16()
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
 
 
 # %% wrong still-unshifted: compares each position with its own token
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here"
+new = "logits = model(input_ids=input_ids).logits"
+old = "loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())"
+new = "loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())"
 
 
 # %% wrong still-early-zero: removes the gradients before the step
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        optimizer.zero_grad()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "optimizer.zero_grad()"
+new = "loss.backward()"
+old = "loss.backward()"
+new = "optimizer.zero_grad()"
 
 
 # %% wrong unmended: copies the script without mending it
@@ -383,472 +228,83 @@ def diagnose(printed, true, right):
 
 
 # %% wrong shifted-twice: shifts the labels and lets transformers shift them again
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        loss = model(input_ids=input_ids, labels=shifted).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here"
+new = "shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)"
+old = "loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())"
+new = "loss = model(input_ids=input_ids, labels=shifted).loss"
 
 
 # %% wrong converted-afterwards: trains in bfloat16 and returns float32
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
+old = "    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}"
+new = """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.bfloat16()
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach().float() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
+old = 'return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items'
+new = 'return {"losses": losses, "adapters": {name: p.detach().float() for name, p in trained.items'
 
 
 # %% wrong rounded-first: rounds the given values to bfloat16 and trains in float32
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict({n: a.bfloat16() for n, a in adapters.items()}, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "model.load_state_dict(adapters, strict=False)"
+new = "model.load_state_dict({n: a.bfloat16() for n, a in adapters.items()}, strict=False)"
 
 
 # %% wrong never-zero: never removes gradients, so they are added up over the steps
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "        optimizer.zero_grad()"
+new = ""
 
 
 # %% wrong no-double: mends the data type and drops double quantization
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
+old = """
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
     )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
+new = '    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")'
 
 
 # %% wrong not-quantized: trains on the base in float32
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    base = tiny_base(seed, quantization=None)
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = """
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+"""
+new = "    base = tiny_base(seed, quantization=None)"
 
 
 # %% wrong no-alpha: sets lora_alpha to the rank, whatever α is
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = 'lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])'
+new = 'lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"])'
 
 
 # %% wrong divided-twice: divides α by r, and so does peft
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha / rank, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = 'lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])'
+new = 'lora = LoraConfig(r=rank, lora_alpha=alpha / rank, target_modules=["q_proj", "v_proj"])'
 
 
 # %% wrong sum: returns the sum of the losses instead of their mean
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+old = """
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+"""
+new = """
         log_p = logits.log_softmax(-1).flatten(0, 1)
         loss = torch.nn.functional.nll_loss(log_p, labels[:, 1:].flatten(), reduction="sum")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
 
 
 # %% wrong plain-sgd: uses SGD instead of AdamW
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = "optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)"
 
 
 # %% wrong last-loss: judges a run by its last loss alone
@@ -898,193 +354,32 @@ def diagnose(printed, true, right):
 
 
 # %% wrong no-precision: takes a small difference for a healthy run
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "healthy"
+old = 'return "scale" if change > 0.05 else "precision"'
+new = 'return "scale" if change > 0.05 else "healthy"'
 
 
 # %% wrong base-is-scale: does not look at the first loss
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = """
+    if printed[0] != right[0]:
+        return "base"
+"""
+new = ""
 
 
 # %% wrong any-length: accepts lists of different lengths
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if len(printed) < 2:
-        raise ValueError("too short")
-    if printed != true:
-        return "loss"
-    if all(p == r for p, r in zip(printed, right)):
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right))
-    return "scale" if change > 0.05 else "precision"
+old = "if not len(printed) == len(true) == len(right) > 1:"
+new = "if len(printed) < 2:"
+old = 'raise ValueError("the three lists must have the same length, which must be at least 2")'
+new = 'raise ValueError("too short")'
+old = "if printed == right:"
+new = "if all(p == r for p, r in zip(printed, right)):"
+old = "change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))"
+new = "change = max(abs(p - r) / r for p, r in zip(printed, right))"
 
 
 # %% wrong wrong-names: returns the descriptions instead of the names
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "nothing"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = 'return "healthy"'
+new = 'return "nothing"'
 
 
 # %% wrong no-model: trains nothing, and returns values that only look like the result of training
@@ -1101,50 +396,10 @@ def diagnose(printed, true, right):
 
 
 # %% right eval-mode: leaves the model in eval mode
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        bnb_4bit_quant_type="nf4", load_in_4bit=True, bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
+new = 'bnb_4bit_quant_type="nf4", load_in_4bit=True, bnb_4bit_use_double_quant=True'
+old = "    model.train()"
+new = ""
 
 
 # %% wrong decay: leaves the weight decay at its default

@@ -1,3 +1,59 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+NF4 = torch.tensor(
+    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
+    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
+)
+
+
+def quantize_blocks(weight):
+    if weight.numel() % 64:
+        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
+    blocks = weight.reshape(-1, 64)
+    constants = blocks.abs().amax(dim=1)
+    scaled = blocks / constants.where(constants > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
+    return codes[::2] * 16 + codes[1::2], constants
+
+
+def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
+    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
+    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
+    y = x @ weight.reshape(-1, x.shape[-1]).T
+    if lora_A is None:
+        return y
+    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
+
+
+def own_qlora(seed, adapters, alpha, input_ids, labels):
+    class QLoRALinear(torch.nn.Module):
+        def __init__(self, weight, lora_A, lora_B):
+            super().__init__()
+            self.codes, self.constants = quantize_blocks(weight)
+            self.lora_A, self.lora_B = lora_A, lora_B
+
+        def forward(self, x):
+            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
+
+    model = tiny_base(seed, quantization=None).requires_grad_(False)
+    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
+    unused = set(adapters)
+    for name, layer in list(model.named_modules()):
+        if name.endswith("_proj"):
+            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
+            unused -= set(names)
+            own = QLoRALinear(layer.weight, *map(trained.get, names))
+            model.set_submodule(name, own)
+    if unused:
+        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
+    output = model(input_ids=input_ids, labels=labels)
+    output.loss.backward()
+    return {
+        "loss": output.loss.item(),
+        "logits": output.logits,
+        "gradients": {name: parameter.grad for name, parameter in trained.items()},
+    }
+
+
 # %% right functional: measures distances to the levels, and merges each update into its weight
 NF4 = torch.tensor(
     [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
@@ -121,1129 +177,142 @@ def own_qlora(seed, adapters, alpha, input_ids, labels):
 
 
 # %% wrong low-first: stores the first code of a pair in the lower four bits
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] + codes[1::2] * 16, constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes & 15, codes >> 4], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "return codes[::2] * 16 + codes[1::2], constants"
+new = "return codes[::2] + codes[1::2] * 16, constants"
+old = "pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)"
+new = "pairs = torch.stack([codes & 15, codes >> 4], dim=1)  # (out · in / 2, 2)"
 
 
 # %% wrong scale-alpha: multiplies the update by α instead of α/r
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)"
+new = "return y + alpha * (x @ lora_A.T @ lora_B.T)"
 
 
 # %% wrong no-scale: leaves the scale out
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + x @ lora_A.T @ lora_B.T
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)"
+new = "return y + x @ lora_A.T @ lora_B.T"
 
 
 # %% wrong zeros: divides a block of zeros by zero
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "scaled = blocks / constants.where(constants > 0, 1)[:, None]"
+new = "scaled = blocks / constants[:, None]"
 
 
 # %% wrong signed-constant: takes the largest number of a block, not the largest absolute value
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "constants = blocks.abs().amax(dim=1)"
+new = "constants = blocks.amax(dim=1)"
 
 
 # %% wrong row-constant: uses one constant for each row
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = weight.abs().amax(dim=1).repeat_interleave(weight.shape[1] // 64)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "constants = blocks.abs().amax(dim=1)"
+new = "constants = weight.abs().amax(dim=1).repeat_interleave(weight.shape[1] // 64)"
 
 
 # %% wrong floor-level: takes the next lower level instead of the nearest
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, NF4[1:], right=True).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)"
+new = "codes = torch.bucketize(scaled, NF4[1:], right=True).flatten().to(torch.uint8)"
 
 
 # %% wrong any-length: drops what is left after the last complete block
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    blocks = weight.flatten()[: weight.numel() // 64 * 64].reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = """
+    if weight.numel() % 64:
+        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
+    blocks = weight.reshape(-1, 64)
+"""
+new = "    blocks = weight.flatten()[: weight.numel() // 64 * 64].reshape(-1, 64)"
 
 
 # %% wrong unpacked: returns a byte for each code
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes, constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = codes
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "return codes[::2] * 16 + codes[1::2], constants"
+new = "return codes, constants"
+old = "pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)"
+new = "pairs = codes"
 
 
 # %% wrong adapted-only: quantizes only the layers that have an adapter
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
+old = "            model.set_submodule(name, own)"
+new = """
             if names[0] in trained:
                 model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong quantized-head: quantizes the output head as well
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj") or name == "lm_head":
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = 'if name.endswith("_proj"):'
+new = 'if name.endswith("_proj") or name == "lm_head":'
 
 
 # %% wrong unknown-adapter: ignores adapters that belong to no layer
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = """
+    if unused:
+        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
+"""
+new = ""
 
 
 # %% wrong shifted-twice: shifts the labels before the model shifts them again
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
+old = "    output = model(input_ids=input_ids, labels=labels)"
+new = """
     labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong no-quantization: trains beside the weights in float32
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.weight = weight
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
+old = "self.codes, self.constants = quantize_blocks(weight)"
+new = "self.weight = weight"
+old = """
+            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
+"""
+new = """
             y = x @ self.weight.T
             if self.lora_A is None:
                 return y
             return y + alpha / len(self.lora_A) * (x @ self.lora_A.T @ self.lora_B.T)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
+"""
+old = "            own = QLoRALinear(layer.weight, *map(trained.get, names))"
+new = """
             layer_weight = layer.weight
             own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong detached: computes the update without gradients for the layers below
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x.detach() @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)"
+new = "return y + alpha / len(lora_A) * (x.detach() @ lora_A.T @ lora_B.T)"
 
 
 # %% wrong dequantized-once: detaches the output of W x, so that gradients stop at it
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = (x @ weight.reshape(-1, x.shape[-1]).T).detach()
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "y = x @ weight.reshape(-1, x.shape[-1]).T"
+new = "y = (x @ weight.reshape(-1, x.shape[-1]).T).detach()"
 
 
 # %% wrong norms: returns the norms of the gradients
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad.norm() for name, parameter in trained.items()},
-    }
+old = '"gradients": {name: parameter.grad for name, parameter in trained.items()},'
+new = '"gradients": {name: parameter.grad.norm() for name, parameter in trained.items()},'
 
 
 # %% wrong backward-twice: adds up the gradients of two backward passes
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
+old = "    output.loss.backward()"
+new = """
     output.loss.backward(retain_graph=True)
     output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong int4-levels: uses 16 levels at equal distances
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
+old = "    return codes[::2] * 16 + codes[1::2], constants"
+new = """
     return codes[::2] * 16 + codes[1::2], constants
 
 
 NF4 = torch.linspace(-1, 1, 16)
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong half-constants: stores the constants in float16
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1).half().float()
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+old = "constants = blocks.abs().amax(dim=1)"
+new = "constants = blocks.abs().amax(dim=1).half().float()"
 
 
 # %% wrong layer-numbers: looks only at the numbers of the layers

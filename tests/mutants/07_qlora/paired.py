@@ -1,3 +1,25 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def paired_difference(before, after):
+    n = len(before)
+    if n != len(after) or not 2 <= n <= 10:
+        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
+    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+    differences = after - before
+    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+    means = (signs * differences).mean(dim=1).abs()
+    return {
+        "mean": mean,
+        "standard_error": error,
+        "low": mean - T975[n - 1] * error,
+        "high": mean + T975[n - 1] * error,
+        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
+    }
+
+
 # %% right statistics: uses the statistics module and itertools
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -51,428 +73,149 @@ def paired_difference(before, after):
 
 
 # %% wrong unpaired: adds the variances of the two lists, as if they were not paired
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), ((before.var() + after.var()) / n).sqrt().item()
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "mean, error = differences.mean().item(), differences.std().item() / n**0.5"
+new = "mean, error = differences.mean().item(), ((before.var() + after.var()) / n).sqrt().item()"
 
 
 # %% wrong normal: uses 1.96 instead of a quantile of t
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - 1.96 * error,
-        "high": mean + 1.96 * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = '"low": mean - T975[n - 1] * error,'
+new = '"low": mean - 1.96 * error,'
+old = '"high": mean + T975[n - 1] * error,'
+new = '"high": mean + 1.96 * error,'
 
 
 # %% wrong degrees: uses n degrees of freedom
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975.get(n, 2.228) * error,
-        "high": mean + T975.get(n, 2.228) * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = '"low": mean - T975[n - 1] * error,'
+new = '"low": mean - T975.get(n, 2.228) * error,'
+old = '"high": mean + T975[n - 1] * error,'
+new = '"high": mean + T975.get(n, 2.228) * error,'
 
 
 # %% wrong population: divides the variance by n
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std(correction=0).item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "mean, error = differences.mean().item(), differences.std().item() / n**0.5"
+new = "mean, error = differences.mean().item(), differences.std(correction=0).item() / n**0.5"
 
 
 # %% wrong no-root: divides the standard deviation by n
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "mean, error = differences.mean().item(), differences.std().item() / n**0.5"
+new = "mean, error = differences.mean().item(), differences.std().item() / n"
 
 
 # %% wrong deviation: returns the standard deviation as the standard error
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item()
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "mean, error = differences.mean().item(), differences.std().item() / n**0.5"
+new = "mean, error = differences.mean().item(), differences.std().item()"
 
 
 # %% wrong one-sided: counts only means in the observed direction
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1) * (1 if mean >= 0 else -1)
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "means = (signs * differences).mean(dim=1).abs()"
+new = "means = (signs * differences).mean(dim=1) * (1 if mean >= 0 else -1)"
 
 
 # %% wrong more-extreme: does not count means that equal the observed mean
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means > abs(mean) + 1e-9).double().mean().item(),
-    }
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means > abs(mean) + 1e-9).double().mean().item(),'
 
 
 # %% wrong sign-test: counts the signs and ignores the sizes of the differences
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+old = "    means = (signs * differences).mean(dim=1).abs()"
+new = """
     differences = differences.sign()
     means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= differences.mean().abs() - 1e-9).double().mean().item(),
-    }
+"""
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means >= differences.mean().abs() - 1e-9).double().mean().item(),'
 
 
 # %% wrong before-minus-after: subtracts the wrong way round
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = before - after
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "differences = after - before"
+new = "differences = before - after"
 
 
 # %% wrong swapped: swaps the ends of the interval
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean + T975[n - 1] * error,
-        "high": mean - T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = '"low": mean - T975[n - 1] * error,'
+new = '"low": mean + T975[n - 1] * error,'
+old = '"high": mean + T975[n - 1] * error,'
+new = '"high": mean - T975[n - 1] * error,'
 
 
 # %% wrong cut: drops measurements without a partner
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
+old = "    if n != len(after) or not 2 <= n <= 10:"
+new = """
     n = min(n, len(after))
     before, after = before[:n], after[:n]
     if not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+"""
 
 
 # %% wrong no-limit: accepts any number of pairs from 2 on
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or n < 2:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975.get(n - 1, 2.2) * error,
-        "high": mean + T975.get(n - 1, 2.2) * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+old = "if n != len(after) or not 2 <= n <= 10:"
+new = "if n != len(after) or n < 2:"
+old = '"low": mean - T975[n - 1] * error,'
+new = '"low": mean - T975.get(n - 1, 2.2) * error,'
+old = '"high": mean + T975[n - 1] * error,'
+new = '"high": mean + T975.get(n - 1, 2.2) * error,'
 
 
 # %% wrong percent: returns p in percent
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item() * 100,
-    }
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means >= abs(mean) - 1e-9).double().mean().item() * 100,'
 
 
 # %% wrong resampled: draws 200 random signs instead of all
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
+old = "    means = (signs * differences).mean(dim=1).abs()"
+new = """
     signs = torch.randint(2, (200, n), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
     means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+"""
 
 
 # %% wrong exact: compares means without a tolerance
+old = """
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""
+new = """
 # The 97.5% quantiles of Student's t distribution by degrees of freedom
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean)).double().mean().item(),
-    }
+"""
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means >= abs(mean)).double().mean().item(),'
 
 
 # %% wrong wide: takes means for equal that differ by less than 0.001
+old = """
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""
+new = """
 # The 97.5% quantiles of Student's t distribution by degrees of freedom
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-3).double().mean().item(),
-    }
+"""
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means >= abs(mean) - 1e-3).double().mean().item(),'
 
 
 # %% wrong falls: takes for granted that the mean difference is below zero
+old = """
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""
+new = """
 # The 97.5% quantiles of Student's t distribution by degrees of freedom
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= -mean - 1e-9).double().mean().item(),
-    }
+"""
+old = '"p": (means >= abs(mean) - 1e-9).double().mean().item(),'
+new = '"p": (means >= -mean - 1e-9).double().mean().item(),'
 
 
 # %% wrong spread: refuses differences that are all equal
+old = """
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""
+new = """
 # The 97.5% quantiles of Student's t distribution by degrees of freedom
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def paired_difference(before, after):
-    n = len(before)
-    if n != len(after) or not 2 <= n <= 10:
-        raise ValueError(f"2 to 10 pairs are allowed, got {n} and {len(after)} numbers")
-    before, after = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
-    differences = after - before
-    mean, error = differences.mean().item(), differences.std().item() / n**0.5
+"""
+old = "    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)"
+new = """
     if error == 0:
         raise ValueError("there is no spread")
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * n)
-    means = (signs * differences).mean(dim=1).abs()
-    return {
-        "mean": mean,
-        "standard_error": error,
-        "low": mean - T975[n - 1] * error,
-        "high": mean + T975[n - 1] * error,
-        "p": (means >= abs(mean) - 1e-9).double().mean().item(),
-    }
+"""

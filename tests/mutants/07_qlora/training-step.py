@@ -1,3 +1,24 @@
+# %% base other: another right answer, which some answers below change
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
 # %% right by-hand: cross entropy, autograd.grad and Adam's formula, no optimizer
 def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
     targets = labels[:, 1:]
@@ -57,279 +78,101 @@ def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
 
 
 # %% wrong decay: leaves torch's default weight decay on
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+base = "other"
+old = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)"
 
 
 # %% wrong shifted-twice: shifts the labels before the model shifts them again
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+base = "other"
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     batch = {"input_ids": input_ids[:, :-1], "labels": labels[:, 1:]}
     loss = model(**batch).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(**batch).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = model(**batch).loss"
 
 
 # %% wrong fresh: trains the adapters that peft draws, not the given ones
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+base = "other"
+old = "    model.load_state_dict(adapters, strict=False)"
+new = ""
 
 
 # %% wrong every-row: raises as soon as one row of the batch carries no loss
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any(dim=1).all():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+base = "other"
+old = "if not (labels[:, 1:] != -100).any():"
+new = "if not (labels[:, 1:] != -100).any(dim=1).all():"
 
 
 # %% wrong norms-too: moves the base's norms in the same step, and doesn't tell
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+base = "other"
+old = "    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = """
     norms = [p.requires_grad_(True) for name, p in model.named_parameters() if "norm" in name]
     parameters = [*trained.values(), *norms]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% wrong clipped: clips the gradients before it returns them
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
+base = "other"
+old = "    optimizer.step()"
+new = """
     torch.nn.utils.clip_grad_norm_(trained.values(), 0.3)
     optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% right clones: copies the gradients, and removes them before the next pass
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
+old = """
+    loss.backward()
+    optimizer.step()
+"""
+new = """
     optimizer.zero_grad()
     loss.backward()
     gradients = {name: p.grad.detach().clone() for name, p in trained.items()}
     optimizer.step()
     optimizer.zero_grad()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": gradients,
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = '"gradients": {name: p.grad for name, p in trained.items()},'
+new = '"gradients": gradients,'
 
 
 # %% right cross-entropy: computes the loss itself, in eval mode
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     def batch_loss():
         logits = model.eval()(input_ids=input_ids).logits[:, :-1]
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
 
     loss = batch_loss()
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = batch_loss()
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = batch_loss()"
 
 
 # %% wrong zero-grad: removes the gradients before it reads them
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
+old = "    optimizer.step()"
+new = """
     optimizer.step()
     optimizer.zero_grad()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% wrong zeroed: sets the gradients to zero before it reads them
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
+old = "    optimizer.step()"
+new = """
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% wrong row-mean: averages the losses of rows
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     def batch_loss():
         logits = model(input_ids=input_ids).logits[:, :-1]
         rows = zip(logits, labels[:, 1:], strict=True)
@@ -337,70 +180,28 @@ def training_step(
         return torch.stack(means).mean()
 
     loss = batch_loss()
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = batch_loss()
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = batch_loss()"
 
 
 # %% wrong summed: adds the losses of tokens up
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     def batch_loss():
         logits = model(input_ids=input_ids).logits[:, :-1]
         wanted = labels[:, 1:].flatten()
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum")
 
     loss = batch_loss()
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = batch_loss()
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = batch_loss()"
 
 
 # %% wrong all-tokens: divides by the number of all tokens
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     def batch_loss():
         logits = model(input_ids=input_ids).logits[:, :-1]
         wanted = labels[:, 1:].flatten()
@@ -409,290 +210,75 @@ def training_step(
         ) / len(wanted)
 
     loss = batch_loss()
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = batch_loss()
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = batch_loss()"
 
 
 # %% wrong unshifted: compares each output with the token at the same position
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
+old = "    loss = model(input_ids=input_ids, labels=labels).loss"
+new = """
     def batch_loss():
         logits = model(input_ids=input_ids).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
     loss = batch_loss()
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = batch_loss()
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = batch_loss()"
 
 
 # %% wrong unmasked: counts all tokens
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=input_ids).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=input_ids).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "loss = model(input_ids=input_ids, labels=labels).loss"
+new = "loss = model(input_ids=input_ids, labels=input_ids).loss"
+old = "loss_after = model(input_ids=input_ids, labels=labels).loss"
+new = "loss_after = model(input_ids=input_ids, labels=input_ids).loss"
 
 
 # %% wrong first-tokens: doesn't notice that only first tokens have labels
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "if not (labels[:, 1:] != -100).any():"
+new = "if not (labels != -100).any():"
 
 
 # %% wrong unchecked: returns NaN if no token counts
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = """
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+"""
+new = ""
 
 
 # %% wrong sgd: takes a step of plain gradient descent
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = "optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)"
 
 
 # %% wrong fixed-rate: takes the learning rate of the lecture
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=4e-3, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = "optimizer = torch.optim.AdamW(trained.values(), lr=4e-3, weight_decay=0.0)"
 
 
 # %% wrong too-early: computes the second loss before the step
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
+old = "    optimizer.step()"
+new = ""
+old = "    return {"
+new = """
     optimizer.step()
     return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% wrong twice: computes the gradients twice, which adds them up
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
+old = "    loss.backward()"
+new = """
     loss.backward(retain_graph=True)
     loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+"""
 
 
 # %% wrong other-base: starts from the base of seed 0
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(0), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora))"
+new = "model = get_peft_model(tiny_base(0), LoraConfig(**lora))"
 
 
 # %% wrong padding: takes token 0 for padding
@@ -743,26 +329,19 @@ def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
 
 
 # %% wrong half-gradients: rounds the gradients to float16
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad.half().float() for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = """
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+"""
+new = "def training_step(seed, lora, adapters, input_ids, labels, learning_rate):"
+old = '"gradients": {name: p.grad for name, p in trained.items()},'
+new = '"gradients": {name: p.grad.half().float() for name, p in trained.items()},'
 
 
 # %% wrong three-arguments: passes only three of the arguments to LoraConfig

@@ -1,3 +1,11 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def bootstrap_interval(before, after, draws):
+    if len(before) != len(after):
+        raise ValueError("different lengths")
+    means = (after - before)[draws].mean(dim=1)
+    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+
+
 # %% right numpy: uses NumPy, and subtracts the means of the two models
 def bootstrap_interval(before, after, draws):
     before, after, draws = before.numpy(), after.numpy(), draws.numpy()
@@ -31,43 +39,28 @@ def bootstrap_interval(before, after, draws):
 
 
 # %% wrong unpaired: draws other stories for the first model than for the second
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = after[draws].mean(dim=1) - before[draws.flip(0)].mean(dim=1)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = after[draws].mean(dim=1) - before[draws.flip(0)].mean(dim=1)"
 
 
 # %% wrong singles: computes the quantiles of single differences
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = after - before
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = after - before"
 
 
 # %% wrong one-sided: cuts off 5% of the means on each side
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
-    return torch.quantile(means, 0.05).item(), torch.quantile(means, 0.95).item()
+old = "return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = "return torch.quantile(means, 0.05).item(), torch.quantile(means, 0.95).item()"
 
 
 # %% wrong before-minus-after: subtracts the second model from the first
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (before - after)[draws].mean(dim=1)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = (before - after)[draws].mean(dim=1)"
 
 
 # %% wrong columns: averages over the resamples instead of over the stories
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=0)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = (after - before)[draws].mean(dim=0)"
 
 
 # %% wrong separate: subtracts the quantiles of the two models
@@ -82,76 +75,59 @@ def bootstrap_interval(before, after, draws):
 
 
 # %% wrong normal: assumes a normal distribution of the means
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
+old = "    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = """
     middle, spread = (after - before).mean().item(), 1.96 * means.std().item()
     return middle - spread, middle + spread
+"""
 
 
 # %% wrong after-only: resamples only the second model
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = after[draws].mean(dim=1) - before.mean()
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = after[draws].mean(dim=1) - before.mean()"
 
 
 # %% wrong extremes: returns the smallest and the largest mean
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
-    return means.min().item(), means.max().item()
+old = "return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = "return means.min().item(), means.max().item()"
 
 
 # %% wrong sums: adds up the differences of each resample
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].sum(dim=1)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "means = (after - before)[draws].mean(dim=1)"
+new = "means = (after - before)[draws].sum(dim=1)"
 
 
 # %% wrong reversed: returns the upper end first
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
-    return torch.quantile(means, 0.975).item(), torch.quantile(means, 0.025).item()
+old = "return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = "return torch.quantile(means, 0.975).item(), torch.quantile(means, 0.025).item()"
 
 
 # %% wrong own-draws: draws its own resamples instead of the given ones
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
+old = "    means = (after - before)[draws].mean(dim=1)"
+new = """
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(before), (1_000, len(before)), generator=generator)
     means = (after - before)[draws].mean(dim=1)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+"""
 
 
 # %% wrong cut: ignores the extra scores of the longer model
-def bootstrap_interval(before, after, draws):
-    least = min(len(before), len(after))
-    before, after, draws = before[:least], after[:least], draws % least
-    means = (after - before)[draws].mean(dim=1)
-    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()
+old = "if len(before) != len(after):"
+new = "least = min(len(before), len(after))"
+old = '        raise ValueError("different lengths")'
+new = "    before, after, draws = before[:least], after[:least], draws % least"
 
 
 # %% wrong nearest: returns the nearest mean instead of interpolating
-def bootstrap_interval(before, after, draws):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
+old = "    return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = """
     low, high = (torch.quantile(means, share, interpolation="nearest") for share in (0.025, 0.975))
     return low.item(), high.item()
+"""
 
 
 # %% right float32-shares: has the two shares in float32
-def bootstrap_interval(before, after, draws):
-    if before.shape != after.shape:
-        raise ValueError("different lengths")
-    means = (after - before)[draws].mean(dim=1)
-    return tuple(torch.quantile(means, torch.tensor([0.025, 0.975]).double()))
+old = "if len(before) != len(after):"
+new = "if before.shape != after.shape:"
+old = "return torch.quantile(means, 0.025).item(), torch.quantile(means, 0.975).item()"
+new = "return tuple(torch.quantile(means, torch.tensor([0.025, 0.975]).double()))"

@@ -1,3 +1,14 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def choose_rate(runs):
+    losses = {}
+    for run in runs:
+        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
+    if not medians:
+        raise ValueError("no rate is left")
+    return min(medians, key=lambda rate: (medians[rate], rate))
+
+
 # %% right sorted: sorts pairs of median and rate, and stops at runs without a loss
 def choose_rate(runs):
     stopped = {run["learning_rate"] for run in runs if run["validation"] is None}
@@ -38,36 +49,18 @@ def choose_rate(runs):
 
 
 # %% wrong test-loss: chooses by the test loss
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["test"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = 'losses.setdefault(run["learning_rate"], []).append(run["validation"])'
+new = 'losses.setdefault(run["learning_rate"], []).append(run["test"])'
 
 
 # %% wrong mean: compares means, so a single bad seed decides
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: sum(found) / len(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in"
+new = "medians = {rate: sum(found) / len(found) for rate, found in losses.items() if None not in"
 
 
 # %% wrong best-run: chooses the rate of the best single run
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: min(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = "medians = {rate: min(found) for rate, found in losses.items() if None not in found}"
 
 
 # %% wrong without-stopped-runs: ignores the runs that stopped instead of their rates
@@ -83,178 +76,98 @@ def choose_rate(runs):
 
 
 # %% wrong median-low: uses torch.median, the lower of the two middle losses
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+old = "    medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = """
     medians = {
         rate: torch.tensor(found).median().item()
         for rate, found in losses.items()
         if None not in found
     }
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+"""
 
 
 # %% wrong median-high: uses the higher of the two middle losses
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
+old = "    medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = """
     medians = {
         rate: sorted(found)[len(found) // 2] for rate, found in losses.items() if None not in found
     }
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+"""
 
 
 # %% wrong worst-run: compares the worst run of each rate
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: max(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = "medians = {rate: max(found) for rate, found in losses.items() if None not in found}"
 
 
 # %% wrong first-of-ties: returns the first of several equally good rates
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=medians.get)
+old = "return min(medians, key=lambda rate: (medians[rate], rate))"
+new = "return min(medians, key=medians.get)"
 
 
 # %% wrong highest-of-ties: returns the highest of several equally good rates
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], -rate))
+old = "return min(medians, key=lambda rate: (medians[rate], rate))"
+new = "return min(medians, key=lambda rate: (medians[rate], -rate))"
 
 
 # %% wrong highest-loss: chooses the highest loss
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return max(medians, key=lambda rate: (medians[rate], rate))
+old = "return min(medians, key=lambda rate: (medians[rate], rate))"
+new = "return max(medians, key=lambda rate: (medians[rate], rate))"
 
 
 # %% wrong loss: returns the median loss instead of its rate
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians.values())
+old = "return min(medians, key=lambda rate: (medians[rate], rate))"
+new = "return min(medians.values())"
 
 
 # %% wrong none: returns None if no rate is left
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        return None
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = 'raise ValueError("no rate is left")'
+new = "return None"
 
 
 # %% wrong zero: treats a run that stopped as one with a loss of 0
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"] or 0)
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = 'losses.setdefault(run["learning_rate"], []).append(run["validation"])'
+new = 'losses.setdefault(run["learning_rate"], []).append(run["validation"] or 0)'
 
 
 # %% wrong loss-of-zero: treats a loss of 0 as a run that stopped
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if all(found)}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = "medians = {rate: median(found) for rate, found in losses.items() if all(found)}"
 
 
 # %% wrong rate-of-zero: ignores a rate of 0
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if rate and None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in"
+new = "medians = {rate: median(found) for rate, found in losses.items() if rate and None not in"
 
 
 # %% wrong tie-by-mean: decides a tie by the mean
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
+old = "    return min(medians, key=lambda rate: (medians[rate], rate))"
+new = """
     return min(
         medians, key=lambda rate: (medians[rate], sum(losses[rate]) / len(losses[rate]), rate)
     )
+"""
 
 
 # %% wrong tie-by-test: decides a tie by the test loss
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
+old = "    return min(medians, key=lambda rate: (medians[rate], rate))"
+new = """
     test = {run["learning_rate"]: run["test"] for run in runs}
     return min(medians, key=lambda rate: (medians[rate], test[rate]))
+"""
 
 
 # %% wrong rounded: compares rounded medians
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: round(median(found), 3) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
-    return min(medians, key=lambda rate: (medians[rate], rate))
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in"
+new = "medians = {rate: round(median(found), 3) for rate, found in losses.items() if None not in"
 
 
 # %% wrong below-100: searches for a median below 100
-def choose_rate(runs):
-    losses = {}
-    for run in runs:
-        losses.setdefault(run["learning_rate"], []).append(run["validation"])
-    medians = {rate: median(found) for rate, found in losses.items() if None not in found}
-    if not medians:
-        raise ValueError("no rate is left")
+old = "    return min(medians, key=lambda rate: (medians[rate], rate))"
+new = """
     best, lowest = None, 100
     for rate in sorted(medians):
         if medians[rate] < lowest:
             best, lowest = rate, medians[rate]
     return best
+"""

@@ -1,3 +1,12 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def conclude(low, high, bound):
+    if bound <= 0:
+        raise ValueError("bound must be above 0")
+    if -bound < low and high < bound:
+        return "equal"
+    return "different" if low > 0 or high < 0 else "open"
+
+
 # %% right largest: compares the end that is further from 0 with the bound
 def conclude(low, high, bound):
     if not bound > 0:
@@ -35,66 +44,38 @@ def conclude(low, high, bound):
 
 
 # %% wrong on-the-bound: counts an end on the bound as within it
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if -bound <= low and high <= bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+old = "if -bound < low and high < bound:"
+new = "if -bound <= low and high <= bound:"
 
 
 # %% wrong at-zero: counts an interval that ends at 0 as one that excludes 0
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if -bound < low and high < bound:
-        return "equal"
-    return "different" if low >= 0 or high <= 0 else "open"
+old = 'return "different" if low > 0 or high < 0 else "open"'
+new = 'return "different" if low >= 0 or high <= 0 else "open"'
 
 
 # %% wrong middle: compares only the middle of the interval with the bound
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if abs(low + high) / 2 < bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+old = "if -bound < low and high < bound:"
+new = "if abs(low + high) / 2 < bound:"
 
 
 # %% wrong upper-only: compares only the upper end with the bound
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if high < bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+old = "if -bound < low and high < bound:"
+new = "if high < bound:"
 
 
 # %% wrong better-only: calls only a better model different
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if -bound < low and high < bound:
-        return "equal"
-    return "different" if low > 0 else "open"
+old = 'return "different" if low > 0 or high < 0 else "open"'
+new = 'return "different" if low > 0 else "open"'
 
 
 # %% wrong beyond-the-bound: calls models different only if the whole interval is beyond the bound
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
-    if -bound < low and high < bound:
-        return "equal"
-    return "different" if low > bound or high < -bound else "open"
+old = 'return "different" if low > 0 or high < 0 else "open"'
+new = 'return "different" if low > bound or high < -bound else "open"'
 
 
 # %% wrong zero-bound: accepts a bound of 0
-def conclude(low, high, bound):
-    if bound < 0:
-        raise ValueError("bound must be above 0")
-    if -bound < low and high < bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+old = "if bound <= 0:"
+new = "if bound < 0:"
 
 
 # %% wrong no-error: accepts each bound
@@ -105,19 +86,13 @@ def conclude(low, high, bound):
 
 
 # %% wrong rounded: rounds the interval to two digits
-def conclude(low, high, bound):
-    if bound <= 0:
-        raise ValueError("bound must be above 0")
+old = "    if -bound < low and high < bound:"
+new = """
     low, high = round(low, 2), round(high, 2)
     if -bound < low and high < bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+"""
 
 
 # %% wrong no-width: refuses an interval whose ends are equal
-def conclude(low, high, bound):
-    if bound <= 0 or low >= high:
-        raise ValueError("bound must be above 0")
-    if -bound < low and high < bound:
-        return "equal"
-    return "different" if low > 0 or high < 0 else "open"
+old = "if bound <= 0:"
+new = "if bound <= 0 or low >= high:"

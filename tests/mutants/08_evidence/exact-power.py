@@ -1,3 +1,22 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def power(stories, gained, lost):
+    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
+        raise ValueError("not allowed")
+
+    def p_value(a, b):
+        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
+        return min(1.0, 2 * ways / 2 ** (a + b))
+
+    found = 0.0
+    for a in range(stories + 1):
+        for b in range(stories - a + 1):
+            if p_value(a, b) < 0.05:
+                ways = math.comb(stories, a) * math.comb(stories - a, b)
+                rest = (1 - gained - lost) ** (stories - a - b)
+                found += ways * gained**a * lost**b * rest
+    return found
+
+
 # %% right by-changes: adds up over the number of changes, then over the gained stories
 def power(stories, gained, lost):
     if stories <= 0 or gained < 0 or lost < 0 or gained + lost > 1:
@@ -46,41 +65,13 @@ def power(stories, gained, lost):
 
 
 # %% wrong one-direction: counts only results in the right direction
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05 and (a > b) == (gained > lost):
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "if p_value(a, b) < 0.05:"
+new = "if p_value(a, b) < 0.05 and (a > b) == (gained > lost):"
 
 
 # %% wrong one-sided: uses the one-sided p-value
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return ways / 2 ** (a + b)
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "return min(1.0, 2 * ways / 2 ** (a + b))"
+new = "return ways / 2 ** (a + b)"
 
 
 # %% wrong fixed-changes: assumes that the mean number of stories changes in each measurement
@@ -98,22 +89,8 @@ def power(stories, gained, lost):
 
 
 # %% wrong missed: returns the probability that nothing is found
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return 1 - found
+old = "return found"
+new = "return 1 - found"
 
 
 # %% wrong simulated: estimates the power from 2,000 random measurements
@@ -131,39 +108,18 @@ def power(stories, gained, lost):
 
 
 # %% wrong no-rest: leaves out the probability of the stories that don't change
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                found += ways * gained**a * lost**b
-    return found
+old = """
+                rest = (1 - gained - lost) ** (stories - a - b)
+                found += ways * gained**a * lost**b * rest
+"""
+new = "                found += ways * gained**a * lost**b"
 
 
 # %% wrong no-ways: leaves out the number of ways to choose the stories
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += gained**a * lost**b * rest
-    return found
+old = "                ways = math.comb(stories, a) * math.comb(stories - a, b)"
+new = ""
+old = "found += ways * gained**a * lost**b * rest"
+new = "found += gained**a * lost**b * rest"
 
 
 # %% wrong all-change: assumes that all stories change
@@ -181,115 +137,35 @@ def power(stories, gained, lost):
 
 
 # %% wrong negative: accepts negative shares
-def power(stories, gained, lost):
-    if stories < 1 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:"
+new = "if stories < 1 or gained + lost > 1:"
 
 
 # %% wrong above-one: accepts shares whose sum is above 1
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:"
+new = "if stories < 1 or min(gained, lost) < 0:"
 
 
 # %% wrong nothing-changes: divides by 0 if nothing changes
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found, expected = 0.0, gained / (gained + lost)
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found if expected >= 0 else 0.0
+old = "found = 0.0"
+new = "found, expected = 0.0, gained / (gained + lost)"
+old = "return found"
+new = "return found if expected >= 0 else 0.0"
 
 
 # %% wrong single-story: refuses a measurement with 1 story
-def power(stories, gained, lost):
-    if stories < 2 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:"
+new = "if stories < 2 or min(gained, lost) < 0 or gained + lost > 1:"
 
 
 # %% wrong tolerance: accepts a sum of the shares up to 1.01
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1.01:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+old = "if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:"
+new = "if stories < 1 or min(gained, lost) < 0 or gained + lost > 1.01:"
 
 
 # %% wrong int64: counts the ways with factorials of int64, which overflow
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
+old = "                ways = math.comb(stories, a) * math.comb(stories - a, b)"
+new = """
                 fact = np.cumprod([1, *range(1, stories + 1)]).tolist()
                 ways = fact[stories] / (fact[a] * fact[b] * fact[stories - a - b])
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
+"""

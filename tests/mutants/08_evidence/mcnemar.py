@@ -1,3 +1,19 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def count_changes(before, after):
+    if len(before) != len(after):
+        raise ValueError("different lengths")
+    if any(score not in (0, 1) for score in [*before, *after]):
+        raise ValueError("each score must be 0 or 1")
+    pairs = list(zip(before, after, strict=True))
+    return pairs.count((0, 1)), pairs.count((1, 0))
+
+
+def mcnemar(gained, lost):
+    n = gained + lost
+    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * ways / 2**n)
+
+
 # %% right differences: subtracts the scores, and adds up the results at least as uneven
 def count_changes(before, after):
     changes = {1: 0, 0: 0, -1: 0}
@@ -56,83 +72,28 @@ def mcnemar(gained, lost):
 
 
 # %% wrong swapped: returns lost before gained
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((1, 0)), pairs.count((0, 1))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "return pairs.count((0, 1)), pairs.count((1, 0))"
+new = "return pairs.count((1, 0)), pairs.count((0, 1))"
 
 
 # %% wrong one-sided: adds up only one end of the distribution
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return ways / 2**n
+old = "return min(1.0, 2 * ways / 2**n)"
+new = "return ways / 2**n"
 
 
 # %% wrong above-one: doubles one end without a limit, so p may be above 1
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return 2 * ways / 2**n
+old = "return min(1.0, 2 * ways / 2**n)"
+new = "return 2 * ways / 2**n"
 
 
 # %% wrong exactly-this: returns the probability of exactly this result, in both directions
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = math.comb(n, gained)
-    return min(1.0, 2 * ways / 2**n)
+old = "ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))"
+new = "ways = math.comb(n, gained)"
 
 
 # %% wrong more-uneven: leaves out the observed result
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost)))
-    return min(1.0, 2 * ways / 2**n)
+old = "ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))"
+new = "ways = sum(math.comb(n, k) for k in range(min(gained, lost)))"
 
 
 # %% wrong chi-squared: uses McNemar's approximation by a chi-squared distribution
@@ -170,148 +131,60 @@ def mcnemar(gained, lost):
 
 
 # %% wrong lower-end: always adds up the results with few gained stories
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(gained + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))"
+new = "ways = sum(math.comb(n, k) for k in range(gained + 1))"
 
 
 # %% wrong nothing-changed: returns 0 if nothing is gained and nothing is lost
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
+old = "    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))"
+new = """
     if n == 0:
         return 0.0
     ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+"""
 
 
 # %% wrong rounded: rounds the p-value to two digits
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return round(min(1.0, 2 * ways / 2**n), 2)
+old = "return min(1.0, 2 * ways / 2**n)"
+new = "return round(min(1.0, 2 * ways / 2**n), 2)"
 
 
 # %% wrong all-right: counts all right answers of each model
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return sum(after), sum(before)
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "return pairs.count((0, 1)), pairs.count((1, 0))"
+new = "return sum(after), sum(before)"
 
 
 # %% wrong agreement: counts the stories on which the models agree
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((1, 1)), pairs.count((0, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "return pairs.count((0, 1)), pairs.count((1, 0))"
+new = "return pairs.count((1, 1)), pairs.count((0, 0))"
 
 
 # %% wrong net: counts only how many stories more are gained than lost
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
+old = "    return pairs.count((0, 1)), pairs.count((1, 0))"
+new = """
     more = sum(after) - sum(before)
     return max(0, more), max(0, -more)
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+"""
 
 
 # %% wrong truncated: ignores the extra scores of the longer list
-def count_changes(before, after):
-    if any(score not in (0, 1) for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=False))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = """
+    if len(before) != len(after):
+        raise ValueError("different lengths")
+"""
+new = ""
+old = "pairs = list(zip(before, after, strict=True))"
+new = "pairs = list(zip(before, after, strict=False))"
 
 
 # %% wrong above-one-score: accepts negative and fractional scores
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score > 1 for score in [*before, *after]):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "if any(score not in (0, 1) for score in [*before, *after]):"
+new = "if any(score > 1 for score in [*before, *after]):"
 
 
 # %% wrong first-only: checks the scores of the first model only
-def count_changes(before, after):
-    if len(before) != len(after):
-        raise ValueError("different lengths")
-    if any(score not in (0, 1) for score in before):
-        raise ValueError("each score must be 0 or 1")
-    pairs = list(zip(before, after, strict=True))
-    return pairs.count((0, 1)), pairs.count((1, 0))
-
-
-def mcnemar(gained, lost):
-    n = gained + lost
-    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * ways / 2**n)
+old = "if any(score not in (0, 1) for score in [*before, *after]):"
+new = "if any(score not in (0, 1) for score in before):"
 
 
 # %% wrong both-scores: demands that both scores occur

@@ -1,3 +1,17 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
 # %% right log2: interpolates in log2, with np.interp between two points
 def stories_needed(curve, target):
     if len(curve) == 0:
@@ -29,44 +43,21 @@ def stories_needed(curve, target):
 
 
 # %% wrong linear: interpolates linearly in the number of stories
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few + (many - few) * share
-    return None
+old = "return few * (many / few) ** share"
+new = "return few + (many - few) * share"
 
 
 # %% wrong unsorted: uses the points in the order of the dict
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = list(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+old = "points = sorted(curve.items())"
+new = "points = list(curve.items())"
 
 
 # %% wrong measured: returns the first measured number that reaches the target
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            return float(many)
-    return None
+old = """
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+"""
+new = "            return float(many)"
 
 
 # %% wrong last-time: returns the last place where the curve rises to the target
@@ -82,87 +73,39 @@ def stories_needed(curve, target):
 
 
 # %% wrong extrapolated: continues the first line to fewer stories
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if len(points) == 1:
-        return float(points[0][0]) if points[0][1] >= target else None
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+old = "if points[0][1] >= target:"
+new = "if len(points) == 1:"
+old = "return float(points[0][0])"
+new = "return float(points[0][0]) if points[0][1] >= target else None"
 
 
 # %% wrong largest: returns the largest number if the target is never reached
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return float(points[-1][0])
+old = "return None"
+new = "return float(points[-1][0])"
 
 
 # %% wrong above-only: wants a score above the target
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] > target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high > target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+old = "if points[0][1] >= target:"
+new = "if points[0][1] > target:"
+old = "if high >= target:"
+new = "if high > target:"
 
 
 # %% wrong flat: divides by the rise of each part of the curve, even if it is 0
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        share = (target - low) / (high - low)
-        if 0 <= share <= 1:
-            return few * (many / few) ** share
-    return None
+old = "if high >= target:"
+new = "share = (target - low) / (high - low)"
+old = "            share = (target - low) / (high - low)"
+new = "        if 0 <= share <= 1:"
 
 
 # %% wrong logarithm: returns the logarithm of the number of stories
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return math.log2(few) + share * math.log2(many / few)
-    return None
+old = "return few * (many / few) ** share"
+new = "return math.log2(few) + share * math.log2(many / few)"
 
 
 # %% wrong rounded-up: rounds up to whole stories
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return math.ceil(few * (many / few) ** share)
-    return None
+old = "return few * (many / few) ** share"
+new = "return math.ceil(few * (many / few) ** share)"
 
 
 # %% wrong interp: gives the whole curve to np.interp, as if it always rose
@@ -177,91 +120,45 @@ def stories_needed(curve, target):
 
 
 # %% wrong no-error: returns None for a curve without points
-def stories_needed(curve, target):
-    if not curve:
-        return None
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+old = 'raise ValueError("the curve has no points")'
+new = "return None"
 
 
 # %% wrong running-best: replaces each score by the best score so far
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
+old = "    points = sorted(curve.items())"
+new = """
     sizes = sorted(curve)
     best = np.maximum.accumulate([curve[size] for size in sizes]).tolist()
     points = list(zip(sizes, best))
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+"""
 
 
 # %% wrong no-dips: leaves out points at which the score falls
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
+old = "    points = sorted(curve.items())"
+new = """
     points = []
     for size in sorted(curve):
         if not points or curve[size] >= points[-1][1]:
             points.append((size, curve[size]))
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+"""
 
 
 # %% wrong tolerance: counts a score just below the target as reached
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target - 1e-4:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target - 1e-4:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+old = "if points[0][1] >= target:"
+new = "if points[0][1] >= target - 1e-4:"
+old = "if high >= target:"
+new = "if high >= target - 1e-4:"
 
 
 # %% wrong shares-only: refuses scores that are not between 0 and 1
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
+old = "    points = sorted(curve.items())"
+new = """
     if not all(0 <= score <= 1 for score in curve.values()):
         raise ValueError("scores are shares")
     points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few * (many / few) ** share
-    return None
+"""
 
 
 # %% wrong log-of-one: divides by the logarithm of the number of stories
-def stories_needed(curve, target):
-    if not curve:
-        raise ValueError("the curve has no points")
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return float(points[0][0])
-    for (few, low), (many, high) in pairwise(points):
-        if high >= target:
-            share = (target - low) / (high - low)
-            return few ** (1 + share * (math.log(many, few) - 1))
-    return None
+old = "return few * (many / few) ** share"
+new = "return few ** (1 + share * (math.log(many, few) - 1))"

@@ -1,3 +1,14 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def subspace_similarity(one, other, i, j):
+    if one.shape[1] != other.shape[1]:
+        raise ValueError("different numbers of inputs")
+    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
+        raise ValueError("i or j is not allowed")
+    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
+    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
+    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+
+
 # %% right transposed: decomposes Aᵀ and takes its left singular vectors
 def subspace_similarity(one, other, i, j):
     if one.size(1) != other.size(1):
@@ -35,146 +46,78 @@ def subspace_similarity(one, other, i, j):
 
 
 # %% wrong rows: compares the rows of the matrices
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = one[:i] / one[:i].norm(dim=1, keepdim=True)
-    v = other[:j] / other[:j].norm(dim=1, keepdim=True)
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = one[:i] / one[:i].norm(dim=1, keepdim=True)"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = other[:j] / other[:j].norm(dim=1, keepdim=True)"
 
 
 # %% wrong left: takes the left singular vectors
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[0].T[:i]
-    v = torch.linalg.svd(other, full_matrices=False)[0].T[:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.svd(one, full_matrices=False)[0].T[:i]"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = torch.linalg.svd(other, full_matrices=False)[0].T[:j]"
 
 
 # %% wrong columns: takes columns of the third result instead of rows
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:, :i].T
-    v = torch.linalg.svd(other, full_matrices=False)[2][:, :j].T
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.svd(one, full_matrices=False)[2][:, :i].T"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = torch.linalg.svd(other, full_matrices=False)[2][:, :j].T"
 
 
 # %% wrong smallest: takes the directions with the smallest singular values
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][-i:]
-    v = torch.linalg.svd(other, full_matrices=False)[2][-j:]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.svd(one, full_matrices=False)[2][-i:]"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = torch.linalg.svd(other, full_matrices=False)[2][-j:]"
 
 
 # %% wrong norm: forgets to square the norm
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return (u @ v.T).norm().item() / min(i, j)
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return (u @ v.T).norm().item() / min(i, j)"
 
 
 # %% wrong root: takes the square root of φ
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return math.sqrt(((u @ v.T) ** 2).sum().item() / min(i, j))
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return math.sqrt(((u @ v.T) ** 2).sum().item() / min(i, j))"
 
 
 # %% wrong absolute: adds up absolute values instead of squares
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return (u @ v.T).abs().sum().item() / min(i, j)
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return (u @ v.T).abs().sum().item() / min(i, j)"
 
 
 # %% wrong max: divides by the larger of i and j
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / max(i, j)
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return ((u @ v.T) ** 2).sum().item() / max(i, j)"
 
 
 # %% wrong product: divides by i times j
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / (i * j)
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return ((u @ v.T) ** 2).sum().item() / (i * j)"
 
 
 # %% wrong undivided: doesn't divide at all
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item()
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return ((u @ v.T) ** 2).sum().item()"
 
 
 # %% wrong first-number: divides by i, whichever is smaller
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / i
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return ((u @ v.T) ** 2).sum().item() / i"
 
 
 # %% wrong one-by-one: compares only directions with the same number
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return sum((u[k] @ v[k]).item() ** 2 for k in range(min(i, j))) / min(i, j)
+old = "return ((u @ v.T) ** 2).sum().item() / min(i, j)"
+new = "return sum((u[k] @ v[k]).item() ** 2 for k in range(min(i, j))) / min(i, j)"
 
 
 # %% wrong same-number: uses the smaller number of directions for both adapters
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][: min(i, j)]
-    v = torch.linalg.svd(other, full_matrices=False)[2][: min(i, j)]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.svd(one, full_matrices=False)[2][: min(i, j)]"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = torch.linalg.svd(other, full_matrices=False)[2][: min(i, j)]"
 
 
 # %% wrong scaled: multiplies the directions with their singular values
@@ -192,66 +135,32 @@ def subspace_similarity(one, other, i, j):
 
 
 # %% wrong same-ranks: refuses matrices with different ranks
-def subspace_similarity(one, other, i, j):
-    if one.shape != other.shape:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "if one.shape[1] != other.shape[1]:"
+new = "if one.shape != other.shape:"
 
 
 # %% wrong any-number: accepts more directions than there are
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (i >= 1 and j >= 1):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "if not (1 <= i <= len(one) and 1 <= j <= len(other)):"
+new = "if not (i >= 1 and j >= 1):"
 
 
 # %% wrong largest-rank: compares both numbers with the larger rank
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (min(i, j) >= 1 and max(i, j) <= max(len(one), len(other))):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "if not (1 <= i <= len(one) and 1 <= j <= len(other)):"
+new = "if not (min(i, j) >= 1 and max(i, j) <= max(len(one), len(other))):"
 
 
 # %% right float32-eigenvectors: takes the eigenvectors of AᵀA in float32
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.eigh(one.T @ one)[1].T.flip(0)[:i]
-    v = torch.linalg.eigh(other.T @ other)[1].T.flip(0)[:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.eigh(one.T @ one)[1].T.flip(0)[:i]"
+old = "v = torch.linalg.svd(other, full_matrices=False)[2][:j]"
+new = "v = torch.linalg.eigh(other.T @ other)[1].T.flip(0)[:j]"
 
 
 # %% wrong square: refuses a rank that equals the number of inputs
-def subspace_similarity(one, other, i, j):
-    if not len(one) < one.shape[1] == other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "if one.shape[1] != other.shape[1]:"
+new = "if not len(one) < one.shape[1] == other.shape[1]:"
 
 
 # %% wrong rank-one: fails for an adapter of rank 1
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2].squeeze()[:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
+old = "u = torch.linalg.svd(one, full_matrices=False)[2][:i]"
+new = "u = torch.linalg.svd(one, full_matrices=False)[2].squeeze()[:i]"

@@ -1,3 +1,15 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) > 3 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
 # %% right numpy: divides means of NumPy, with another limit
 def broken_exports(exports, controls):
     try:
@@ -40,336 +52,144 @@ def broken_exports(exports, controls):
 
 
 # %% wrong score: chooses exports whose score is more than 10 points below the best
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if export["score"] < max(e["score"] for e in exports) - 0.1:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = 'if export["score"] < max(e["score"] for e in exports) - 0.1:'
 
 
 # %% wrong score-below-three-quarters: chooses exports with a score below 75%
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if export["score"] < 0.75:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = 'if export["score"] < 0.75:'
 
 
 # %% wrong equal: chooses exports with fewer than 90% equal answers
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if export["equal"] < 0.9:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = 'if export["equal"] < 0.9:'
 
 
 # %% wrong any-other-answer: chooses exports with any other answer
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if export["equal"] < 1:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = 'if export["equal"] < 1:'
 
 
 # %% wrong one-limit: compares all formats with 0.01 nats
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 0.01:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 0.01:"
 
 
 # %% wrong large-limit: compares all formats with 0.5 nats
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 0.5:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 0.5:"
 
 
 # %% wrong finest-control: compares with the smallest control
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * min(map(fmean, controls.values())):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 3 * min(map(fmean, controls.values())):"
 
 
 # %% wrong coarsest-control: compares with the largest control
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * max(map(fmean, controls.values())):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 3 * max(map(fmean, controls.values())):"
 
 
 # %% wrong median: compares medians
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if sorted(found)[len(found) // 2] > 3 * sorted(usual)[len(usual) // 2]:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if sorted(found)[len(found) // 2] > 3 * sorted(usual)[len(usual) // 2]:"
 
 
 # %% wrong sum: compares sums
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if sum(found) > 3 * sum(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if sum(found) > 3 * sum(usual):"
 
 
 # %% wrong first-prompt: compares only the first prompt
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if found[0] > 3 * usual[0]:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if found[0] > 3 * usual[0]:"
 
 
 # %% wrong largest: compares the largest divergences
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if max(found) > 3 * max(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if max(found) > 3 * max(usual):"
 
 
 # %% wrong smallest: compares the smallest divergences
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if min(found) > 3 * min(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if min(found) > 3 * min(usual):"
 
 
 # %% wrong any-larger: accepts no divergence above the control's
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > fmean(usual):"
 
 
 # %% wrong ten-times: accepts up to 10 times the control's divergence
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 10 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 10 * fmean(usual):"
 
 
 # %% wrong difference: subtracts in place of dividing
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) - fmean(usual) > 0.05:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) - fmean(usual) > 0.05:"
 
 
 # %% wrong opposite: returns the exports that are right
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) <= 3 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) <= 3 * fmean(usual):"
 
 
 # %% wrong sorted: sorts the names
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * fmean(usual):
-            broken.append(export["name"])
-    return sorted(broken)
+old = "return broken"
+new = "return sorted(broken)"
 
 
 # %% wrong no-control: takes exports without a control to be right
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            continue
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = """
+raise ValueError(f"no control for {export['format']}")
+"""
+new = "continue"
 
 
 # %% wrong key-error: raises a KeyError if a control is missing
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise KeyError(export["format"])
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = """
+raise ValueError(f"no control for {export['format']}")
+"""
+new = 'raise KeyError(export["format"])'
 
 
 # %% right two: uses the limit 2
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 2 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 2 * fmean(usual):"
 
 
 # %% right four: uses the limit 4
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) >= 4 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) >= 4 * fmean(usual):"
 
 
 # %% wrong median-of-control: compares the mean with the control's median
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * sorted(usual)[len(usual) // 2]:
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 3 * sorted(usual)[len(usual) // 2]:"
 
 
 # %% wrong mean-square: compares root mean squares
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(x * x for x in found) > 6.25 * fmean(x * x for x in usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(x * x for x in found) > 6.25 * fmean(x * x for x in usual):"
 
 
 # %% wrong hundred-prompts: uses only the first 100 prompts
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found[:100]) > 3 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found[:100]) > 3 * fmean(usual):"
 
 
 # %% wrong few-exports: uses only the first 26 exports
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports[:26]:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 3 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "for export in exports:"
+new = "for export in exports[:26]:"
 
 
 # %% wrong exactly-two: calls an export broken whose ratio is exactly 2
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) >= 2 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) >= 2 * fmean(usual):"
 
 
 # %% wrong above-four: calls an export broken only if the ratio is above 4
-def broken_exports(exports, controls):
-    broken = []
-    for export in exports:
-        if export["format"] not in controls:
-            raise ValueError(f"no control for {export['format']}")
-        usual, found = controls[export["format"]], export["divergences"]
-        if fmean(found) > 4 * fmean(usual):
-            broken.append(export["name"])
-    return broken
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if fmean(found) > 4 * fmean(usual):"

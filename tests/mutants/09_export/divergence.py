@@ -1,3 +1,21 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
 # %% right torch-kl-div: uses the functions of PyTorch
 def kl_divergence(p, q):
     if p.shape != q.shape:
@@ -58,579 +76,187 @@ def parity(reference, other):
 
 
 # %% wrong reversed: exchanges the two distributions
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(q, q / p.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(q, q / p.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong symmetric: returns the mean of both directions
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
+old = "    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = """
     return (torch.special.xlogy(p, p / q) + torch.special.xlogy(q, q / p.clamp_min(1e-12))).sum(
         -1
     ).clamp_min(0) / 2
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+"""
 
 
 # %% wrong jensen-shannon: returns the Jensen–Shannon divergence
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
+old = "    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = """
     m = (p + q) / 2
     return (torch.special.xlogy(p, p / m) + torch.special.xlogy(q, q / m)).sum(-1) / 2
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+"""
 
 
 # %% wrong bits: uses the logarithm to base 2
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0) / math.log(2)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0) / math.log(2)"
 
 
 # %% wrong mean-of-vocabulary: returns the mean over the vocabulary
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).mean(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).mean(-1).clamp_min(0)"
 
 
 # %% wrong cross-entropy: forgets the entropy of p
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return -(p * q.log()).sum(-1)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return -(p * q.log()).sum(-1)"
 
 
 # %% wrong absolute: adds absolute values
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).abs().sum(-1)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).abs().sum(-1)"
 
 
 # %% wrong negative-sign: has the wrong sign
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return -torch.special.xlogy(p, p / q).sum(-1)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return -torch.special.xlogy(p, p / q).sum(-1)"
 
 
 # %% wrong nan: multiplies 0 by the logarithm of 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return (p * (p / q).log()).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return (p * (p / q).log()).sum(-1).clamp_min(0)"
 
 
 # %% wrong infinite: divides by probabilities of 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "    q = q.clamp_min(1e-12)"
+new = ""
 
 
 # %% wrong ignored-zeros: ignores tokens to which q gives 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    terms = torch.where(q > 0, torch.special.xlogy(p, p / q.clamp_min(1e-12)), 0.0)
-    return terms.sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "q = q.clamp_min(1e-12)"
+new = "terms = torch.where(q > 0, torch.special.xlogy(p, p / q.clamp_min(1e-12)), 0.0)"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return terms.sum(-1).clamp_min(0)"
 
 
 # %% wrong one-number: returns the mean of all rows
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).mean()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).mean()"
 
 
 # %% wrong float32: returns float32
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).float()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).float()"
 
 
 # %% wrong logits-accepted: doesn't check that rows are distributions
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.dim() < 1:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.dim() < 1:"
 
 
 # %% wrong only-q-checked: checks only the rows of q
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (q,):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "for rows in (p, q):"
+new = "for rows in (q,):"
 
 
 # %% wrong negative-accepted: accepts negative probabilities
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if (rows.sum(-1) - 1).abs().max() > 0.001:"
 
 
 # %% wrong any-shape: doesn't compare the shapes
-def kl_divergence(p, q):
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = """
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+"""
+new = ""
 
 
 # %% wrong exact-sum: demands that each sum is exactly 1
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 1e-9:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 1e-9:"
 
 
 # %% wrong mean-first: averages the probabilities before the logarithm
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p.mean(0), q.mean(0)).item(), same.double().mean().item()
+old = "return kl_divergence(p, q).mean().item(), same.double().mean().item()"
+new = "return kl_divergence(p.mean(0), q.mean(0)).item(), same.double().mean().item()"
 
 
 # %% wrong sum-of-prompts: returns the sum over the prompts
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).sum().item(), same.double().mean().item()
+old = "return kl_divergence(p, q).mean().item(), same.double().mean().item()"
+new = "return kl_divergence(p, q).sum().item(), same.double().mean().item()"
 
 
 # %% wrong largest: returns the largest divergence
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).max().item(), same.double().mean().item()
+old = "return kl_divergence(p, q).mean().item(), same.double().mean().item()"
+new = "return kl_divergence(p, q).max().item(), same.double().mean().item()"
 
 
 # %% wrong softmax-of-columns: applies softmax to the prompts
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(0).T, other.double().softmax(0).T
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "p, q = reference.double().softmax(-1), other.double().softmax(-1)"
+new = "p, q = reference.double().softmax(0).T, other.double().softmax(0).T"
 
 
 # %% wrong number-equal: returns the number of equal tokens
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().sum().item()
+old = "return kl_divergence(p, q).mean().item(), same.double().mean().item()"
+new = "return kl_divergence(p, q).mean().item(), same.double().sum().item()"
 
 
 # %% wrong share-different: returns the share of different tokens
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) != other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "same = reference.argmax(-1) == other.argmax(-1)"
+new = "same = reference.argmax(-1) != other.argmax(-1)"
 
 
 # %% wrong epsilon-added: adds 1e-12 to each probability
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q + 1e-12
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "q = q.clamp_min(1e-12)"
+new = "q = q + 1e-12"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()"
 
 
 # %% wrong only-zeros: replaces only probabilities of exactly 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = torch.where(q == 0, 1e-12, q)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "q = q.clamp_min(1e-12)"
+new = "q = torch.where(q == 0, 1e-12, q)"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()"
 
 
 # %% wrong negative-sums: returns negative sums
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).double()"
 
 
 # %% wrong absolute-sums: returns the absolute values of negative sums
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).abs().double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).abs().double()"
 
 
 # %% wrong float32-inside: computes in float32 and converts the result
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.float(), q.float()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
-
-
-def parity(reference, other):
-    p, q = reference.float().softmax(-1), other.float().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "p, q = p.double(), q.double()"
+new = "p, q = p.float(), q.float()"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()"
+old = "p, q = reference.double().softmax(-1), other.double().softmax(-1)"
+new = "p, q = reference.float().softmax(-1), other.float().softmax(-1)"
 
 
 # %% wrong tolerance: accepts sums that differ from 1 by 0.005
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.005:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.005:"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()"
 
 
 # %% wrong total: checks only the mean sum of all rows
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1).mean() - 1).abs() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < 0 or (rows.sum(-1).mean() - 1).abs() > 0.001:"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()"
 
 
 # %% wrong terms-clamped: replaces negative terms by 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    q = q.clamp_min(1e-12)
-    return torch.special.xlogy(p, p / q).clamp_min(0).sum(-1).double()
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q).clamp_min(0).sum(-1).double()"
 
 
 # %% wrong float64-late: computes the softmax in float32
@@ -650,103 +276,57 @@ def parity(reference, other):
 
 
 # %% wrong rescaled: rescales each row so that its sum is exactly 1
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    p, q = (rows / rows.sum(-1, keepdim=True) for rows in (p, q))
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "q = q.clamp_min(1e-12)"
+new = "p, q = (rows / rows.sum(-1, keepdim=True) for rows in (p, q))"
+old = "return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)"
+new = "return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong larger-tolerance: accepts sums from 0.99 to 1.0015
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or rows.sum(-1).min() < 0.99 or rows.sum(-1).max() > 1.0015:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < 0 or rows.sum(-1).min() < 0.99 or rows.sum(-1).max() > 1.0015:"
+old = """
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+"""
+new = "    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong mean-of-sums: checks only the mean difference of the sums from 1
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().mean() > 0.001:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().mean() > 0.001:"
+old = """
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+"""
+new = "    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong slightly-negative: accepts numbers a little below 0
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < -1e-6 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+new = "if rows.min() < -1e-6 or (rows.sum(-1) - 1).abs().max() > 0.001:"
+old = """
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+"""
+new = "    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong any-order: compares only the numbers of elements
-def kl_divergence(p, q):
-    if p.numel() != q.numel():
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().softmax(-1), other.double().softmax(-1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = "if p.shape != q.shape:"
+new = "if p.numel() != q.numel():"
+old = """
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+"""
+new = "    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
 
 
 # %% wrong one-prompt: fails if there is only one prompt
-def kl_divergence(p, q):
-    if p.shape != q.shape:
-        raise ValueError("different shapes")
-    p, q = p.double(), q.double()
-    for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
-            raise ValueError("not a distribution")
-    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)
-
-
-def parity(reference, other):
-    p, q = reference.double().squeeze().softmax(1), other.double().squeeze().softmax(1)
-    same = reference.argmax(-1) == other.argmax(-1)
-    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+old = """
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
+"""
+new = "    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0)"
+old = "p, q = reference.double().softmax(-1), other.double().softmax(-1)"
+new = "p, q = reference.double().squeeze().softmax(1), other.double().squeeze().softmax(1)"

@@ -1,3 +1,16 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def interleave(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("heads")
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def separate(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("heads")
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
 # %% right index: selects rows by their positions
 def _positions(count, heads, back):
     if heads < 1 or count == 0 or count % (2 * heads) != 0:
@@ -72,29 +85,17 @@ def separate(rows, heads):
 
 
 # %% wrong one-head: treats all rows as one head
-def interleave(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(2, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
-
-
-def separate(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(-1, 2, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+old = "return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(2, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)"
+old = "return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(-1, 2, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)"
 
 
 # %% wrong unchanged: only checks the heads
-def interleave(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows
-
-
-def separate(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows
+old = "return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows"
+old = "return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows"
 
 
 # %% wrong second-first: puts the row of the second half first
@@ -128,16 +129,10 @@ def separate(rows, heads):
 
 
 # %% wrong heads-exchanged: exchanges heads with the rows of a head
-def interleave(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(heads, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
-
-
-def separate(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(-1, heads, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+old = "return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(heads, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)"
+old = "return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(-1, heads, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)"
 
 
 # %% wrong same-both-ways: uses the same function for the way back
@@ -153,16 +148,10 @@ def separate(rows, heads):
 
 
 # %% wrong no-bias: fails for a bias, which has one dimension
-def interleave(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def separate(rows, heads):
-    if heads < 1 or len(rows) % (2 * heads):
-        raise ValueError("heads")
-    return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+old = "return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)"
+old = "return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)"
+new = "return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)"
 
 
 # %% wrong float: converts the rows to float32

@@ -1,3 +1,38 @@
+# %% base default: a right answer, which the answers below change unless they name another base
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% base other: another right answer, which some answers below change
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
 # %% right per-second: computes the price of a second, and searches for the break-even
 def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
     for number in (read_speed, write_speed, slots):
@@ -61,605 +96,185 @@ def requests_until_paid(training_hours, training_price, long_prompt, tuned):
 
 
 # %% wrong no-slots: ignores the slots
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "write = answer / write_speed / slots"
+new = "write = answer / write_speed"
 
 
 # %% wrong slots-for-reading: divides the time for reading by the slots, too
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed / slots
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "read = (prompt - cached) / read_speed / slots"
 
 
 # %% wrong slots-exchanged: divides the time for reading by the slots, not that for writing
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed / slots
-    write = answer / write_speed
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "read = (prompt - cached) / read_speed / slots"
+old = "write = answer / write_speed / slots"
+new = "write = answer / write_speed"
 
 
 # %% wrong slots-multiplied: multiplies by the slots
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed * slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "write = answer / write_speed / slots"
+new = "write = answer / write_speed * slots"
 
 
 # %% wrong one-request: returns the price of one request
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return (read + write) / 3600 * price"
 
 
 # %% wrong seconds: takes the price for that of a second
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return 1000 * (read + write) * price"
 
 
 # %% wrong minutes: divides by 60 only once
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 60 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return 1000 * (read + write) / 60 * price"
 
 
 # %% wrong speeds-exchanged: exchanges the speeds
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / write_speed
-    write = answer / read_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "read = (prompt - cached) / write_speed"
+old = "write = answer / write_speed / slots"
+new = "write = answer / read_speed / slots"
 
 
 # %% wrong no-cache: reads stored tokens again
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = prompt / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "read = prompt / read_speed"
 
 
 # %% wrong cache-added: adds the stored tokens
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt + cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "read = (prompt + cached) / read_speed"
 
 
 # %% wrong no-answer: forgets the answer
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * read / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return 1000 * read / 3600 * price"
 
 
 # %% wrong overlap: lets reading and writing overlap
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * max(read, write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return 1000 * max(read, write) / 3600 * price"
 
 
 # %% wrong rounded: rounds to cents
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return round(1000 * (read + write) / 3600 * price, 2)
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return round(1000 * (read + write) / 3600 * price, 2)"
 
 
 # %% wrong zero-speed: raises a ZeroDivisionError for a speed of 0
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) < 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if min(read_speed, write_speed, slots) <= 0:"
+new = "if min(read_speed, write_speed, slots) < 0:"
 
 
 # %% wrong too-much-cached: accepts more stored tokens than the prompt has
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if min(prompt, answer, price, cached) < 0 or cached > prompt:"
+new = "if min(prompt, answer, price, cached) < 0:"
 
 
 # %% wrong all-cached: refuses a prompt that is stored completely
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached >= prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if min(prompt, answer, price, cached) < 0 or cached > prompt:"
+new = "if min(prompt, answer, price, cached) < 0 or cached >= prompt:"
 
 
 # %% wrong negative-tokens: accepts negative tokens
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if min(prompt, answer, price, cached) < 0 or cached > prompt:"
+new = "if min(price, cached) < 0 or cached > prompt:"
 
 
 # %% wrong negative-price: accepts a negative price
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if min(prompt, answer, price, cached) < 0 or cached > prompt:"
+new = "if min(prompt, answer, cached) < 0 or cached > prompt:"
 
 
 # %% wrong floor: rounds the requests down
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.floor(training_hours * training_price / saved)
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return math.floor(training_hours * training_price / saved)"
 
 
 # %% wrong nearest: rounds the requests to the nearest whole number
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return round(training_hours * training_price / saved)
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return round(training_hours * training_price / saved)"
 
 
 # %% wrong thousands: counts thousands of requests
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = long_prompt - tuned
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "saved = (long_prompt - tuned) / 1000"
+new = "saved = long_prompt - tuned"
 
 
 # %% wrong no-training-price: takes the hours for the price
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours / saved)
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return math.ceil(training_hours / saved)"
 
 
 # %% wrong tuned-for-free: forgets the requests to the tuned model
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(1000 * training_hours * training_price / long_prompt)
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return math.ceil(1000 * training_hours * training_price / long_prompt)"
 
 
 # %% wrong negative-requests: returns a negative number if training never pays off
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved == 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if saved <= 0:"
+new = "if saved == 0:"
 
 
 # %% wrong division-by-zero: divides by 0 if both models cost the same
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved < 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "if saved <= 0:"
+new = "if saved < 0:"
 
 
 # %% wrong not-whole: doesn't round up
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    read = (prompt - cached) / read_speed
-    write = answer / write_speed / slots
-    return 1000 * (read + write) / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return training_hours * training_price / saved
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return training_hours * training_price / saved"
 
 
 # %% wrong floor-plus-one: adds 1 to the whole part instead of rounding up
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return int(training_hours * training_price / saved) + 1
+base = "other"
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return int(training_hours * training_price / saved) + 1"
 
 
 # %% wrong free-server: refuses a price of 0
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, cached) < 0 or price <= 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+base = "other"
+old = "if min(prompt, answer, price, cached) < 0 or cached > prompt:"
+new = "if min(prompt, answer, cached) < 0 or price <= 0 or cached > prompt:"
 
 
 # %% wrong at-least-one: counts at least one request
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return max(1, math.ceil(training_hours * training_price / saved))
+base = "other"
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return max(1, math.ceil(training_hours * training_price / saved))"
 
 
 # %% wrong half-to-even: rounds the quotient plus a half
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return round(training_hours * training_price / saved + 0.5)
+base = "other"
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return round(training_hours * training_price / saved + 0.5)"
 
 
 # %% wrong hundredths: rounds the quotient to hundredths before rounding up
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(round(training_hours * training_price / saved, 2))
+base = "other"
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return math.ceil(round(training_hours * training_price / saved, 2))"
 
 
 # %% wrong batches: rounds up the number of answers of each slot
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    rounds = math.ceil(1000 / slots)
-    seconds = (prompt - cached) / read_speed + rounds * answer / write_speed / 1000
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+old = "read = (prompt - cached) / read_speed"
+new = "rounds = math.ceil(1000 / slots)"
+old = "write = answer / write_speed / slots"
+new = "seconds = (prompt - cached) / read_speed + rounds * answer / write_speed / 1000"
+old = "return 1000 * (read + write) / 3600 * price"
+new = "return 1000 * seconds / 3600 * price"
 
 
 # %% wrong slow: refuses speeds below 1
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) < 1:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+base = "other"
+old = "if min(read_speed, write_speed, slots) <= 0:"
+new = "if min(read_speed, write_speed, slots) < 1:"
 
 
 # %% wrong last-token: reads at least one token of each prompt
-def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
-    if min(read_speed, write_speed, slots) <= 0:
-        raise ValueError("speeds and slots")
-    if min(prompt, answer, price, cached) < 0 or cached > prompt:
-        raise ValueError("tokens and price")
-    seconds = max(prompt - cached, min(prompt, 1)) / read_speed + answer / write_speed / slots
-    return 1000 * seconds / 3600 * price
-
-
-def requests_until_paid(training_hours, training_price, long_prompt, tuned):
-    saved = (long_prompt - tuned) / 1000
-    if saved <= 0:
-        return None
-    return math.ceil(training_hours * training_price / saved)
+base = "other"
+old = "seconds = (prompt - cached) / read_speed + answer / write_speed / slots"
+new = "seconds = max(prompt - cached, min(prompt, 1)) / read_speed + answer / write_speed / slots"
