@@ -107,7 +107,8 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 
-# Archives are untrusted: the course unpacks them, and decides whose each file is.
+# Archives are untrusted, so the course unpacks them itself, and decides to which student each file
+# belongs.
 c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.Archives"
 c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.ByStudent"
 # Each run unpacks everything again, and replaces what an earlier run has collected.

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import multiprocessing
 import os
 import re
@@ -87,7 +88,7 @@ def mutants(assignment: str, task: str) -> list[Mutant]:
     """Return the answers to a task, in the order of their file.
 
     Raises:
-        ValueError: An answer's changes are not possible.
+        ValueError: The changes of an answer can't be applied to its base.
     """
     path = MUTANTS / assignment / f"{task}.py"
     pieces = PIECE.split(path.read_text(encoding="utf-8"))[1:]
@@ -113,9 +114,7 @@ def _changed(changes: str, earlier: list[Mutant], assignment: str, task: str) ->
         named, names, texts = texts[0], names[1:], texts[1:]
     bases = [answer.source for answer in earlier if answer.name == named]
     if named == "solution":
-        solution = read(ROOT / "solutions" / assignment / f"{assignment}.ipynb")
-        answers = [cell["source"] for cell in solution.cells if cell["id"] == task]
-        bases = [EXPLANATION.sub("", answer).strip() for answer in answers]
+        bases = [EXPLANATION.sub("", _solution(assignment)[task]).strip()]
     if not bases or names != ["old", "new"] * (len(names) // 2):
         raise ValueError(f"expected the name of an earlier answer, and pairs of texts:\n{changes}")
     pairs = dict(zip(texts[::2], texts[1::2], strict=True))
@@ -130,6 +129,13 @@ def _changed(changes: str, earlier: list[Mutant], assignment: str, task: str) ->
     if number != len(names) // 2:
         raise ValueError(f"two changes overlap:\n{changes}")
     return source
+
+
+@functools.cache
+def _solution(assignment: str) -> dict[str, str]:
+    """Return the sources of the solution's cells, by the cell's id."""
+    solution = read(ROOT / "solutions" / assignment / f"{assignment}.ipynb")
+    return {cell["id"]: cell["source"] for cell in solution.cells}
 
 
 def code_tasks(assignment: Assignment) -> list[Task]:

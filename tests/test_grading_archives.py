@@ -146,9 +146,9 @@ NAMES = {
     "drive": ("C:evil.ipynb", "absolute path"),
     "backslash": ("..\\..\\jane_1_2_03_lora.ipynb", "a backslash"),
     "share": ("\\\\host\\share\\evil.ipynb", "a backslash"),
-    "outside": ("../../jane_1_2_03_lora/03_lora.ipynb", "leads out of the folder"),
-    "outside from inside": ("a/../../evil.ipynb", "leads out of the folder"),
-    "itself": (".", "is no name"),
+    "outside": ("../../jane_1_2_03_lora/03_lora.ipynb", "outside the student's folder"),
+    "outside from inside": ("a/../../evil.ipynb", "outside the student's folder"),
+    "itself": (".", "isn't a valid path"),
     "new line": ("a\nnothing was left out.ipynb", "control characters"),
     "escape sequence": ("a\x1b[2Jb.ipynb", "control characters"),
     "writing direction": ("a\u202ebpyni.exe", "control characters"),
@@ -272,7 +272,10 @@ def test_nothing_in_an_archive_of_a_student_can_name_another_student(box):
     assert {name.split("/")[0] for name in found} == {"jane", "eve"}
     assert found[f"jane/{NOTEBOOK}"] == MINE and "jane" not in notes
     assert ["backslash" in line for line in notes["eve"]] == [True]
-    assert ["backslash" in notes[NOBODY][0], "out of the folder" in notes[NOBODY][1]] == [True] * 2
+    assert [
+        "backslash" in notes[NOBODY][0],
+        "outside the student's folder" in notes[NOBODY][1],
+    ] == [True] * 2
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,13 @@ from course_utils.grading.intake.collected import (
 from course_utils.grading.intake.submissions import NOBODY
 from course_utils.grading.spec import NOTEBOOK, is_notebook
 
-# The beginning of each line in the list of files at the end of a zip archive.
+# The first bytes of each entry in the list of files at the end of a zip archive.
 LISTED = b"PK\x01\x02"
-# Maximum number of such lines, also in stored files, in an archive that is opened.
+# An archive in which these bytes occur more often is not opened.
 MAX_LISTED = 20_000
 # The flag of a name that is written in UTF-8.
 UTF8_FLAG = 0x800
-# What Moodle adds to the name of a student and a number.
+# What Moodle writes after a student's name and number, before the kind of the submission.
 MOODLE = "_assignsubmission_"
 # File types that are unpacked; 0 means that the archive doesn't state the type.
 REGULAR_TYPES = (0, stat.S_IFREG)
@@ -93,14 +93,14 @@ class Entry:
 
 
 class Owner(NamedTuple):
-    """What the name of an entry says: the student, the LMS's number or "", and the file's name."""
+    """The student, the LMS's number (or "") and the file's name, as an entry's name states them."""
 
     student: str
     number: str
     file: str
 
 
-# What a student has handed in: the names of the files, and the entries.
+# The files that a student handed in: the name of each file, and its entry.
 HandedIn = list[tuple[str, Entry]]
 
 
@@ -135,7 +135,11 @@ class Archives(ExtractorPlugin):
 
 
 def _folders(found: dict[str, dict[str, HandedIn]]) -> dict[str, HandedIn]:
-    """Return what was handed in by folder, for what was found by a student's name and number."""
+    """Return what was handed in, grouped by the student's folder.
+
+    Args:
+        found: What was handed in, grouped by the student's name and the LMS's number.
+    """
     folders: dict[str, HandedIn] = defaultdict(list)
     for student, numbers in found.items():
         # A file without a number belongs to the only student with this name.
@@ -161,8 +165,8 @@ class ByStudent(FileNameCollectorPlugin):
 def owner_of(path: str, assignment: str) -> Owner | None:
     """Return whose an entry is; None if its name says no student.
 
-    Only the first part of the path decides: a file, or the folder of a student. The first numbers
-    in it are the LMS's, because the student chooses the rest of the name.
+    Only the first part of the path is considered: the name of a file, or of a student's folder. The
+    first numbers in it come from the LMS, because the student chooses only the rest of the name.
 
     Args:
         path: The path of the entry.
@@ -200,7 +204,8 @@ def _entries(
 ) -> Iterator[Entry]:
     """Yield everything that was handed in: the files in the class's archives, and beside them.
 
-    An archive or a folder is the class's, unless its own name says a student.
+    If the name of an archive or a folder begins with a student, everything in it belongs to this
+    student. Every other archive or folder is the class's.
     """
     for path in sorted(folder.iterdir()):
         name = _clean(path.name)
@@ -313,7 +318,7 @@ def _beginning(opener: Callable[[], Any], size: int) -> bytes:
 
 
 def _write(student: Collected, group: HandedIn, assignment: str) -> None:
-    """Write the files from the newest archive in which a student has files, and loose files."""
+    """Write a student's files from the newest archive, and the files beside the archives."""
     ages = {entry.source: entry.age for _, entry in group if entry.source}
     newest = max(ages, key=ages.__getitem__, default="")
     for file, entry in sorted(group, key=_newest_first):
@@ -348,7 +353,7 @@ def _unpack(student: Collected, file: str, entry: Entry, assignment: str) -> Non
         student.leave_out(file, "there is no file in it")
     free = student.free
     for each in sorted(_inside(members), key=lambda each: _newest_first((each.name, each))):
-        # A file that is read in vain counts, too: an archive may list the same file many times.
+        # Count files that can't be read, too: an archive may list one damaged file many times.
         free -= each.size
         problem = each.problem or TOO_LARGE * (free < 0)
         if each.name.lower().endswith(".zip"):

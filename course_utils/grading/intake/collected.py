@@ -26,9 +26,9 @@ from course_utils.grading.spec import MAX_NOTEBOOK
 MAX_BYTES = MAX_NOTEBOOK
 # Maximum length of a file name and of a path, in bytes (B).
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
-# The names of students that are allowed. nbgrader uses them as names of folders, and as patterns.
+# A pattern for the names of students. nbgrader uses the names in paths, and also as glob patterns.
 STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
-# Files that the exchange and the collection write themselves, and files that Jupyter would execute.
+# Files that nbgrader or the course writes itself, and settings, which Jupyter would execute.
 RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
 # Categories of Unicode: control characters, invisible ones, and separators of lines.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -63,7 +63,7 @@ class Collected:
         self._written: dict[str, bytes] = {}
 
     def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
-        """Write a file, or note why it is left out. A copy of a file that was written is ignored.
+        """Write a file, or note why it is left out. If an equal file has its name, do nothing.
 
         Args:
             name: The file's path below the folder.
@@ -140,7 +140,7 @@ def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> byte
 
 @contextlib.contextmanager
 def untrusted() -> Iterator[None]:
-    """Raise Refused for any exception: libraries raise many kinds of them for forged files."""
+    """Replace any exception by Refused, because libraries raise many kinds for forged files."""
     try:
         yield
     except MemoryError:
@@ -151,7 +151,7 @@ def untrusted() -> Iterator[None]:
 
 
 def is_junk(name: str) -> bool:
-    """Return whether macOS has added a file to a folder or an archive; nobody wrote it."""
+    """Return whether a file was added by macOS, which writes such files into many archives."""
     parts = name.split("/")
     return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
 
@@ -166,7 +166,7 @@ def name_problem(name: str) -> str:
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "its name is an absolute path"
     if not {"", ".", ".."}.isdisjoint(parts):
-        return "its name leads out of the folder, or is no name"
+        return "its path points outside the student's folder, or isn't a valid path"
     longest = max(len(part.encode()) for part in parts)
     if len(name.encode()) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
         return "its name is too long"

@@ -42,7 +42,8 @@ from course_utils.grading.spec import is_notebook
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 # The errors of a full disk, which concern all students.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# How an entry of the exchange can be used, the best first.
+# How an entry of the exchange can be used, from best to worst: it belongs to the student's account,
+# to another account, or it can't be read.
 OWN, FOREIGN, UNUSABLE = range(3)
 
 
@@ -71,7 +72,7 @@ class SafeCollect(ExchangeCollect):
         super().init_src()
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
-        """Return an entry's student, file name and time, how it can be used, and why not better."""
+        """Return an entry's student, file name and time, how it can be used, and the reason."""
         name = os.path.basename(path)
         student, _, time, *_ = [*name.rsplit("+", 3), "", ""]
         record: dict[str, Any] = {"username": student, "filename": name, "why": ""}
@@ -120,7 +121,7 @@ class SafeCollect(ExchangeCollect):
                 self.log.error("%s can't be collected: %s", record["username"], error)
 
     def _collect(self, record: dict[str, Any]) -> None:
-        """Copy an entry, unless it would replace something better; note what is left out."""
+        """Copy an entry, unless an older or another account's entry would replace a submission."""
         course, student = self.coursedir, record["username"]
         names = (course.submitted_directory, student, course.assignment_id)
         folder = Path(course.format_path(*names))
@@ -167,7 +168,8 @@ class SafeCollect(ExchangeCollect):
                 names += [n for n in folders if os.path.islink(os.path.join(folder, n))]
                 folders[:] = [n for n in folders if not ignored.match(n)]
                 if folder.count("/") - source.count("/") == MAX_DEPTH and folders:
-                    collected.leave_out(folders[0], f"it is {MAX_DEPTH} folders deep")
+                    deep = f"folders may be nested at most {MAX_DEPTH} levels deep"
+                    collected.leave_out(folders[0], deep)
                     folders.clear()
                 kept = [name for name in names if not ignored.match(name)]
                 # The notebook must not be left out because of too many other files.
