@@ -345,7 +345,7 @@ of the answers on average, with {workers} submissions graded at a time.
 
 {costs}
 
-Made by `python -m tests.mutation` on {date}: {machine}.
+The times were measured by `python -m tests.mutation` on {date}: {machine}.
 """
 
 

@@ -302,6 +302,13 @@ def test_an_entry_that_vanishes_or_can_t_be_read_stops_no_other(course, monkeypa
     (course / "submitted" / "zoe").write_text("a stray file")
     notes = collect(course)
     assert "No such file" in notes["anna"][0] and "Permission denied" in notes["me"][0]
+    # Nothing of Anna was collected, so her work is collected as soon as it can be read.
+    monkeypatch.undo()
+    monkeypatch.chdir(course)
+    monkeypatch.setenv("QLORA_COURSE_EXCHANGE", "exchange")
+    monkeypatch.setattr(exchange, "_account", lambda number: "anna")
+    collect(course, update=False)
+    assert f"{NAME}.ipynb" in kept(course, "anna") and LEFT_OUT not in kept(course, "anna")
 
 
 def submit_again(course, time):

@@ -126,7 +126,8 @@ class SafeCollect(ExchangeCollect):
         names = (course.submitted_directory, student, course.assignment_id)
         folder = Path(course.format_path(*names))
         notes, is_newer = self._notes[student], self._is_newer(record, folder)
-        if folder.is_dir() and not (is_newer and record["use"] == OWN):
+        is_collected = folder.is_dir() and os.listdir(folder) != [LEFT_OUT]
+        if is_collected and not (is_newer and record["use"] == OWN):
             if is_newer and record["use"] == FOREIGN:
                 self._note(record, "was left out")
             self.log.info("Already collected: %s", student)
