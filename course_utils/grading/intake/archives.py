@@ -5,9 +5,10 @@
         Sam Doe_99_assignsubmission_file_work.zip    Moodle: Sam's archive
             03_lora.ipynb, helper.py                 files of Sam, whatever their names are
 
-The LMS begins the name of each entry in its archive with the student's name. This beginning alone
-decides whose the entry is. An archive of a student is unpacked for this student only, and nothing
-in it can name somebody else. Single notebooks STUDENT_03_lora.ipynb may lie beside the archive.
+The LMS begins the name of each entry in its archive with the student's name. Only this beginning
+decides to which student the entry belongs. A student's archive is unpacked for this student only,
+and nothing in it can name somebody else. Single notebooks STUDENT_03_lora.ipynb may be beside the
+class's archive.
 
 nbgrader_config.py names the two classes as nbgrader's plugins:
 
@@ -59,7 +60,7 @@ UTF8_FLAG = 0x800
 MOODLE = "_assignsubmission_"
 # File types that are unpacked; 0 means that the archive doesn't state the type.
 REGULAR_TYPES = (0, stat.S_IFREG)
-# Moodle calls all students so if an assignment is graded anonymously.
+# The name that Moodle gives to all students if an assignment is graded anonymously.
 ANONYMOUS = "Participant"
 NOT_REGULAR = "it is a link or a device"
 UNCLEAR = (
@@ -142,7 +143,7 @@ def _folders(found: dict[str, dict[str, HandedIn]]) -> dict[str, HandedIn]:
     """
     folders: dict[str, HandedIn] = defaultdict(list)
     for student, numbers in found.items():
-        # A file without a number belongs to the only student with this name.
+        # A file without a number belongs to the student of this name, if there is only one.
         is_unclear = len(numbers.keys() - {""}) > 1 or student == ANONYMOUS
         for number, group in numbers.items():
             folders[f"{student}_{number}" if number and is_unclear else student] += group
@@ -163,7 +164,7 @@ class ByStudent(FileNameCollectorPlugin):
 
 
 def owner_of(path: str, assignment: str) -> Owner | None:
-    """Return whose an entry is; None if its name says no student.
+    """Return to which student an entry belongs; None if its name doesn't begin with a student.
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
     first numbers in it come from the LMS, because the student chooses only the rest of the name.
@@ -202,7 +203,7 @@ def _copy_of(assignment: str) -> str:
 def _entries(
     folder: Path, assignment: str, nobody: Collected, opened: contextlib.ExitStack
 ) -> Iterator[Entry]:
-    """Yield everything that was handed in: the files in the class's archives, and beside them.
+    """Yield all files that were handed in: those in the class's archives, and those beside them.
 
     If the name of an archive or a folder begins with a student, everything in it belongs to this
     student. Every other archive or folder is the class's.
@@ -267,8 +268,8 @@ def _inside(entries: list[Entry], assignment: str = "", stored: float = 0.0) -> 
 
     Args:
         entries: The entries.
-        assignment: The assignment's name, if the archive is the class's. A folder of a student
-            stays.
+        assignment: The assignment's name, if the archive is the class's. Then the folder of a
+            student is not removed.
         stored: When the archive was stored here, in seconds since 1970.
     """
     names = [each.name for each in entries if not name_problem(each.name)]
