@@ -95,8 +95,8 @@ c.GenerateFeedback.preprocessors = [
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
-# Only notebooks and pages are written to autograded/ and feedback/. Without this setting, nbgrader
-# would also copy all other files of a submission and follow links.
+# Only notebooks and HTML pages are written to autograded/ and feedback/. Without this setting,
+# nbgrader would also copy all other files of a submission and follow links.
 for step in ("submitted", "autograded"):
     for names in ("*", ".*"):
         c.CourseDirectory.ignore.append(str(ROOT / step / "*" / "*" / names))

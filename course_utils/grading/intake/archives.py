@@ -286,7 +286,7 @@ def _inside(entries: list[Entry], assignment: str = "", stored: float = 0.0) -> 
 
 
 def _clean(name: str) -> str:
-    """Return a name in one encoding of its letters, without characters that only join letters."""
+    """Return a name in Unicode's normal form NFC, without zero-width joiners and non-joiners."""
     return unicodedata.normalize("NFC", name).replace("\u200c", "").replace("\u200d", "")
 
 

@@ -87,7 +87,8 @@ class Collected:
         Raises:
             Refused: Another file has the same name.
         """
-        # Some file systems don't distinguish upper and lower case, or encodings of one letter.
+        # Some file systems don't distinguish upper and lower case, or different encodings of the
+        # same letter.
         key = unicodedata.normalize("NFC", name).casefold()
         if self._written.setdefault(key, data) != data:
             raise Refused("only the newest file of this name is collected")
@@ -140,7 +141,7 @@ def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> byte
 
 @contextlib.contextmanager
 def untrusted() -> Iterator[None]:
-    """Replace any exception by Refused, because libraries raise many kinds for forged files."""
+    """Replace any exception by Refused: forged files cause many kinds of exceptions."""
     try:
         yield
     except MemoryError:

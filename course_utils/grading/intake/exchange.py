@@ -96,9 +96,10 @@ class SafeCollect(ExchangeCollect):
         return record | {"timestamp": record["timestamp"] or datetime.min, "uid": status.st_uid}
 
     def _sort_by_timestamp(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the entries of a student that can be used best, the newest first.
+        """Return the newest of one student's entries first: only those of the best kind.
 
-        Other entries are noted: somebody may have made them in the student's name.
+        The kinds are `OWN`, `FOREIGN` and `UNUSABLE`. Entries of a worse kind are noted, because
+        somebody may have made them in the student's name.
         """
         best = min(record["use"] for record in records)
         for record in records:
