@@ -415,7 +415,7 @@ class FakeServer:
     running = 0
     alive = True
 
-    def __init__(self, imports, withheld=()):
+    def __init__(self, imports, withheld=(), private=()):
         self.together.wait()
         if "isolated" in imports:
             raise bubblewrap.SandboxError("no memory for the second server")
