@@ -114,7 +114,8 @@ def _changed(changes: str, earlier: list[Mutant], assignment: str, task: str) ->
         named, names, texts = texts[0], names[1:], texts[1:]
     bases = [answer.source for answer in earlier if answer.name == named]
     if named == "solution":
-        bases = [EXPLANATION.sub("", _solution(assignment)[task]).strip()]
+        path = ROOT / "solutions" / assignment / f"{assignment}.ipynb"
+        bases = [EXPLANATION.sub("", _solution(path)[task]).strip()]
     if not bases or names != ["old", "new"] * (len(names) // 2):
         raise ValueError(f"expected the name of an earlier answer, and pairs of texts:\n{changes}")
     pairs = dict(zip(texts[::2], texts[1::2], strict=True))
@@ -132,10 +133,9 @@ def _changed(changes: str, earlier: list[Mutant], assignment: str, task: str) ->
 
 
 @functools.cache
-def _solution(assignment: str) -> dict[str, str]:
-    """Return the sources of the solution's cells, by the cell's id."""
-    solution = read(ROOT / "solutions" / assignment / f"{assignment}.ipynb")
-    return {cell["id"]: cell["source"] for cell in solution.cells}
+def _solution(path: Path) -> dict[str, str]:
+    """Return the sources of a solution's cells, by the cell's id."""
+    return {cell["id"]: cell["source"] for cell in read(path).cells}
 
 
 def code_tasks(assignment: Assignment) -> list[Task]:

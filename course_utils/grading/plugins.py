@@ -46,13 +46,13 @@ class Grade(NotebookExporter):
             resources: The names of the student and the assignment.
         """
         about, course = resources["nbgrader"], self.parent.coursedir
-        names, folder = (about["student"], about["assignment"]), Path(course.root)
-        graded = Path(course.format_path(course.autograded_directory, *names))
+        student, name, folder = about["student"], about["assignment"], Path(course.root)
+        graded = Path(course.format_path(course.autograded_directory, student, name))
         if Path(filename).parent != graded:
-            submitted = Path(course.format_path(course.submitted_directory, *names))
-            self._result = _grade(submissions.read(submitted, names[1]), folder, names[1])
+            submitted = Path(course.format_path(course.submitted_directory, student, name))
+            self._result = _grade(submissions.read(submitted, name), folder, name)
         else:
-            with Book(folder, names[1]) as book:
+            with Book(folder, name) as book:
                 record = book.save(*self._result)
             for line in (*record.reasons, *record.repairs, *record.incidents):
                 self.log.warning("%s, %s: %s", record.student, record.state, line)

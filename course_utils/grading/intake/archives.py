@@ -120,14 +120,13 @@ class Archives(ExtractorPlugin):
         found: dict[str, dict[str, HandedIn]] = defaultdict(lambda: defaultdict(list))
         with contextlib.ExitStack() as opened:
             for entry in _entries(Path(archive_path), name, nobody, opened):
-                problem, owner = entry.problem or name_problem(entry.name), None
-                if not name_problem(entry.name):
-                    owner = owner_of(entry.name, name)
-                if owner:
+                problem = name_problem(entry.name)
+                if owner := None if problem else owner_of(entry.name, name):
                     found[owner.student][owner.number].append((owner.file, entry))
                 else:
                     shown = f"{entry.source}/{entry.name}" if entry.source else entry.name
-                    nobody.leave_out(shown, problem or NO_STUDENT.format(name))
+                    reason = entry.problem or problem or NO_STUDENT.format(name)
+                    nobody.leave_out(shown, reason)
             for folder, group in _folders(found).items():
                 self.log.info("Unpacking what %s handed in", folder)
                 _write(Collected(target / folder), group, name)
