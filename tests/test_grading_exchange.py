@@ -329,11 +329,17 @@ def test_a_class_whose_students_share_one_account_can_say_so(course):
     ("text", "time"),
     [
         (NOON, datetime(2026, 11, 30, 12)),
+        ("2026-11-30T12:00:00Z\n", datetime(2026, 11, 30, 12)),
         ("2026-11-30 12:00:00 +3600", datetime(2026, 11, 30, 11)),
-        ("2026-11-30 12:00:00 /etc/localtime", None),
+        ("2026-11-30 12:00:00.5 America/Port-au-Prince", datetime(2026, 11, 30, 17, 0, 0, 500_000)),
+        ("2026-11-30 12:00:00 {zone}", None),
+        ("2026-11-30 12:00:00 :{zone}", None),
+        ("2026-11-30 12:00:00 ../../../../../../../../{zone}", None),
         ("soon", None),
         ("", None),
+        ("9" * 5_000, None),
     ],
 )
-def test_a_time_is_read_without_opening_a_file(text, time):
-    assert parse_time(text) == time
+def test_a_time_is_read_without_opening_a_file(tmp_path, text, time):
+    zone = shutil.copy("/usr/share/zoneinfo/Asia/Tokyo", tmp_path / "zone")
+    assert parse_time(text.format(zone=zone)) == time
