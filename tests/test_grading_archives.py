@@ -98,6 +98,9 @@ def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED
         ("1234567_03_lora.ipynb", ("1234567", "", "03_lora.ipynb")),
         ("jane_12345_67890_03_lora-1.ipynb", ("jane", "12345", "03_lora-1.ipynb")),
         ("jane_LATE_7_12_03_lora.ipynb", ("jane", "7", "03_lora.ipynb")),
+        ("jane_12345_text.html", ("jane", "12345", "text.html")),
+        ("jane_LATE_12345_link.html", ("jane", "12345", "link.html")),
+        ("jane_12345_67890_link.html", ("jane", "12345", "link.html")),
         ("Sam Doe_12_assignsubmission_file_work.zip", ("Sam Doe", "12", "work.zip")),
         ("Sam Doe_12_assignsubmission_file_/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
         ("Sam Doe_12_assignsubmission_file/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
@@ -116,6 +119,7 @@ def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED
             for name in (
                 "03_lora.ipynb",
                 "work.zip",
+                "jane_12345_report.html",
                 "student01_report.ipynb",
                 "student01_04_nf4.ipynb",
                 "jane/03_lora.ipynb",

@@ -172,7 +172,9 @@ def owner_of(path: str, assignment: str) -> Owner | None:
         path: The path of the entry.
         assignment: The assignment's name, such as "03_lora".
     """
-    canvas = rf"(?:LATE_)?(?P<user>\d+)_(?!{assignment})\d+_"
+    # Canvas writes only one number before a text or a link that was entered instead of a file.
+    entered = r"(?=(?:text|link)\.html$)"
+    canvas = rf"(?:LATE_)?(?P<user>\d+)_(?:(?!{assignment})\d+_|{entered})"
     moodle = rf"(?P<participant>\d+){MOODLE}[a-z]+(?:_|$)"
     forms = (
         rf"(?P<student>{STUDENT})_(?:{canvas}|{moodle})(?P<file>.*)",
