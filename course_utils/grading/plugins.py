@@ -30,7 +30,7 @@ _closing_timers: list[threading.Timer] = []
 
 
 class Grade(NotebookExporter):
-    """Grades a submission at nbgrader's first reading, and saves the result at the second one.
+    """Grades a submission when nbgrader first reads it, and saves the result at the second reading.
 
     A submission that can't be graded is saved as well: the notebook in autograded/ begins with the
     reason.

@@ -166,7 +166,7 @@ def owner_of(path: str, assignment: str) -> Owner | None:
     """Return to which student an entry belongs; None if its name doesn't begin with a student.
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
-    first numbers in it come from the LMS, because the student chooses only the rest of the name.
+    first numbers in it come from the LMS, and the student chooses only the rest of the name.
 
     Args:
         path: The path of the entry.
@@ -320,7 +320,7 @@ def _beginning(opener: Callable[[], Any], size: int) -> bytes:
 
 
 def _write(student: Collected, group: HandedIn, assignment: str) -> None:
-    """Write a student's files from the newest archive, and the files beside the archives."""
+    """Write a student's files: those in the newest archive, and those beside the archives."""
     ages = {entry.source: entry.age for _, entry in group if entry.source}
     newest = max(ages, key=ages.__getitem__, default="")
     for file, entry in sorted(group, key=_newest_first):

@@ -30,7 +30,7 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
 STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
 # Files that nbgrader or the course writes itself, and settings, which Jupyter would execute.
 RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
-# Categories of Unicode: control characters, invisible ones, and separators of lines.
+# Categories of Unicode: control characters, invisible characters and line separators.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 # Maximum length of a library's message that is quoted, in characters.

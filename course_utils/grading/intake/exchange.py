@@ -72,7 +72,7 @@ class SafeCollect(ExchangeCollect):
         super().init_src()
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
-        """Return an entry's student, file name and time, how it can be used, and the reason."""
+        """Return an entry's student, file name and time, how it can be used, and why."""
         name = os.path.basename(path)
         student, _, time, *_ = [*name.rsplit("+", 3), "", ""]
         record: dict[str, Any] = {"username": student, "filename": name, "why": ""}
@@ -191,7 +191,7 @@ class SafeCollect(ExchangeCollect):
 
 
 def _account(number: int) -> str:
-    """Return the name of the account with a number."""
+    """Return the name of the account with this user id."""
     # On Windows, the module pwd doesn't exist. nbgrader's exchange doesn't work there.
     import pwd
 
