@@ -124,8 +124,8 @@ def private_paths(folder: Path) -> tuple[str, ...]:
         if database := make_url(str(url)).database:
             endings = ("", "-journal", "-wal", "-shm")
             paths += [f"{folder / database}{ending}" for ending in endings]
-    # A folder of the course, such as submitted/, may be a link to another disk. A link like .venv,
-    # which leads to Python's environment, leads to no data of the class.
+    # A folder of the course, such as submitted/, may be a link to another disk. A link such
+    # as .venv leads to Python's environment, not to data of the class.
     python = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
     for path in (*folder.glob("*"), *folder.glob("solutions/*")):
         target = path.resolve()

@@ -85,7 +85,7 @@ class Submission:
         notebook: The notebook's bytes; None if no notebook could be read.
         files: The other files that the student handed in.
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
-        notes: Messages about the files, such as a file that was left out; one line each.
+        notes: Messages about the files, for example that one was left out; one line each.
         doubts: What was left out when the files were collected; one line each.
         problem: Why no notebook could be read; "" if a notebook was read.
         seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).

@@ -172,7 +172,7 @@ def owner_of(path: str, assignment: str) -> Owner | None:
         path: The path of the entry.
         assignment: The assignment's name, such as "03_lora".
     """
-    # Canvas writes only one number before a text or a link that was entered instead of a file.
+    # If a text or a link was entered instead of a file, Canvas writes only one number.
     entered = r"(?=(?:text|link)\.html$)"
     canvas = rf"(?:LATE_)?(?P<user>\d+)_(?:(?!{assignment})\d+_|{entered})"
     moodle = rf"(?P<participant>\d+){MOODLE}[a-z]+(?:_|$)"
@@ -265,12 +265,12 @@ def _members(archive: zipfile.ZipFile, source: str) -> list[Entry]:
 
 
 def _inside(entries: list[Entry], assignment: str = "", stored: float = 0.0) -> list[Entry]:
-    """Return the entries of an archive without the folders around all of them.
+    """Return the entries of an archive without the leading folders that all of them share.
 
     Args:
         entries: The entries.
-        assignment: The assignment's name, if the archive is the class's. Then the folder of a
-            student is not removed.
+        assignment: The assignment's name, if the archive is the class's. In that case,
+            a student's folder is not removed.
         stored: When the archive was stored here, in seconds since 1970.
     """
     names = [each.name for each in entries if not name_problem(each.name)]

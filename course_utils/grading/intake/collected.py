@@ -49,7 +49,7 @@ class Collected:
     """The files that one student handed in.
 
     Args:
-        folder: The folder into which they are written.
+        folder: The folder into which the files are written.
         left_out: Lines about what was already left out.
 
     Attributes:

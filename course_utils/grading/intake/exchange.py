@@ -96,7 +96,7 @@ class SafeCollect(ExchangeCollect):
         return record | {"timestamp": record["timestamp"] or datetime.min, "uid": status.st_uid}
 
     def _sort_by_timestamp(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the newest of one student's entries first: only those of the best kind.
+        """Return one student's entries of the best kind, the newest first.
 
         The kinds are `OWN`, `FOREIGN` and `UNUSABLE`. Entries of a worse kind are noted, because
         somebody may have made them in the student's name.
@@ -154,7 +154,7 @@ class SafeCollect(ExchangeCollect):
         return is_update or (self.before_duedate and old != new)
 
     def _copy(self, source: str, owner: int, collected: Collected) -> None:
-        """Copy the regular files of an entry that belong to the entry's account."""
+        """Copy an entry's regular files, if they belong to the same account as the entry."""
         # nbgrader stops handing out feedback at the first submission without a secret.
         secret = secrets.token_hex(64).encode()
         ignored = re.compile("|".join(map(fnmatch.translate, self.coursedir.ignore)))

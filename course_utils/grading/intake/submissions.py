@@ -141,10 +141,10 @@ def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
 def _notebook(folder: Path, paths: list[str], name: str) -> str:
     """Return the path of the assignment's notebook; "" if no notebook or several fit.
 
-    If no file has exactly the expected name, the only notebook whose name contains the assignment's
-    name is chosen. If no name contains the assignment's name, the only notebook is chosen. If there
-    is no notebook, the only file whose name is the assignment's name with another ending is chosen,
-    or else the only notebook in a subfolder. Upper and lower case are not distinguished.
+    The file with exactly the expected name is chosen. Otherwise these kinds of files are tried in
+    turn: a notebook whose name contains the assignment's name, any notebook, a file with the
+    assignment's name and another ending, and a notebook in a subfolder. The first kind that exists
+    decides: its file is chosen if there is only one. Upper and lower case are not distinguished.
     """
     names = (name.casefold(), f"{name}{NOTEBOOK}".casefold())
     unlikely = {f"{each}{ending}" for each in names for ending in OTHER_ENDINGS}
@@ -184,9 +184,9 @@ def in_gradebook(submitted: Path, student: str) -> bool:
     """Return whether the gradebook should contain a student.
 
     The gradebook should contain every student who has a folder and whose name the gradebook can
-    store. If there is a file in place of a student's folder, or if it is the folder `NOBODY`, only
-    a record is written, which reports what was found. The name is not added to the gradebook,
-    because nbgrader would treat it as a student forever.
+    store. For a file in place of a folder, and for the folder `NOBODY`, only a record is written,
+    which reports what was found. The name is not added to the gradebook, because nbgrader would
+    treat it as a student forever.
 
     Args:
         submitted: The folder of all students.
