@@ -417,7 +417,7 @@ def test_whatever_belongs_to_no_student_is_noted(box, tmp_path):
     lines = "\n".join(notes.pop(NOBODY))
     for name in ("class.tar.gz", "broken.zip", "report.ipynb", "jane_04_nf4.ipynb", "folder"):
         assert f"'{name}' was left out" in lines
-    assert f"'class.zip/{NOTEBOOK}' was left out: its name doesn't begin with a student" in lines
+    assert f"'class.zip/{NOTEBOOK}' was left out: its name doesn't begin with a student's" in lines
     assert lines.count("\n") == 5 and not notes
 
 

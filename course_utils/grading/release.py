@@ -125,7 +125,7 @@ def private_paths(folder: Path) -> tuple[str, ...]:
             endings = ("", "-journal", "-wal", "-shm")
             paths += [f"{folder / database}{ending}" for ending in endings]
     # A folder of the course, such as submitted/, may be a link to another disk. A link such
-    # as .venv leads to Python's environment, not to data of the class.
+    # as .venv leads to a Python environment, not to the class's data.
     python = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
     for path in (*folder.glob("*"), *folder.glob("solutions/*")):
         target = path.resolve()

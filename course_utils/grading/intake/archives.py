@@ -67,7 +67,7 @@ UNCLEAR = (
     "it may be the class's archive or a student's: give the class's archive a name without {}, or "
     "unpack the student's archive"
 )
-NO_STUDENT = "its name doesn't begin with a student: rename it to STUDENT_{}.ipynb"
+NO_STUDENT = "its name doesn't begin with a student's name: rename it to STUDENT_{}.ipynb"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class ByStudent(FileNameCollectorPlugin):
 
 
 def owner_of(path: str, assignment: str) -> Owner | None:
-    """Return to which student an entry belongs; None if its name doesn't begin with a student.
+    """Return to which student an entry belongs; None if that is unclear.
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
     first numbers in it come from the LMS, and the student chooses only the rest of the name.
@@ -206,7 +206,7 @@ def _entries(
 ) -> Iterator[Entry]:
     """Yield all files that were handed in: those in the class's archives, and those beside them.
 
-    If the name of an archive or a folder begins with a student, everything in it belongs to this
+    If the name of an archive or a folder begins with a student's, everything in it belongs to this
     student. Every other archive or folder is the class's.
     """
     for path in sorted(folder.iterdir()):

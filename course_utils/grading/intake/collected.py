@@ -63,7 +63,7 @@ class Collected:
         self._written: dict[str, bytes] = {}
 
     def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
-        """Write a file, or note why it is left out. If an equal file has its name, do nothing.
+        """Write a file, or note why it is left out. If it was already written, do nothing.
 
         Args:
             name: The file's path below the folder.
@@ -128,7 +128,7 @@ def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> byte
         problem: The reason why the file must not be read; "" if it may.
 
     Raises:
-        Refused: There is a problem, the file is too large, or it can't be read.
+        Refused: `problem` isn't empty, or the file is too large or can't be read.
     """
     if problem:
         raise Refused(problem)
@@ -141,7 +141,7 @@ def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> byte
 
 @contextlib.contextmanager
 def untrusted() -> Iterator[None]:
-    """Replace any exception by Refused: forged files cause many kinds of exceptions."""
+    """Replace any exception with Refused: crafted files cause many kinds of exceptions."""
     try:
         yield
     except MemoryError:

@@ -3,7 +3,7 @@
 nbgrader_config.py names `SafeCollect` as nbgrader's plugin, so `nbgrader collect` and formgrader's
 button *Collect* use it. In the exchange, each folder inbound/STUDENT+03_lora+TIME+RANDOM is one
 submission. Only its regular files that belong to the same account as the folder are collected. No
-link is followed, and whatever is left out becomes a reason why the submission needs a person.
+link is followed. Whatever is left out is noted as a reason why the submission needs a person.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from course_utils.grading.spec import is_notebook
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 # The errors of a full disk, which concern all students.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# How an entry of the exchange can be used, from best to worst: it belongs to the student's account,
-# to another account, or it can't be read.
+# Three kinds of entries of the exchange, from best to worst: those of the student's account, those
+# of another account, and those that can't be read.
 OWN, FOREIGN, UNUSABLE = range(3)
 
 
@@ -72,7 +72,7 @@ class SafeCollect(ExchangeCollect):
         super().init_src()
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
-        """Return an entry's student, file name and time, how it can be used, and why."""
+        """Return an entry's student, file name, time and kind, and the reason for its kind."""
         name = os.path.basename(path)
         student, _, time, *_ = [*name.rsplit("+", 3), "", ""]
         record: dict[str, Any] = {"username": student, "filename": name, "why": ""}
@@ -122,7 +122,7 @@ class SafeCollect(ExchangeCollect):
                 self.log.error("%s can't be collected: %s", record["username"], error)
 
     def _collect(self, record: dict[str, Any]) -> None:
-        """Copy an entry, unless an older or another account's entry would replace a submission."""
+        """Copy an entry; only a newer one of the student's account may replace a submission."""
         course, student = self.coursedir, record["username"]
         names = (course.submitted_directory, student, course.assignment_id)
         folder = Path(course.format_path(*names))
@@ -148,7 +148,7 @@ class SafeCollect(ExchangeCollect):
         collected.finish()
 
     def _is_newer(self, record: dict[str, Any], folder: Path) -> bool:
-        """Return whether an entry replaces what was collected before, as nbgrader decides it."""
+        """Return whether an entry replaces what was collected before, by nbgrader's rules."""
         old, new = parse_time("".join(_lines(folder / TIMESTAMP))), record["timestamp"]
         is_update = self.update and (old is None or new > old)
         return is_update or (self.before_duedate and old != new)
@@ -165,7 +165,7 @@ class SafeCollect(ExchangeCollect):
             collected.leave_out(os.path.basename(str(error.filename)), str(error.strerror))
 
         try:
-            # fwalk never follows a link, even if a folder becomes a link meanwhile.
+            # fwalk never follows a link, even if a link replaces a folder meanwhile.
             for folder, folders, names, descriptor in os.fwalk(source, onerror=leave_out):
                 names += [n for n in folders if os.path.islink(os.path.join(folder, n))]
                 folders[:] = [n for n in folders if not ignored.match(n)]
@@ -174,7 +174,7 @@ class SafeCollect(ExchangeCollect):
                     collected.leave_out(folders[0], deep)
                     folders.clear()
                 kept = [name for name in names if not ignored.match(name)]
-                # The notebook must not be left out because of too many other files.
+                # Notebooks come first: too many other files must not push them out.
                 for name in sorted(kept, key=lambda name: (not is_notebook(name), name)):
                     path = os.path.relpath(os.path.join(folder, name), source)
                     read = functools.partial(

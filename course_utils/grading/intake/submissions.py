@@ -17,11 +17,12 @@ MAX_FILES, MAX_DEPTH, MAX_NOTES = 1_000, 20, 20
 MAX_NAME = 128
 # The file with the time at which the submission was handed in.
 TIMESTAMP = "timestamp.txt"
-# The file with a secret by which only its student finds the feedback.
+# The file with the secret that a student needs to find the feedback.
 SECRET = "submission_secret.txt"
 # Files of nbgrader's exchange, which are not copied into the sandbox.
 EXCHANGE = (TIMESTAMP, SECRET)
-# The file in which the collection notes what it left out; each line is a reason for a person.
+# The file in which the collection notes what it left out; each line is a reason why a person
+# is needed.
 LEFT_OUT = "left-out.txt"
 # In submitted/, the folder with notes on files that belong to no student.
 NOBODY = "(no student)"

@@ -306,7 +306,7 @@ class _Rows:
         self._names = [header.index(name) for name in names]
         for row in people:
             texts = {row[place].strip() for place in places} | {self.name(row)}
-            # The collection adds the LMS's number to names that several students have.
+            # Collecting adds the LMS's number to a name that several students have.
             numbers = [*filter(None, map(NUMBER.fullmatch, texts))]
             texts |= {f"{self.name(row)}_{number[1]}" for number in numbers}
             texts |= {text.partition("@")[0] for text in texts if "@" in text}
