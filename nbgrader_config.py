@@ -53,7 +53,7 @@ c.Exchange.root = str(exchange)
 # The folder for fetched assignments; without this setting, they would be put into the root.
 c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
-# Students can write to the exchange: no link in it is followed. formgrader's button uses this, too.
+# Students can write to the exchange, so no link in it is followed. formgrader's button uses this.
 c.ExchangeFactory.collect = "course_utils.grading.intake.exchange.SafeCollect"
 
 # --- running a notebook: autograding and the button "Validate" ------------------------------------

@@ -108,7 +108,8 @@ HandedIn = list[tuple[str, Entry]]
 class Archives(ExtractorPlugin):
     """Writes the files of each student into a folder with the student's name.
 
-    If several students have the same name, the number of the LMS is added to their names.
+    If several students have the same name, the number that the LMS gave each of them is
+    added to the name.
     """
 
     def extract(self, archive_path: str, extracted_path: str) -> None:

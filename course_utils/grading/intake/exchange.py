@@ -40,7 +40,7 @@ from course_utils.grading.spec import is_notebook
 
 # A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
-# The errors of a full disk, which concern all students.
+# The errors that a full disk causes; they concern all students.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Three kinds of entries of the exchange, from best to worst: those of the student's account, those
 # of another account, and those that can't be read.
@@ -165,7 +165,7 @@ class SafeCollect(ExchangeCollect):
             collected.leave_out(os.path.basename(str(error.filename)), str(error.strerror))
 
         try:
-            # fwalk never follows a link, even if a link replaces a folder meanwhile.
+            # fwalk never follows a link, even if a folder is replaced by a link meanwhile.
             for folder, folders, names, descriptor in os.fwalk(source, onerror=leave_out):
                 names += [n for n in folders if os.path.islink(os.path.join(folder, n))]
                 folders[:] = [n for n in folders if not ignored.match(n)]

@@ -187,7 +187,7 @@ def command(package: Path, private: Iterable[str] = ()) -> list[str]:
         read_only=sandbox.read_only,
         hidden=sandbox.hidden,
         folders=sandbox.tmpfs,
-        # Other processes of the user nobody can read the variables of the second bubblewrap.
+        # Other processes of the user `nobody` can read the second bubblewrap's environment.
         environment=sandbox.environment,
     )
     root = (Mount("/", "/"),)
