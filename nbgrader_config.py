@@ -53,7 +53,8 @@ c.Exchange.root = str(exchange)
 # The folder for fetched assignments; without this setting, they would be put into the root.
 c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
-# Students can write to the exchange, so no link in it is followed. formgrader's button uses this.
+# Students can write to the exchange, so no link in it is followed. formgrader's button *Collect*
+# uses this class, too.
 c.ExchangeFactory.collect = "course_utils.grading.intake.exchange.SafeCollect"
 
 # --- running a notebook: autograding and the button "Validate" ------------------------------------
@@ -64,8 +65,8 @@ c.Execute.timeout = 60
 # Kernels log only critical errors. Otherwise they would log a warning at each start.
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
-# nbgrader reads and runs students' notebooks in its own process. With this exporter, `nbgrader
-# autograde` and formgrader's button grade in the sandbox, as `course grade` does.
+# By default, nbgrader reads and runs students' notebooks in its own process. With this exporter,
+# `nbgrader autograde` and formgrader's button grade in the sandbox, as `course grade` does.
 c.Autograde.exporter_class = "course_utils.grading.plugins.Grade"
 # The exporter applies no preprocessors.
 c.Autograde.sanitize_preprocessors = []

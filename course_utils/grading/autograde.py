@@ -207,8 +207,8 @@ def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) ->
 
 # --- servers of this process ----------------------------------------------------------------------
 
-# The servers that are starting or running: one for students and one for tests. They are stored by
-# the GradingSpec's key and its private paths. The dictionary has at most one entry.
+# The servers that are starting or running: one for students and one for tests. They are stored
+# under the GradingSpec's key and its private paths. The dictionary has at most one entry.
 _servers: dict[tuple[str, tuple[str, ...]], tuple[Future[Server], Future[Server]]] = {}
 _servers_lock = threading.RLock()
 

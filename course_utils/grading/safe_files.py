@@ -41,7 +41,7 @@ def read_bytes(
         path: The path of the file.
         max_size: The maximum size of the file, in bytes (B).
         folder: The descriptor of the folder to which the path is relative; default: none.
-        owner: The number of the user to whom the file must belong; default: any user.
+        owner: The id of the user to whom the file must belong; default: any user.
 
     Raises:
         OSError: The file is larger than `max_size`, is not a regular file, belongs to another user,

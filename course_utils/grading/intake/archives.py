@@ -7,7 +7,7 @@
 
 The LMS begins the name of each entry in its archive with the student's name. Only this beginning
 decides to which student the entry belongs. A student's archive is unpacked for this student only,
-and nothing in it can name somebody else. Single notebooks STUDENT_03_lora.ipynb may be beside the
+whatever names it contains. Single notebooks STUDENT_03_lora.ipynb may be beside the
 class's archive.
 
 nbgrader_config.py names the two classes as nbgrader's plugins:
@@ -143,7 +143,7 @@ def _folders(found: dict[str, dict[str, HandedIn]]) -> dict[str, HandedIn]:
     """
     folders: dict[str, HandedIn] = defaultdict(list)
     for student, numbers in found.items():
-        # A file without a number belongs to the student of this name, if there is only one.
+        # If only one student has this name, a file without a number belongs to this student.
         is_unclear = len(numbers.keys() - {""}) > 1 or student == ANONYMOUS
         for number, group in numbers.items():
             folders[f"{student}_{number}" if number and is_unclear else student] += group
@@ -164,10 +164,10 @@ class ByStudent(FileNameCollectorPlugin):
 
 
 def owner_of(path: str, assignment: str) -> Owner | None:
-    """Return to which student an entry belongs; None if that is unclear.
+    """Return the owner that an entry's path names; None if that is unclear.
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
-    first numbers in it come from the LMS, and the student chooses only the rest of the name.
+    first numbers in this part come from the LMS. The student chooses only what follows them.
 
     Args:
         path: The path of the entry.
@@ -207,8 +207,8 @@ def _entries(
 ) -> Iterator[Entry]:
     """Yield all files that were handed in: those in the class's archives, and those beside them.
 
-    If the name of an archive or a folder begins with a student's, everything in it belongs to this
-    student. Every other archive or folder is the class's.
+    If the name of an archive or a folder begins with a student's name, all files in it belong to
+    this student. Every other archive or folder is the class's.
     """
     for path in sorted(folder.iterdir()):
         name = _clean(path.name)

@@ -1,12 +1,12 @@
-"""Write what one student handed in into a folder, and note what was left out.
+"""Write one student's files into a folder, and note what was left out.
 
     intake.archives, from a learning management system  ─┐
                                                          ├─►  Collected  ─►  STUDENT/03_lora/…
     intake.exchange, from nbgrader's exchange           ─┘                   …/left-out.txt
 
-Names, contents and numbers of the files come from a student. A file that can't be collected is left
-out, with a line in left-out.txt, and all other files are collected. Each line is a reason why the
-submission needs a person (`intake.submissions`), so nothing is lost in a log alone.
+A student decides the names, the contents and the number of the files. A file that can't be
+collected is left out, with a line in left-out.txt, and all other files are collected. Each line is
+a reason why the submission needs a person (`intake.submissions`), so no problem is hidden in a log.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Collected:
         self._written: dict[str, bytes] = {}
 
     def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
-        """Write a file, or note why it is left out. If it was already written, do nothing.
+        """Write a file, or note why it is left out. An equal file may be added again.
 
         Args:
             name: The file's path below the folder.
-            read: Returns the file's content, or its beginning with the given size in bytes (B).
+            read: Returns the beginning of the file, at most the given number of bytes (B).
             problem: The reason why the file must be left out; "" if there is none.
         """
         if is_junk(name):
@@ -85,7 +85,7 @@ class Collected:
         """Write a file whose name was checked.
 
         Raises:
-            Refused: Another file has the same name.
+            Refused: A different file, or a folder, has the same name.
         """
         # Some file systems don't distinguish upper and lower case, or different encodings of the
         # same letter.
@@ -107,7 +107,7 @@ class Collected:
     def finish(self) -> None:
         """Write left-out.txt if anything was left out, or if nothing was handed in."""
         if not self._written and not self.folder.is_dir():
-            self.left_out = self.left_out or ["what was handed in is empty"]
+            self.left_out = self.left_out or ["the submission is empty"]
         if self.left_out:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LEFT_OUT).write_text(self.text(), encoding="utf-8")

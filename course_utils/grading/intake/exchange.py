@@ -122,7 +122,7 @@ class SafeCollect(ExchangeCollect):
                 self.log.error("%s can't be collected: %s", record["username"], error)
 
     def _collect(self, record: dict[str, Any]) -> None:
-        """Copy an entry; only a newer one of the student's account may replace a submission."""
+        """Copy an entry; only a newer one from the student's account may replace a submission."""
         course, student = self.coursedir, record["username"]
         names = (course.submitted_directory, student, course.assignment_id)
         folder = Path(course.format_path(*names))
@@ -148,7 +148,7 @@ class SafeCollect(ExchangeCollect):
         collected.finish()
 
     def _is_newer(self, record: dict[str, Any], folder: Path) -> bool:
-        """Return whether an entry replaces what was collected before, by nbgrader's rules."""
+        """Return whether nbgrader's rules let an entry replace what was collected before."""
         old, new = parse_time("".join(_lines(folder / TIMESTAMP))), record["timestamp"]
         is_update = self.update and (old is None or new > old)
         return is_update or (self.before_duedate and old != new)

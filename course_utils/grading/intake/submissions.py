@@ -145,7 +145,8 @@ def _notebook(folder: Path, paths: list[str], name: str) -> str:
     The file with exactly the expected name is chosen. Otherwise these kinds of files are tried in
     turn: a notebook whose name contains the assignment's name, any notebook, a file with the
     assignment's name and another ending, and a notebook in a subfolder. The first kind that exists
-    decides: its file is chosen if there is only one. Upper and lower case are not distinguished.
+    decides: if exactly one file is of this kind, it is chosen. Upper and lower case are not
+    distinguished.
     """
     names = (name.casefold(), f"{name}{NOTEBOOK}".casefold())
     unlikely = {f"{each}{ending}" for each in names for ending in OTHER_ENDINGS}

@@ -286,7 +286,7 @@ def _hidden(private: Iterable[str], mounts: Iterable[Mount]) -> Iterator[str]:
     """Yield the private paths that would be readable because they are inside a mounted folder.
 
     Raises:
-        NoSandbox: A private folder can't be hidden, because a sandbox needs what it contains.
+        NoSandbox: A private folder contains something that a sandbox needs, so it can't be hidden.
     """
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     for path in sorted({os.path.realpath(each) for each in private if os.path.exists(each)}):
@@ -304,7 +304,8 @@ def _mount_options(mounts: Iterable[Mount], hidden: Iterable[str]) -> Iterator[s
     """Yield the options that mount files and folders read-only, and hide folders.
 
     A link becomes a link in the sandbox. For example, /bin and /lib are links into /usr on most
-    systems. An outer folder comes before what it contains, which it would cover otherwise.
+    systems. An outer folder comes before its inner folders, because it would cover them
+    otherwise.
     """
     created: set[str] = set()
     places = [*mounts, *(Mount("", path) for path in hidden)]
