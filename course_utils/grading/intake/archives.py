@@ -52,7 +52,7 @@ from course_utils.grading.spec import NOTEBOOK, is_notebook
 
 # The first bytes of each entry in the list of files at the end of a zip archive.
 LISTED = b"PK\x01\x02"
-# An archive in which these bytes occur more often is not opened.
+# The maximum number of these entries; an archive with more of them is not opened.
 MAX_LISTED = 20_000
 # The flag of a name that is written in UTF-8.
 UTF8_FLAG = 0x800

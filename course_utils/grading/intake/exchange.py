@@ -154,7 +154,7 @@ class SafeCollect(ExchangeCollect):
         return is_update or (self.before_duedate and old != new)
 
     def _copy(self, source: str, owner: int, collected: Collected) -> None:
-        """Copy an entry's regular files, if they belong to the same account as the entry."""
+        """Copy those regular files of an entry that belong to the entry's account."""
         # nbgrader stops handing out feedback at the first submission without a secret.
         secret = secrets.token_hex(64).encode()
         ignored = re.compile("|".join(map(fnmatch.translate, self.coursedir.ignore)))
