@@ -134,3 +134,13 @@ def quantize_int4(x):
     absmax = x.abs().max()
     quotients = (x / absmax.where(absmax > 0, 1)).bfloat16()
     return (7 * quotients.float()).round().to(torch.int8), absmax.item()
+
+
+# %% wrong finite-sum: tests whether the sum is finite
+old = "if not x.isfinite().all():"
+new = "if not x.sum().isfinite():"
+
+
+# %% wrong tiny-is-zero: treats a small absmax as 0
+old = "if absmax == 0:"
+new = "if absmax < 1e-30:"

@@ -254,3 +254,9 @@ new = "good = [size for size in errors if round(errors[size], 4) <= round(target
 base = "other"
 old = "if not good:"
 new = "if not good or target <= 0:"
+
+
+# %% wrong isclose: accepts an error just above the target
+base = "other"
+old = "if errors[size] <= target]"
+new = "if errors[size] <= target or math.isclose(errors[size], target)]"

@@ -120,3 +120,8 @@ def nearest_codes(x, codebook):
     if not (codebook.diff() > 0).all() or codebook[0] * codebook[-1] > 0:
         raise ValueError("not strictly ascending")
     return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
+# %% wrong squared-distances: compares squares, which are 0 for small numbers
+old = "return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)"
+new = "return (x[..., None] - codebook).square().argmin(-1).to(torch.uint8)"

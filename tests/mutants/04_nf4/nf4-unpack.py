@@ -146,3 +146,15 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:n].long()
     constants = absmax.clamp(min=1e-8).repeat_interleave(block_size)[:n]
     return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong spare-code: looks up the four bits that belong to no number
+old = "codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()"
+new = "levels = codebook[torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()][:count]"
+old = "(codebook[codes] * constants)"
+new = "(levels * constants)"
+
+
+# %% wrong zero-constant: treats a constant of 0 as 1
+old = "constants = absmax.repeat_interleave(block_size)[:count]"
+new = "constants = absmax.where(absmax > 0, 1).repeat_interleave(block_size)[:count]"

@@ -193,3 +193,13 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
         scaled = block if is_zero else [number / nested[-1] for number in block]
         codes += [(codebook.double() - number).abs().argmin().item() for number in scaled]
     return torch.tensor(codes, dtype=torch.uint8), torch.tensor(nested), offset
+
+
+# %% wrong plus-1e-8: adds a small number to each nested constant
+old = "nested.clamp(min=1e-30)[:, None]"
+new = "(nested + 1e-8)[:, None]"
+
+
+# %% wrong negative-with-mean: accepts negative constants if the mean isn't subtracted
+old = "if block_size < 1 or (constants < 0).any():"
+new = "if block_size < 1 or subtract_mean and (constants < 0).any():"

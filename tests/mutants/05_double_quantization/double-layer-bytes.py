@@ -155,3 +155,8 @@ old = "if min(d_in, d_out, block_size, nested_block_size) < 1:"
 new = "if min(d_in, d_out, block_size, nested_block_size) < 1 or block_size > 4096:"
 old = "at least 1"
 new = "a size isn't supported"
+
+
+# %% wrong weights-below-1: tests the number of weights instead of the two dimensions
+old = "if min(d_in, d_out, block_size, nested_block_size) < 1:"
+new = "if min(d_in * d_out, block_size, nested_block_size) < 1:"

@@ -167,3 +167,9 @@ new = "return round(each / block_size, 9)"
 base = "other"
 old = "block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256"
 new = "block_size=32, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256"
+
+
+# %% wrong product: tests the product, which two negative numbers make positive
+base = "other"
+old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
+new = "if block_size * constant_bits * quantized_bits * nested_block_size < 1:"

@@ -140,3 +140,8 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=None, double_overhead
     nf4 = (quantized * (4 + (overhead or 0.5)) / 8 + unquantized * 2) / 1e9
     double = (quantized * (4 + (double_overhead or 0.126953125)) / 8 + unquantized * 2) / 1e9
     return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong double-or-default: uses the default for an overhead of 0 with double quantization
+old = "(4 + double_overhead)"
+new = "(4 + (double_overhead or 0.126953125))"
