@@ -165,3 +165,13 @@ new = """
     layers = (0, saved.index(max(saved)), len(saved) - 1)
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in layers]
 """
+
+
+# %% wrong frozen-below: ends the backward pass above the first frozen layers
+old = "for n in range(len(saved))]"
+new = "for n in range(len(saved)) if any(gradients[: n + 1]) or not any(gradients)]"
+
+
+# %% wrong one-layer: stores all tensors of a single layer, even with checkpointing
+old = "kept = inputs if checkpointing else saved"
+new = "kept = inputs if checkpointing and len(saved) > 1 else saved"

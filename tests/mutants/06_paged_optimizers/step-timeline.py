@@ -222,3 +222,17 @@ new = """
 """
 old = "sizes.pop(name)"
 new = "sizes.pop(name, 0)"
+
+
+# %% wrong prefixes: accepts actions that begin with the right word
+old = """
+        if action not in ("allocate", "free") or (name in sizes) != (action == "free"):
+            raise ValueError(name)
+        if action == "allocate":
+"""
+new = """
+        starts = action.startswith("allocate")
+        if not (starts or action.startswith("free")) or (name in sizes) == starts:
+            raise ValueError(name)
+        if starts:
+"""

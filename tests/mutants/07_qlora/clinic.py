@@ -560,3 +560,28 @@ def diagnose(printed, true, right):
         return "update"
     change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
     return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong new-optimizer: creates a new optimizer for each step
+old = "    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
+new = ""
+old = "        optimizer.zero_grad()"
+new = """
+        optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+        optimizer.zero_grad()
+"""
+
+
+# %% wrong only-b: trains only B
+old = "torch.optim.AdamW(trained.values(), lr"
+new = "torch.optim.AdamW([p for n, p in trained.items() if 'lora_B' in n], lr"
+
+
+# %% wrong first-loss: compares only the first printed and true loss
+old = "if printed != true:"
+new = "if printed[0] != true[0]:"
+
+
+# %% wrong same-ends: looks only at the first and the last loss for a run without effect
+old = "if len(set(printed)) == 1:"
+new = "if printed[0] == printed[-1]:"

@@ -171,3 +171,12 @@ new = """
             best, lowest = rate, medians[rate]
     return best
 """
+
+
+# %% wrong stops-at-failed: ends at the lowest rate that has a run that stopped early
+old = "medians = {rate: median(found) for rate, found in losses.items() if None not in found}"
+new = """
+    rates = sorted(losses)
+    failed = next((n for n, rate in enumerate(rates) if None in losses[rate]), len(rates))
+    medians = {rate: median(losses[rate]) for rate in rates[:failed]}
+"""

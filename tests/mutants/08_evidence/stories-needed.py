@@ -162,3 +162,13 @@ new = """
 # %% wrong log-of-one: divides by the logarithm of the number of stories
 old = "return few * (many / few) ** share"
 new = "return few ** (1 + share * (math.log(many, few) - 1))"
+
+
+# %% wrong rise-from-0: measures the rise from 0 if the score before it is negative
+old = "share = (target - low) / (high - low)"
+new = "share = (target - max(low, 0)) / (high - max(low, 0))"
+
+
+# %% wrong percent: takes a target above 1 for a percentage
+old = "    points = sorted(curve.items())"
+new = "    points, target = sorted(curve.items()), target / 100 if target > 1 else target"

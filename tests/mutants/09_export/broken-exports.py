@@ -193,3 +193,8 @@ new = "if fmean(found) >= 2 * fmean(usual):"
 # %% wrong above-four: calls an export broken only if the ratio is above 4
 old = "if fmean(found) > 3 * fmean(usual):"
 new = "if fmean(found) > 4 * fmean(usual):"
+
+
+# %% wrong rounded: rounds the means to six decimals
+old = "if fmean(found) > 3 * fmean(usual):"
+new = "if round(fmean(found), 6) > 3 * round(fmean(usual), 6):"

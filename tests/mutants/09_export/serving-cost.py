@@ -278,3 +278,8 @@ new = "if min(read_speed, write_speed, slots) < 1:"
 base = "other"
 old = "seconds = (prompt - cached) / read_speed + answer / write_speed / slots"
 new = "seconds = max(prompt - cached, min(prompt, 1)) / read_speed + answer / write_speed / slots"
+
+
+# %% wrong three-decimals: rounds to three decimals before it rounds up
+old = "return math.ceil(training_hours * training_price / saved)"
+new = "return math.ceil(round(training_hours * training_price / saved, 3))"
