@@ -575,13 +575,3 @@ new = """
 # %% wrong only-b: trains only B
 old = "torch.optim.AdamW(trained.values(), lr"
 new = "torch.optim.AdamW([p for n, p in trained.items() if 'lora_B' in n], lr"
-
-
-# %% wrong first-loss: compares only the first printed and true loss
-old = "if printed != true:"
-new = "if printed[0] != true[0]:"
-
-
-# %% wrong same-ends: looks only at the first and the last loss for a run without effect
-old = "if len(set(printed)) == 1:"
-new = "if printed[0] == printed[-1]:"

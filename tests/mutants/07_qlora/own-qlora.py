@@ -370,3 +370,8 @@ def own_qlora(seed, adapters, alpha, input_ids, labels):
         "logits": output.logits,
         "gradients": {name: parameter.grad for name, parameter in trained.items()},
     }
+
+
+# %% wrong clamped-constants: divides by at least 1e-6
+old = "scaled = blocks / constants.where(constants > 0, 1)[:, None]"
+new = "scaled = blocks / constants.clamp(min=1e-6)[:, None]"
