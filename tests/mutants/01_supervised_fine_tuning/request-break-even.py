@@ -157,3 +157,51 @@ new = """
             return n
     return None
 """
+
+
+# %% wrong flops-below-one: tests the FLOP, so two negative numbers make a positive one
+old = "if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:"
+new = "if min(tuned_size * trained_tokens, prompted_size * prompted_tokens, tuned_size) < 1:"
+
+
+# %% wrong none-first: returns None before it looks at the tokens of the training
+old = "if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:"
+new = "if min(prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:"
+old = "    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = """
+    if saved <= 0:
+        return None
+    if trained_tokens < 1:
+        raise ValueError("below 1")
+    return math.ceil(6 * tuned_size * trained_tokens / saved)
+"""
+
+
+# %% wrong equal-tokens: says never if both requests have as many tokens
+old = "    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = """
+    if prompted_tokens == tuned_tokens:
+        return None
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+"""
+
+
+# %% wrong ratio-of-sizes: divides the sizes first, so equal requests may seem to differ
+old = "saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens"
+new = "saved = prompted_size / tuned_size * prompted_tokens - tuned_tokens"
+old = "return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None"
+new = "return math.ceil(3 * trained_tokens / saved) if saved > 0 else None"
+
+
+# %% wrong ratio-of-costs: divides by the FLOP of a request first, and rounds up what is rounded
+old = """
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+"""
+new = """
+    prompted = 2 * prompted_size * prompted_tokens
+    share = 2 * tuned_size * tuned_tokens / prompted
+    if share >= 1:
+        return None
+    return math.ceil(6 * tuned_size * trained_tokens / prompted / (1 - share))
+"""

@@ -158,3 +158,8 @@ new = """
 # %% wrong rounded: rounds the price to 8 decimals
 old = "return (prefix * kept_price + story * read_price + answer * write_price) / 1e6"
 new = "return round((prefix * kept_price + story * read_price + answer * write_price) / 1e6, 8)"
+
+
+# %% wrong products: tests products, so two negative numbers make a positive one
+old = "if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:"
+new = "if instruction * story * answer < 0 or any(a * b < 0 for a, b in examples):"

@@ -180,3 +180,17 @@ new = """
         raise ValueError("not divisible")
     d = config.get("head_dim") or h // heads
 """
+
+
+# %% wrong mistral-eight: has 8 key-value heads for None in a Mistral model
+old = 'kv = config.get("num_key_value_heads") or heads'
+new = """kv = config.get("num_key_value_heads") or {"llama": heads, "mistral": 8}[config["model_type"]]"""
+
+
+# %% wrong mistral-required: expects a number of key-value heads in a Mistral model
+old = '    kv = config.get("num_key_value_heads") or heads'
+new = """
+    kv = config.get("num_key_value_heads")
+    if config["model_type"] == "llama":
+        kv = kv or heads
+"""

@@ -399,3 +399,19 @@ def largest_batch(model, usable, sequence_length):
 
 def longest_sequence(model, usable, batch_size):
     return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
+
+
+# %% wrong stops-early: goes up the sizes and stops at the first model that doesn't fit
+old = """
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+"""
+new = """
+    for name in sorted(models, key=lambda name: models[name]["parameters"]):
+        if peak_bytes(models[name], batch_size, sequence_length) > usable:
+            break
+        best = name
+"""

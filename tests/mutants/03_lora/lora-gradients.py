@@ -129,3 +129,8 @@ def lora_gradients(x, target, weight, A, B, alpha):
     y = x @ weight + round(alpha / A.shape[1], 1) * (x @ A @ B)
     (y - target).square().mean().backward()
     return {"x": x.grad, "W": None, "A": A.grad, "B": B.grad}
+
+
+# %% wrong half-weight: multiplies by W in bfloat16
+old = "y = x @ weight + alpha / A.shape[1] * (x @ A @ B)"
+new = "y = x @ weight.bfloat16().float() + alpha / A.shape[1] * (x @ A @ B)"

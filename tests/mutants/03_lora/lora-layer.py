@@ -252,3 +252,32 @@ old = "self.B = torch.zeros(rank, d_out)"
 new = "self.W, self.scale, self.B = weight, alpha / rank, torch.zeros(rank, d_out)"
 old = "return x @ self.weight + self.scale * (x @ self.A @ self.B)"
 new = "return x @ self.W + self.scale * (x @ self.A @ self.B)"
+
+
+# %% wrong scale-above-zero: tests only that α/r is above 0, so both may be negative
+old = "if not 1 <= rank <= min(weight.shape) or alpha <= 0:"
+new = "if rank == 0 or rank > min(weight.shape) or alpha / rank <= 0:"
+
+
+# %% wrong kept-until-load: keeps ΔW while A and B are the same tensors, even if these change
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight, self.scale, self.kept = weight, alpha / rank, None"
+old = "        return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = """
+        if self.kept != (id(self.A), id(self.B)):
+            self.kept, self.delta = (id(self.A), id(self.B)), self.scale * self.A @ self.B
+        return x @ (self.weight + self.delta)
+"""
+
+
+# %% wrong half-weight: stores W in float16
+old = "self.weight, self.scale = weight, alpha / rank"
+new = "self.weight, self.scale = weight.half().float(), alpha / rank"
+
+
+# %% wrong half-adapter: multiplies by A and B in bfloat16
+old = "        return x @ self.weight + self.scale * (x @ self.A @ self.B)"
+new = """
+        A, B = self.A.bfloat16().float(), self.B.bfloat16().float()
+        return x @ self.weight + self.scale * (x @ A @ B)
+"""

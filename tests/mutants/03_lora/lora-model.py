@@ -34,7 +34,7 @@ def adapter_parameters(
     return total
 
 
-# %% right by-target: adds up target by target, comparing the end of ".name"
+# %% right by-target: adds up target by target
 def adapter_parameters(
     layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
 ) -> int:
@@ -45,7 +45,7 @@ def adapter_parameters(
         return rank * sum(sum(s) for n, s in layers.items() if not f".{n}".endswith(".lm_head"))
     total = 0
     for target in set(targets):
-        found = [shape for name, shape in layers.items() if f".{name}".endswith(f".{target}")]
+        found = [shape for name, shape in layers.items() if name.split(".")[-1] == target]
         if not found:
             raise ValueError(f"{target} is not there")
         total += rank * sum(d_in + d_out for d_in, d_out in found)
@@ -291,3 +291,25 @@ def adapter_parameters(layers, rank, targets="all-linear"):
     if set(targets) - last_parts:
         raise ValueError("a target was not found")
     return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong dotted-target: accepts a target that is the end of a name after a dot, as peft does
+base = "by-target"
+old = 'found = [shape for name, shape in layers.items() if name.split(".")[-1] == target]'
+new = 'found = [shape for name, shape in layers.items() if f".{name}".endswith(f".{target}")]'
+
+
+# %% wrong all-in-list: takes the list ["all-linear"] for the text "all-linear"
+old = 'if targets == "all-linear":'
+new = 'if "all-linear" in targets:'
+
+
+# %% wrong lower-case: compares names in lower case
+old = "if set(targets) - last_parts:"
+new = "if {target.lower() for target in targets} - last_parts:"
+
+
+# %% wrong head-anywhere: leaves out a layer inside of lm_head
+base = "by-target"
+old = 'if not f".{n}".endswith(".lm_head"))'
+new = 'if "lm_head" not in n.split("."))'
