@@ -184,7 +184,7 @@ new = """
 
 # %% wrong mistral-eight: has 8 key-value heads for None in a Mistral model
 old = 'kv = config.get("num_key_value_heads") or heads'
-new = """kv = config.get("num_key_value_heads") or {"llama": heads, "mistral": 8}[config["model_type"]]"""
+new = 'kv = config.get("num_key_value_heads") or (heads if config["model_type"] == "llama" else 8)'
 
 
 # %% wrong mistral-required: expects a number of key-value heads in a Mistral model
