@@ -86,11 +86,25 @@ def wrapped(answer: Any, reply: Callable[[list[Call], Callable[[], Any]], Any]) 
             self.inner = reply(self.calls, lambda: answer(*args, **kwargs))
 
         def __getattr__(self, name: str) -> Any:
-            def method(*args: Any, **kwargs: Any) -> Any:
-                self.calls.append((name, args, kwargs))
-                return reply(self.calls, lambda: getattr(self.inner, name)(*args, **kwargs))
+            return Method(self, name)
 
-            return method
+    class Method:
+        """A method of an object, or of one of its attributes: the path is "B.data.mul_"."""
+
+        def __init__(self, owner: Any, path: str):
+            self.owner, self.path = owner, path
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Method(self.owner, f"{self.path}.{name}")
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            import operator
+
+            self.owner.calls.append((self.path, args, kwargs))
+            method = operator.attrgetter(self.path)
+            return reply(self.owner.calls, lambda: method(self.owner.inner)(*args, **kwargs))
 
     return Object if isinstance(answer, type) else function
 

@@ -229,6 +229,7 @@ class Remote:
         self.__name__ = getattr(target, "__name__", "object")
 
     def __call__(self, *args, **kwargs):
+        assert callable(self._target), "only a method can be used from another process"
         args, kwargs = values.decode(values.encode((args, kwargs)))
         with without(self._withheld):
             result = self._target(*args, **kwargs)
@@ -239,9 +240,7 @@ class Remote:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        method = getattr(self._target, name)
-        assert callable(method), f"{name} is not a method, so another process can't use it"
-        return Remote(method, self._withheld)
+        return Remote(getattr(self._target, name), self._withheld)
 
 
 @contextlib.contextmanager
