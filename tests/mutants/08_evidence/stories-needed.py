@@ -169,6 +169,6 @@ old = "share = (target - low) / (high - low)"
 new = "share = (target - max(low, 0)) / (high - max(low, 0))"
 
 
-# %% wrong percent: takes a target above 1 for a percentage
+# %% wrong percent: takes a target above 2 for a percentage
 old = "    points = sorted(curve.items())"
-new = "    points, target = sorted(curve.items()), target / 100 if target > 1 else target"
+new = "    points, target = sorted(curve.items()), target / 100 if target > 2 else target"
