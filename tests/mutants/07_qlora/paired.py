@@ -221,11 +221,6 @@ new = """
 """
 
 
-# %% wrong relative: allows only a relative rounding error, which is 0 for a mean of 0
-old = "(means >= abs(mean) - 1e-9)"
-new = "(means >= abs(mean) * (1 - 1e-9))"
-
-
 # %% wrong four-decimals: compares means that are rounded to four decimals
 old = "(means >= abs(mean) - 1e-9)"
 new = "(means.round(decimals=4) >= round(abs(mean), 4))"
