@@ -171,14 +171,3 @@ def quantile_codebook(bits, delta):
     sides = [torch.special.ndtri(torch.linspace(delta, 0.5, n + 1)[:-1]) for n in (half, half - 1)]
     levels = torch.cat([sides[0], torch.zeros(1), -sides[1]]).sort().values
     return levels / levels[-1]
-
-
-# %% wrong steps-by-arange: adds steps up, which sometimes gives one share too many
-old = "positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])"
-new = """
-    positive = torch.special.ndtri(torch.arange(delta, 0.5, -(delta - 0.5) / half))
-"""
-old = "negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])"
-new = """
-    negative = -torch.special.ndtri(torch.arange(delta, 0.5, -(delta - 0.5) / (half - 1)))
-"""
