@@ -209,13 +209,6 @@ def ensure_installed(extras):
         write_stamp(extras=sorted(extras | installed))
 
 
-def clean(course):
-    """Remove builds and caches from the course's folder, but keep `.venv` and the model."""
-    for pattern in ("build", ".*_cache", "course_utils/**/__pycache__", "tests/**/__pycache__"):
-        for folder in list(course.glob(pattern)):
-            shutil.rmtree(str(folder), ignore_errors=True)
-
-
 def replace_process(command):
     """Replace this process by a program; on Windows, run the program and return its status."""
     sys.stdout.flush()
@@ -240,8 +233,6 @@ def main(arguments=None):
         if command in ("help", "-h", "--help"):
             for name in [name for name in commands if not rest or name in rest]:
                 print(f"{name:13} {commands[name][1]}")
-        elif command == "clean":
-            clean(ROOT)
         elif command in commands:
             ensure_installed(commands[command][0])
             return replace_process([str(venv_program("course")), "--fetch", command, *rest])

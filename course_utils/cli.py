@@ -358,15 +358,6 @@ def _model_cache() -> list[str]:
     return [os.environ.get(name, "") for name in ("QLORA_COURSE_CACHE", "HF_HOME", "HF_HUB_CACHE")]
 
 
-@command("train", model=True, own_help=True)
-@passed_on
-def train(arguments: tuple[str, ...]) -> None:
-    """Fine-tune a model in 4 bits on the course's news briefs."""
-    from course_utils.training import command
-
-    command.main(arguments, prog_name="course train")
-
-
 @command("finetune")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -665,36 +656,6 @@ def export(
     click.echo(lms.export(release.class_folder(), assignment, *tables[0], column=column, **options))
 
 
-@command("guesses")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="guesses.html",
-    show_default=True,
-    help="File for the HTML page.",
-)
-def guesses(folder: Path, output: Path) -> None:
-    """Show what a class predicted in the lectures.
-
-    The command reads all files guesses-*.json in FOLDER and its subfolders, which students kept at
-    the end of a lecture. It writes a page with a histogram for each question, and prints a line for
-    each question. A file that can't be used is named and left out.
-    """
-    from course_utils.grading.results import guesses as class_guesses
-    from course_utils.notebooks import course_folder
-
-    known = class_guesses.lectures(course_folder())
-    files, problems = class_guesses.read(folder)
-    found, unknown = class_guesses.results(files, known)
-    for problem in (*problems, *unknown):
-        click.echo(problem, err=True)
-    if not found:
-        raise CourseError(f"{folder} contains no file guesses-*.json that can be used")
-    class_guesses.write_page(output, found, known)
-    click.echo("\n".join([*class_guesses.lines(found), f"{output} (files: {len(files)})"]))
-
-
 # --- for publishers -------------------------------------------------------------------------------
 
 
@@ -811,51 +772,6 @@ def badges(
         )
 
 
-@command("translate", clone=True)
-@click.argument("action", type=click.Choice(["extract", "check", "accept"]))
-@click.argument("language", required=False)
-@click.argument("lecture", required=False)
-@click.argument("cells", nargs=-1)
-def translate(
-    action: str, language: str | None, lecture: str | None, cells: tuple[str, ...]
-) -> None:
-    """Translate lectures, and list stale translations.
-
-    `extract de 00` writes lecture 00 to lectures/de/, where you translate it, and renews the cells
-    that you have not translated yet. `check` lists what is missing or stale in all translations, or
-    in those of a LANGUAGE or LECTURE; the exit status is 1 if there is anything. `accept de 00
-    CELLS` records that you have renewed stale cells. `extract` and `accept` list each cell with its
-    hash.
-    """
-    from course_utils.notebooks import course_folder
-    from course_utils.publishing import translations
-
-    folder = course_folder()
-    if action == "check":
-        found = {
-            path: translations.problems(original, path)
-            for original, path in translations.translations(folder, language, lecture)
-        }
-        lines = [f"{path.relative_to(folder)}: {line}" for path in found for line in found[path]]
-        up_to_date = [f"{path.relative_to(folder)} is up to date" for path in found]
-        click.echo("\n".join(lines or up_to_date) or "no lecture has been translated yet")
-        sys.exit(1 if lines else 0)
-    if not language or not lecture:
-        raise click.UsageError(f"`{action}` needs a language and a lecture, such as `de 00`")
-    original, path = translations.translation(folder, language, lecture)
-    if action == "extract":
-        listed = translations.extract(original, path)
-    elif not path.is_file():
-        raise CourseError(f"{path} does not exist: run `course translate extract` first")
-    elif not cells:
-        raise click.UsageError("`accept` needs the names of cells, which `check` lists")
-    else:
-        listed = translations.accept(original, path, cells)
-    for cell in listed:
-        click.echo(f"{cell.hash}  {cell.name:24} {cell.state}")
-    click.echo(path.relative_to(folder))
-
-
 @command("notebooks", clone=True)
 @click.argument("action", type=click.Choice(["check", "fix"]))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
@@ -919,47 +835,23 @@ def _lint() -> None:
             sys.exit(status)
 
 
-def _run_tests(*options: str) -> None:
-    """Lint, then run pytest in one process per core, with at most four processes.
+@command("test", extras="test", model=True, clone=True, ignore_unknown_options=True)
+@click.option("--full", is_flag=True, help="Run the tests marked `full`, too.")
+@click.option("--all", "every", is_flag=True, help="Run every test, also the slow ones: hours.")
+@passed_on
+def test(full: bool, every: bool, arguments: tuple[str, ...]) -> None:
+    """Lint, then run the fast tests.
 
-    A process needs up to 1.5 GB of memory. Tests of the same `xdist_group` share a process.
+    ARGUMENTS are passed on to pytest, such as -k lora or -n 0. Pytest runs in one process per core,
+    with at most four processes.
     """
     from course_utils.runtime import usable_cores
 
     _lint()
+    # A process needs up to 1.5 GB of memory. Tests of the same `xdist_group` share a process.
     processes = str(min(4, usable_cores()))
-    _run_module("pytest", "-n", processes, "--dist", "loadgroup", *options)
-
-
-@command("test", extras="test", model=True, clone=True, ignore_unknown_options=True)
-@passed_on
-def test(arguments: tuple[str, ...]) -> None:
-    """Lint, then run the fast tests: five minutes on two cores.
-
-    ARGUMENTS are passed on to pytest, such as -k lora or -n 0.
-    """
-    _run_tests("-m", "not full and not slow", *arguments)
-
-
-@command("test-full", extras="test", model=True, clone=True, ignore_unknown_options=True)
-@passed_on
-def test_full(arguments: tuple[str, ...]) -> None:
-    """Lint, then run all tests but the slow ones.
-
-    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. Without the tests
-    that `make test` runs: -m "full and not slow".
-    """
-    _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
-
-
-@command("test-all", extras="test", model=True, clone=True, ignore_unknown_options=True)
-@passed_on
-def test_all(arguments: tuple[str, ...]) -> None:
-    """Lint, then run every test.
-
-    ARGUMENTS are passed on to pytest.
-    """
-    _run_tests(*arguments)
+    marked = [] if every else ["-m", "not slow" if full else "not full and not slow"]
+    _run_module("pytest", "-n", processes, "--dist", "loadgroup", *marked, *arguments)
 
 
 @command("bench", extras="test bench", model=True, own_help=True)
@@ -981,31 +873,6 @@ def gpu_check(arguments: tuple[str, ...]) -> None:
     If the machine has a CUDA GPU, the command first fetches the model if it is missing.
     """
     _run_module("benchmarks", "gpu_check", *arguments)
-
-
-@command("environments", extras="test", model=True, own_help=True)
-@passed_on
-def environments(arguments: tuple[str, ...]) -> None:
-    """Run the lectures in the environments that readers use.
-
-    The results are saved in benchmarks/environments.json.
-    """
-    _run_module("benchmarks", "environments", *arguments)
-
-
-@command("test-colab", extras="test", model=True, own_help=True)
-@passed_on
-def test_colab(arguments: tuple[str, ...]) -> None:
-    """Run the lectures with only Google Colab's packages."""
-    _run_module("benchmarks", "environments", "colab", *arguments)
-
-
-@command("clean")
-def clean() -> None:
-    """Remove builds and caches; keep .venv and the model."""
-    from course_utils.notebooks import course_folder
-
-    bootstrap.clean(course_folder())
 
 
 if __name__ == "__main__":

@@ -451,19 +451,6 @@ def test_unknown_command_is_reported_before_anything_is_installed(clone, capsys)
     assert not bootstrap.in_venv().exists()
 
 
-def test_clean_removes_builds_and_caches_without_a_set_up(clone):
-    kept, removed = clone / ".venv/lib/__pycache__", clone / "course_utils/a/__pycache__"
-    for folder in (kept, removed, clone / "build", clone / ".ruff_cache"):
-        folder.mkdir(parents=True)
-    assert not bootstrap.main(["clean"])
-    assert sorted(path.name for path in clone.iterdir()) == [
-        ".venv",
-        "course_utils",
-        "pyproject.toml",
-    ]
-    assert kept.exists() and not removed.exists()
-
-
 def test_folder_that_cannot_be_written_is_named(clone, pip, monkeypatch, capsys):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", str(clone / ".venv.lock"))

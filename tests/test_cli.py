@@ -540,15 +540,14 @@ PYTEST = ["pytest", "-n", "2", "--dist", "loadgroup"]
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (["bench", "codec", "--texts"], ["benchmarks", "codec", "--texts"]),
+        (["bench", "training", "--steps"], ["benchmarks", "training", "--steps"]),
         (["gpu-check", "--output", "x"], ["benchmarks", "gpu_check", "--output", "x"]),
-        (["environments", "--only", "04"], ["benchmarks", "environments", "--only", "04"]),
-        (["test-colab", "--only", "07"], ["benchmarks", "environments", "colab", "--only", "07"]),
         (
             ["test", "-k", "lora", "-x"],
             [*PYTEST, "-m", "not full and not slow", "-k", "lora", "-x"],
         ),
-        (["test-all", "-n", "0"], [*PYTEST, "-n", "0"]),
+        (["test", "--full", "-n", "0"], [*PYTEST, "-m", "not slow", "-n", "0"]),
+        (["test", "--all"], PYTEST),
     ],
 )
 def test_program_is_run_in_the_course_folder(programs, monkeypatch, line, expected):
@@ -564,7 +563,7 @@ def test_bench_lists_its_benchmarks_and_reports_an_unknown_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     command = [sys.executable, "-m", "course_utils.cli", "bench"]
     listed = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert listed.returncode == 0 and "\n  codec  " in listed.stdout
+    assert listed.returncode == 0 and "\n  training  " in listed.stdout
     unknown = subprocess.run([*command, "coffee"], capture_output=True, text=True)
     assert unknown.returncode == 2 and "There is no benchmark 'coffee'." in unknown.stderr
 
@@ -572,12 +571,6 @@ def test_bench_lists_its_benchmarks_and_reports_an_unknown_one(monkeypatch):
 def test_bench_in_a_course_without_benchmarks_is_an_error(folder):
     result = course("bench")
     assert result.exit_code == 1 and "which is not in" in result.output
-
-
-def test_train_runs_the_training_command():
-    result = course("train", "--help")
-    assert result.exit_code == 0 and "course train [OPTIONS]" in result.output
-    assert "--micro-batch-size" in result.output
 
 
 # --- lint ---
@@ -667,21 +660,3 @@ def test_failed_download_ends_the_command(folder, served, monkeypatch, tmp_path)
     done = subprocess.CompletedProcess((), 4)
     monkeypatch.setattr(cli.subprocess, "run", lambda command: done)
     assert course("--fetch", "lab").exit_code == 4 and not served
-
-
-def test_clean_removes_only_builds_and_caches(folder):
-    for name in ("build", "course_utils/__pycache__", "submitted/one/__pycache__", ".venv"):
-        (folder / name).mkdir(parents=True)
-    assert course("clean").exit_code == 0
-    assert not (folder / "build").exists() and not (folder / "course_utils/__pycache__").exists()
-    assert (folder / ".venv").exists() and (folder / "submitted/one/__pycache__").exists()
-
-
-def test_clean_outside_a_course_folder_removes_nothing(tmp_path, monkeypatch):
-    """In site-packages, a folder `build` can belong to another package."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "course_utils/notebooks.py"))
-    (tmp_path / "build").mkdir()
-    result = course("clean")
-    assert result.exit_code == 1 and "is not in a course folder" in result.output
-    assert (tmp_path / "build").exists()

@@ -60,7 +60,7 @@ WITHOUT_GIT = (
     "lectures/*/[0-9][0-9]_*.ipynb",
 )
 # The Makefile's commands that students need.
-COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "finetune", "serve", "clean")
+COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "finetune", "serve")
 MAKEFILE = """\
 # `make lab` opens the course, and `make help` lists all commands.
 # Each command first installs what it needs. If everything is installed, that takes milliseconds.
