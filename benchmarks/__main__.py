@@ -13,19 +13,8 @@ import sys
 
 from benchmarks import runner
 
-# The benchmarks that run if no name is given. All other benchmarks need a GPU, a Binder
-# environment, or hours.
-SUITE = (
-    *("codec", "calculators", "training", "decoding", "neighbours"),
-    *("startup", "grading", "scaling"),
-)
-
-
-def usage() -> str:
-    """Return a help text on how to call the command, with a list of all benchmarks."""
-    lines = [f"  {name:15} {runner.about(name)}" for name in runner.names()]
-    head = ["usage: bench [NAME] [OPTIONS]", f"Without a name: {', '.join(SUITE)}.", ""]
-    return "\n".join([*head, *lines])
+# The benchmarks that run if no name is given. All other benchmarks need a GPU or hours.
+SUITE = ("calculators", "training", "decoding", "neighbours", "grading")
 
 
 def main(arguments: list[str]) -> int:
@@ -35,17 +24,21 @@ def main(arguments: list[str]) -> int:
         The exit status of the benchmark or, for the suite, of the first benchmark that failed; 0 if
         none failed.
     """
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(usage())
+    if not arguments:
+        commands = ([sys.executable, "-m", "benchmarks", name] for name in SUITE)
+        statuses = [subprocess.run(command, cwd=runner.ROOT).returncode for command in commands]
+        return next(filter(None, statuses), 0)
+    name, *options = arguments
+    if name in runner.names():
+        return runner.run(name, options)
+    lines = [f"  {each:15} {runner.about(each)}" for each in runner.names()]
+    head = ["usage: bench [NAME] [OPTIONS]", f"Without a name: {', '.join(SUITE)}.", ""]
+    usage = "\n".join([*head, *lines])
+    if name in ("-h", "--help"):
+        print(usage)
         return 0
-    if arguments and arguments[0] not in runner.names():
-        print(f"There is no benchmark {arguments[0]!r}.\n{usage()}", file=sys.stderr)
-        return 2
-    if arguments:
-        return runner.run(arguments[0], arguments[1:])
-    commands = ([sys.executable, "-m", "benchmarks", name] for name in SUITE)
-    statuses = [subprocess.run(command, cwd=runner.ROOT).returncode for command in commands]
-    return next(filter(None, statuses), 0)
+    print(f"There is no benchmark {name!r}.\n{usage}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

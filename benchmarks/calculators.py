@@ -1,16 +1,14 @@
 """Compare three memory calculators with measured bytes: this course's, fitcheck and accelerate's.
 
 The peaks of QLoRA on a Tesla T4 were measured earlier (course_utils/data/t4_measured_peaks.csv).
-The benchmark itself measures SmolLM2-135M on the CPU: the weights, the tensors that a step stores
-for the backward pass, and the peak of the whole step. The benchmark needs the extra `bench`. It
-needs no network, because fitcheck and accelerate get the models' configs from a server on this
+The benchmark itself measures SmolLM2-135M on the CPU: the weights, and the peak of a training step.
+It needs no network, because fitcheck and accelerate get the models' configs from a server on this
 machine, which replaces the Hugging Face hub.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -25,13 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.runner import Benchmark, Report, measured_here
-from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
+from benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
+from course_utils.measure import TensorMeter, optimizer_bytes
 from course_utils.memory import PRESETS, estimate
 from course_utils.models import fetch_base, load_base, model_bytes
 from course_utils.training import Recipe, attach_adapters, set_checkpointing
 from course_utils.units import MiB
-from course_utils.validation import CourseError
 from tests.hub import Hub
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-ROOT = Path(__file__).parents[1]
 T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
 
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -51,7 +47,7 @@ PRESET_OF = {
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 CALCULATORS = ("this course", "fitcheck", "accelerate")
 # The maximum relative error that is allowed for this course's calculator, by table.
-WORST = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
+WORST = {"t4": 0.015, "weights": 0.0, "peaks": 0.01}
 # Lengths of the sequences, in tokens.
 LENGTHS = (64, 256)
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -131,7 +127,6 @@ def step_cases(
                 "model": SMALL,
                 "method": method,
                 "options": options | more,
-                "saved": saved_bytes(model, length),
                 "measured": peak_bytes(model, optimizer, length),
             }
 
@@ -178,13 +173,6 @@ def step(
     output.loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-
-
-def saved_bytes(model: PreTrainedModel | PeftModel, length: int) -> int:
-    """Return the bytes that the forward pass stores for the backward pass, without the weights."""
-    with saved_for_backward(model) as saved:
-        forward(model, length)
-    return saved.size
 
 
 def peak_bytes(
@@ -285,15 +273,8 @@ def fitcheck_options(case: dict) -> dict:
 
 
 def measure() -> Iterator[Report]:
-    """Yield the rows of each table, with measured and estimated bytes.
-
-    Raises:
-        CourseError: fitcheck is not installed.
-    """
-    if importlib.util.find_spec("fitcheck") is None:
-        raise CourseError(
-            "fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`."
-        )
+    """Yield the rows of each table, with measured and estimated bytes."""
+    here = measured_here("fitcheck-llm")
     tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
     cases = [case for table in tables.values() for case in table]
     models = configs()
@@ -304,10 +285,9 @@ def measure() -> Iterator[Report]:
         case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
         case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
     yield {
-        **measured_here("fitcheck-llm"),
+        **here,
         "t4": [peak_row(case) for case in tables["t4"]],
         "weights": [weight_row(case) for case in tables["weights"]],
-        "saved": [saved_row(case) for case in tables["steps"]],
         "peaks": [peak_row(case) for case in tables["steps"]],
     }
 
@@ -349,15 +329,6 @@ def weight_row(case: dict) -> dict:
     return row(case, case["measured"], ours, fitcheck, accelerate)
 
 
-def saved_row(case: dict) -> dict:
-    """Return a row of the bytes that are stored for the backward pass.
-
-    fitcheck's activations aren't comparable, because they include copies of the logits that aren't
-    stored for the backward pass.
-    """
-    return row(case, case["saved"], case["estimate"].activations, None, None)
-
-
 # --- the texts ------------------------------------------------------------------------------------
 
 
@@ -367,19 +338,21 @@ def errors(rows: Iterable[dict], calculator: str) -> list[float]:
     return [entry[calculator] / entry["measured"] - 1 for entry in known]
 
 
-def table(rows: list[dict]) -> str:
-    """Return a Markdown table of sizes in MiB and errors in percent, with mean and worst error."""
-    lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
-    for entry in rows:
-        cells = [size_cell(entry[name], entry["measured"]) for name in CALCULATORS]
-        lines.append(f"| {entry['case']} | {entry['measured'] / MiB:,.1f} | {' | '.join(cells)} |")
-    for name, summary in (("mean", mean), ("worst", max)):
-        cells = []
-        for calculator in CALCULATORS:
-            sizes = [abs(error) for error in errors(rows, calculator)]
-            cells.append(f"**{summary(sizes):.2%}**" if sizes else "–")
-        lines.append(f"| **{name} error** | | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def sizes(report: Report, name: str) -> str:
+    """Return one table in MiB and errors in percent, with mean and worst error; name: of WORST."""
+    rows = [
+        (
+            entry["case"],
+            f"{entry['measured'] / MiB:,.1f}",
+            *(size_cell(entry[calculator], entry["measured"]) for calculator in CALCULATORS),
+        )
+        for entry in report[name]
+    ]
+    for word, summary in (("mean", mean), ("worst", max)):
+        found = [[abs(error) for error in errors(report[name], who)] for who in CALCULATORS]
+        cells = [f"**{summary(each):.2%}**" if each else "–" for each in found]
+        rows.append((f"**{word} error**", "", *cells))
+    return table(("", "measured", *CALCULATORS), rows)
 
 
 def size_cell(estimated: float | None, measured: int) -> str:
@@ -388,16 +361,6 @@ def size_cell(estimated: float | None, measured: int) -> str:
         return "not modelled"
     error = round(estimated / measured - 1, 4)
     return f"{estimated / MiB:,.1f} ({f'{error:+.2%}' if error else '0.00%'})"
-
-
-def table_of(report: Report, name: str) -> str:
-    """Return one of the report's tables as Markdown; name: a key of WORST."""
-    return table(report[name])
-
-
-def conditions(_: Report) -> str:
-    """Return a sentence on units and errors."""
-    return "Sizes are in MiB (2²⁰ B); the relative error is in brackets."
 
 
 def problems(report: Report) -> list[str]:
@@ -420,7 +383,7 @@ def problems(report: Report) -> list[str]:
 
 BENCHMARK = Benchmark(
     measure,
-    {name: partial(table_of, name=name) for name in WORST},
-    conditions=conditions,
+    {name: partial(sizes, name=name) for name in WORST},
+    conditions=lambda _: "Sizes are in MiB (2²⁰ B); the relative error is in brackets.",
     problems=problems,
 )

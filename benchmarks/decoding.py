@@ -35,13 +35,12 @@ ROUNDS, WARM_UP = 4, 1
 # The number of stories that a way answers in one turn: STORIES if it answers them in a batch, and
 # ALONE if it answers them one by one.
 STORIES, ALONE = 24, 8
-# The course must be at least this many times as fast as `generate` with one prompt at a time.
-TARGET = 5
-# The course must be at least this many times as fast as `generate` with repacked weights, which
-# can't be used for training.
-TARGET_REPACKED = 3
-# The course must be at least this many times as fast as its general path.
-TARGET_GENERAL = 1.5
+# The course must be at least this many times as fast. Repacked weights can't be used for training.
+TARGETS = {
+    "generate, one by one": 5,
+    "generate, one by one, repacked": 3,
+    "course, general path": 1.5,
+}
 NEW_TOKENS = 40
 PROMPTS: dict[str, Callable[[], Sequence[dict[str, str]]]] = {
     "few-shot": news.shots,
@@ -74,15 +73,7 @@ def answer_in_turns(
 
 
 def course(turn: Turn, kind: str, general: bool = False) -> None:
-    """Answer in batches with `evaluation.generate`.
-
-    This function processes the common beginning of all prompts only once.
-
-    Args:
-        turn: the turns of this worker.
-        kind: a key of PROMPTS.
-        general: whether the general path is used, as for a model on a GPU.
-    """
+    """Answer in batches with `evaluation.generate`; general: as for a model on a GPU."""
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
 
     def answer(chats: Chats) -> list[str]:
@@ -97,12 +88,9 @@ def course(turn: Turn, kind: str, general: bool = False) -> None:
 def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
     """Answer one prompt at a time with transformers' `generate`.
 
-    Args:
-        turn: the turns of this worker.
-        kind: a key of PROMPTS.
-        repacking: whether bitsandbytes repacks the weights, which is its default on CPUs with
-            AVX512-BF16. Repacked weights make evaluation faster, but no gradient can flow through
-            the base model in training.
+    With `repacking`, bitsandbytes repacks the weights, which is its default on CPUs with
+    AVX512-BF16. Repacked weights make evaluation faster, but no gradient can flow through the base
+    model in training.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     for layer in linear4bit_layers(model).values():
@@ -160,28 +148,13 @@ def rate(piece: dict) -> float:
     return piece["answers"] / piece["seconds"]
 
 
-def table(report: dict) -> str:
-    """Return a table that compares the ways with the course."""
-    return compare_with_course(report["ways"], "answers/s", rate, digits=2)
-
-
-def problems(report: Report) -> list[str]:
-    """Return the ways against which the course misses its target, one sentence each."""
-    repacked = "generate, one by one, repacked"
-    return [
-        *missed_targets(report, TARGET, rate, ("generate, one by one",)),
-        *missed_targets(report, TARGET_REPACKED, rate, (repacked,)),
-        *missed_targets(report, TARGET_GENERAL, rate, ("course, general path",)),
-    ]
-
-
 BENCHMARK = Benchmark(
     measure,
-    {"table": table},
+    {"table": lambda report: compare_with_course(report["ways"], "answers/s", rate, digits=2)},
     conditions=lambda report: conditions(
         report,
         f"{report['rounds']} turns for each method. In a turn, a method answered "
         f"{report['stories']} prompts in one batch, or {report['alone']} prompts one by one",
     ),
-    problems=problems,
+    problems=lambda report: missed_targets(report, rate, TARGETS),
 )

@@ -21,14 +21,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.runner import Benchmark, Report, load_report
+from benchmarks.runner import ROOT, Benchmark, Report, load_report, table
 from course_utils import bootstrap, files, notebooks
 from course_utils.grading.sandbox import limits
 from course_utils.publishing.addresses import TAG
@@ -37,7 +37,6 @@ from course_utils.units import GB, format_bytes
 from course_utils.validation import CourseError
 from tests.machine import processor
 
-ROOT = Path(__file__).resolve().parents[1]
 JSON = Path(__file__).with_name("environments.json")
 FOLDER = ROOT / "build" / "environments"
 # Maximum time of a cell, and of a whole notebook in a browser, in seconds.
@@ -65,27 +64,17 @@ done = execute(sys.argv[1], sys.argv[2], timeout=int(sys.argv[3]))
 print(json.dumps({"error": done.error, "seconds": done.seconds, "peak_memory": done.peak_memory}))
 """
 LIST_PACKAGES = """
-import json
+import json, platform
 from importlib import metadata
-print(json.dumps({found.name.lower(): found.version for found in metadata.distributions()}))
+found = {each.name.lower(): each.version for each in metadata.distributions()}
+print(json.dumps(found | {"python": platform.python_version()}))
 """
 
 
-def call(
-    command: Sequence[str | Path], cwd: Path | None = None, env: dict[str, str] | None = None
-) -> None:
-    """Run a command and show its output in the terminal.
-
-    Args:
-        command: the command.
-        cwd: the command's working directory; default: the current directory.
-        env: the command's environment variables; default: `bootstrap.child_environment`.
-
-    Raises:
-        CourseError: the command failed.
-    """
-    status = subprocess.run(command, cwd=cwd, env=env or bootstrap.child_environment()).returncode
-    if status:
+def call(command: Sequence[str | Path], **options: Any) -> None:
+    """Run a command and show its output in the terminal. Raises CourseError if it fails."""
+    options = {"env": bootstrap.child_environment()} | options
+    if status := subprocess.run(command, **options).returncode:
         raise CourseError(f"`{' '.join(map(str, command))}` failed with status {status}")
 
 
@@ -97,12 +86,11 @@ def run_code(python: Path, code: str, **options: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def versions(python: Path, *more: str) -> dict[str, str]:
+def versions(python: Path, *more: str) -> str:
     """Return the versions of a Python and of its packages in LIBRARIES and in `more`."""
     installed = run_code(python, LIST_PACKAGES)
-    code = "import json, platform; print(json.dumps(platform.python_version()))"
-    names = [name for name in (*LIBRARIES, *more) if name in installed]
-    return {"python": run_code(python, code)} | {name: installed[name] for name in names}
+    names = [name for name in ("python", *LIBRARIES, *more) if name in installed]
+    return ", ".join(f"{name} {installed[name]}" for name in names)
 
 
 def run_lecture(
@@ -119,8 +107,8 @@ def run_lecture(
         lecture: the notebook.
         output: the folder for the executed notebook.
         variables: additional environment variables of the run.
-        confine: an optional function that limits a process's resources. It is called with the id
-            of the process that starts the kernel, as soon as this process has started.
+        confine: an optional function that limits the resources of the process that starts the
+            kernel. It gets the id of this process as soon as the process has started.
     """
     command: list[str | Path] = [python, "-I", "-c", RUN_LECTURE, lecture, output, str(TIMEOUT)]
     environment = bootstrap.child_environment() | variables
@@ -135,30 +123,15 @@ def run_lecture(
     return {"passed": result["error"] is None} | result
 
 
-def course_copy(target: Path) -> Path:
-    """Copy all files that git tracks or would track to a folder, and return the folder.
+def cloned(target: Path) -> Path:
+    """Clone the course's last commit into a folder, and return the folder.
 
-    Older files in the folder are removed, except its .venv.
-
-    Raises:
-        CourseError: the course isn't a git clone.
+    Files in the folder that git ignores, such as .venv, are kept.
     """
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise CourseError(
-            f"git can't list the files of {ROOT}: clone the course with git, and run this command "
-            "in the clone"
-        ) from None
-    target.mkdir(parents=True, exist_ok=True)
-    for old in (path for path in target.iterdir() if not path.name.startswith(".venv")):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
-    for name in filter(None, done.stdout.split("\0")):
-        # git also lists files that have been deleted but not yet committed.
-        if (source := ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / name)
+    if not (target / ".git").exists():
+        call(["git", "clone", "--quiet", ROOT, target])
+    call(["git", "fetch", "--quiet", "origin", "HEAD"], cwd=target)
+    call(["git", "reset", "--quiet", "--hard", "FETCH_HEAD"], cwd=target)
     return target
 
 
@@ -188,14 +161,14 @@ def python_environment(version: str) -> Runner:
     """Return a runner that uses a Python of this version, such as "3.12".
 
     If the current environment's Python has this version, the lectures run in the current
-    environment. Otherwise a copy of the course is set up as `make lab` does, and the lectures run
-    in the environment of the copy.
+    environment. Otherwise a clone of the course is set up as `make lab` does, and the lectures run
+    in the environment of the clone.
     """
     name = f"python{version}"
     course, python = ROOT, Path(sys.executable)
     if version != "{}.{}".format(*sys.version_info):
         system_python = interpreter(version)
-        course = course_copy(FOLDER / name)
+        course = cloned(FOLDER / name)
         python = course / ".venv" / "bin" / "python"
         pinned = {"QLORA_CONSTRAINTS": "constraints.txt"}
         environment = bootstrap.child_environment() | pinned
@@ -257,63 +230,20 @@ class Colab:
     """
 
     def __init__(self) -> None:
-        self.folder = FOLDER / "colab"
-        self.python = self.folder / "venv" / "bin" / "python"
-        self.wheels = self.folder / "wheels"
-        self.packages = self.install_packages()
-        self.restore()
-        self.repository = self.publish_repository()
-        self.write_kernel()
-        self.first_run = True
-
-    def install_packages(self) -> dict[str, str]:
-        """Install Colab's packages if they are missing; return their names and versions."""
-        record = self.folder / "packages.json"
-        wanted = COLAB_PACKAGES.read_text(encoding="utf-8")
-        if record.exists() and (recorded := load_report(record))["wanted"] == wanted:
-            return recorded["installed"]
         print("colab: installing Colab's packages takes some minutes", flush=True)
-        system_python = interpreter("3.13")
+        self.folder = FOLDER / "colab"
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.wheels.mkdir(parents=True)
-        stubs = [stub_wheel(self.wheels, *name) for name in STUBS]
-        call([system_python, "-m", "venv", self.folder / "venv"])
+        self.folder.mkdir(parents=True)
+        self.python = self.folder / "venv" / "bin" / "python"
+        call([interpreter("3.13"), "-m", "venv", self.folder / "venv"])
+        pip = [self.python, "-m", "pip", "install", "--quiet", "--no-input"]
         source = ["--extra-index-url", bootstrap.TORCH_CPU_INDEX]
-        self.pip("install", "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else []))
-        self.pip("install", "--no-deps", *stubs)
-        installed = run_code(self.python, LIST_PACKAGES)
-        files.write_text(record, json.dumps({"wanted": wanted, "installed": installed}))
-        return installed
-
-    def pip(self, action: str, *arguments: str | Path) -> None:
-        """Run pip in the Python with Colab's packages."""
-        call([self.python, "-m", "pip", action, "--quiet", "--no-input", *arguments])
-
-    def restore(self) -> None:
-        """Undo an earlier set-up cell: restore Colab's packages and remove the model."""
-        now = run_code(self.python, LIST_PACKAGES)
-        if added := sorted(now.keys() - self.packages.keys()):
-            self.pip("uninstall", "--yes", *added)
-        if changed := [f"{n}=={v}" for n, v in self.packages.items() if now.get(n) != v]:
-            self.pip("install", "--no-deps", "--find-links", self.wheels, *changed)
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
-
-    def publish_repository(self) -> Path:
-        """Create a git repository with the course's current files and the release's tag."""
-        shutil.rmtree(self.folder / "repository", ignore_errors=True)
-        repository = course_copy(self.folder / "repository")
-        author = ["-c", "user.name=The course", "-c", "user.email=course@example.org"]
-        for words in (
-            ["init", "--quiet", "--initial-branch=main"],
-            ["add", "--all"],
-            [*author, "commit", "--quiet", "--message", "The course"],
-            ["tag", TAG],
-        ):
-            call(["git", *words], cwd=repository)
-        return repository
-
-    def write_kernel(self) -> None:
-        """Write a kernel spec, so that Jupyter's kernel python3 uses this environment's Python."""
+        call([*pip, "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else [])])
+        call([*pip, "--no-deps", *(stub_wheel(self.folder, *name) for name in STUBS)])
+        self.packages = run_code(self.python, LIST_PACKAGES)
+        self.repository = cloned(self.folder / "repository")
+        call(["git", "tag", "--force", TAG], cwd=self.repository)
+        # Jupyter's kernel python3 uses this Python.
         start = [str(self.python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": start, "display_name": "Python 3", "language": "python"}
         path = self.folder / "jupyter" / "kernels" / "python3" / "kernel.json"
@@ -332,14 +262,11 @@ class Colab:
         }
 
     def __call__(self, lecture: Path) -> Result:
-        """Run a lecture in a new folder. The first result also has the set-up cell's seconds."""
+        """Run a lecture in a new folder."""
         output = FOLDER / "executed" / "colab"
         with tempfile.TemporaryDirectory() as content:
             notebook = Path(shutil.copy(lecture, content))
             result = run_lecture(Path(sys.executable), notebook, output, self.variables)
-        if self.first_run:
-            result["setup_seconds"] = setup_seconds(output / lecture.name)
-            self.first_run = False
         if result["passed"] and (problems := self.problems()):
             result |= {"passed": False, "error": f"after cell setup: {'; '.join(problems)}"}
         return result | {"versions": versions(self.python)}
@@ -376,16 +303,6 @@ def setup_problems(
     if not Path(course["course"]).is_relative_to(course["installed in"]):
         problems.append(f"course_utils was imported from {course['course']}")
     return problems + course["failed"]
-
-
-def setup_seconds(notebook: Path) -> float | None:
-    """Return the seconds of an executed notebook's set-up cell; None if the kernel died."""
-    cells = notebooks.load(notebook)["cells"]
-    times = next(c for c in cells if c["id"] == "setup")["metadata"].get("execution", {})
-    begun, ended = times.get("iopub.execute_input"), times.get("shell.execute_reply")
-    if begun is None or ended is None:
-        return None
-    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
 
 
 # --- Binder ---------------------------------------------------------------------------------------
@@ -473,24 +390,6 @@ ENVIRONMENTS: dict[str, Environment] = {
 }
 
 
-def chosen(names: list[str]) -> list[str]:
-    """Return the named environments, or all environments if no name is given.
-
-    Raises:
-        CourseError: a name is unknown.
-    """
-    if unknown := [name for name in names if name not in ENVIRONMENTS]:
-        allowed = ", ".join(ENVIRONMENTS)
-        raise CourseError(f"there is no environment {unknown[0]}; choose from: {allowed}")
-    return names or list(ENVIRONMENTS)
-
-
-def machine() -> Result:
-    """Return this machine's processor, number of usable cores, and memory in bytes (B)."""
-    memory = psutil.virtual_memory().total
-    return {"cpu": processor(), "cores": usable_cores(), "memory": memory}
-
-
 def without_paths(error: str | None) -> str | None:
     """Return an error without the paths of the course and of the home folder."""
     return error and error.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
@@ -504,11 +403,13 @@ def measure(environments: list[str], only: list[str] | None) -> Iterator[Report]
             lecture failed. An unknown name is reported before the run; the other two errors are
             reported after the whole run.
     """
-    names = chosen(environments)
+    if unknown := [name for name in environments if name not in ENVIRONMENTS]:
+        allowed = ", ".join(ENVIRONMENTS)
+        raise CourseError(f"there is no environment {unknown[0]}; choose from: {allowed}")
     choices: Sequence[str | None] = only or [None]
     lectures = [path for choice in choices for path in notebooks.lectures(ROOT, choice)]
-    report, problems = load(), []
-    for name in names:
+    report, problems = load_report(JSON, {}), []
+    for name in environments or ENVIRONMENTS:
         try:
             run = ENVIRONMENTS[name][1]()
         except CourseError as error:
@@ -516,7 +417,9 @@ def measure(environments: list[str], only: list[str] | None) -> Iterator[Report]
             continue
         for lecture in lectures:
             print(f"{name}: {lecture.stem}", flush=True)
-            result = run(lecture) | {"date": date.today().isoformat(), "machine": machine()}
+            result = run(lecture)
+            versions = result.pop("versions")
+            result["ran"] = f"on {date.today().isoformat()}, {this_machine()}; {versions}"
             result["error"] = without_paths(result["error"])
             report = merged(report, name, lecture.stem, result)
             yield report
@@ -527,12 +430,13 @@ def measure(environments: list[str], only: list[str] | None) -> Iterator[Report]
         raise CourseError("\n".join(problems))
 
 
+def this_machine() -> str:
+    """Return this machine's processor, its number of usable cores, and its memory."""
+    memory = format_bytes(psutil.virtual_memory().total)
+    return f"{processor()}, {usable_cores():g} cores, {memory} of memory"
+
+
 # --- results --------------------------------------------------------------------------------------
-
-
-def load() -> Report:
-    """Return the saved results by environment and lecture; empty before the first run."""
-    return load_report(JSON) if JSON.exists() else {}
 
 
 def merged(report: Report, name: str, lecture: str, result: Result) -> Report:
@@ -546,14 +450,14 @@ def lecture_names() -> list[str]:
     return [path.stem for path in notebooks.lectures(ROOT)]
 
 
-def table(report: Report) -> str:
+def overview(report: Report) -> str:
     """Return a table with a row for each lecture and a column for each environment."""
-    titles = [title for title, _ in ENVIRONMENTS.values()]
-    rows = [f"| lecture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for stem in lecture_names():
-        cells = [cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS]
-        rows.append(f"| {stem} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    head = ("lecture", *(title for title, _ in ENVIRONMENTS.values()))
+    rows = [
+        (stem, *(cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS))
+        for stem in lecture_names()
+    ]
+    return table(head, rows)
 
 
 def cell(result: Result | None) -> str:
@@ -568,41 +472,22 @@ def cell(result: Result | None) -> str:
 def runs(report: Report, name: str) -> str:
     """Return when and on which machines an environment's lectures ran, with their errors."""
     results = {stem: report[name][stem] for stem in lecture_names() if stem in report.get(name, {})}
-    if not results:
-        return f"Not run yet: `make environments ARGS={name}`."
-    parts = []
-    for words, group in grouped(results).items():
-        ran = "All lectures" if len(group) == len(lecture_names()) else ", ".join(group)
-        parts.append(f"{ran}: `make environments ARGS={name}` {words}.")
+    groups: dict[str, list[str]] = {}
     for stem, result in results.items():
-        if result.get("setup_seconds") is not None:
-            took = f"{result['setup_seconds']:,.0f} s"
-            parts.append(f"The set-up cell of {stem}, which installed the course, took {took}.")
+        groups.setdefault(result["ran"], []).append(stem)
+    parts = [f'`make bench ARGS="environments {name}"`' + ("" if groups else ": not run yet.")]
+    parts += [f"{', '.join(stems)}: {ran}." for ran, stems in groups.items()]
+    for stem, result in results.items():
         if not result["passed"]:
             error = "\n".join(f"    {line}".rstrip() for line in result["error"].splitlines())
             parts += [f"{stem} failed:", error]
     return "\n\n".join(parts)
 
 
-def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
-    """Return the lectures grouped by date, machine and versions, which the keys describe."""
-    groups: dict[str, list[str]] = {}
-    for stem, result in results.items():
-        where = result["machine"]
-        cores = f"{where['cores']} core{'s' if where['cores'] != 1 else ''}"
-        memory = format_bytes(where["memory"])
-        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        words = f"on {result['date']}, {where['cpu']}, {cores}, {memory} of memory; {versions}"
-        groups.setdefault(words, []).append(stem)
-    return groups
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose environments and lectures."""
-    parser.epilog = f"Environments: {', '.join(ENVIRONMENTS)}."
-    parser.add_argument(
-        "environments", nargs="*", metavar="ENVIRONMENT", help="default: all environments"
-    )
+    names = f"of {', '.join(ENVIRONMENTS)}; default: all"
+    parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help=names)
     parser.add_argument(
         "--only",
         action="append",
@@ -613,7 +498,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 BENCHMARK = Benchmark(
     measure,
-    {"table": table} | {name: partial(runs, name=name) for name in ENVIRONMENTS},
+    {"table": overview} | {name: partial(runs, name=name) for name in ENVIRONMENTS},
     add_options=add_options,
     data=JSON,
 )

@@ -7,18 +7,15 @@
     weights      bytes of the model in NF4 with double quantization, measured and estimated
     steps        peak of the second QLoRA step, when the optimizer's states exist, and tokens/s
     optimizers   memory, seconds and updated weights of paged AdamW and of unpaged AdamW
-    float16      losses in float16 and in float32, and steps that are skipped after an overflow
 
 If a measurement fails, the report says so and the other measurements continue. The exit status is
 1 if a measurement failed, if the estimate of the weights isn't exact, if the estimate of a peak is
-off by more than 1%, if paging changes an update, if a loss in float16 differs from float32 by more
-than rounding, or if training doesn't survive an overflow. Without CUDA nothing is measured, and
-the exit status is 0.
+off by more than 1%, or if paging changes an update. Without CUDA nothing is measured, and the exit
+status is 0.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import collect_env
 
-from benchmarks import float16
 from benchmarks.calculators import size_cell, step
 from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here, table
 from course_utils import runtime
@@ -50,8 +46,6 @@ from course_utils.models import (
     load_base,
     model_bytes,
 )
-from course_utils.news import load_news, tuned_messages
-from course_utils.sft import encode_all
 from course_utils.training import (
     Recipe,
     attach_adapters,
@@ -79,9 +73,6 @@ TOLERANCE = 0.01
 # states, the same two sizes for paged states, and a matrix that is large enough for timing.
 SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
 BITS = (8, 32)
-# The training steps in float16. The learning rate suits SmolLM2-1.7B, too. After an overflow in the
-# first step, the scale can be halved often enough.
-FLOAT16 = Recipe(max_steps=16, micro_batch_size=2, learning_rate=1e-3)
 # Maximum managed memory, as a share of the card's free memory and in bytes (B).
 MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB
 
@@ -331,39 +322,7 @@ def seeded(device: torch.device) -> Iterator[nn.Parameter]:
         yield parameter
 
 
-# --- float16 --------------------------------------------------------------------------------------
-
-
-def in_float16(name: str, device: torch.device) -> dict:
-    """Train the model in NF4 in float16 and in float32; return the result of `float16.compare`."""
-    model, tokenizer = load_base(
-        name, quantization="nf4", compute_dtype=torch.float16, device=device
-    )
-    stories = load_news()["train"].select(range(32))
-    features = encode_all([tuned_messages(story) for story in stories], tokenizer)
-    return float16.compare(model, tokenizer, features, FLOAT16)
-
-
 # --- the report -----------------------------------------------------------------------------------
-
-
-def before_optimizers(name: str, device: torch.device) -> Report:
-    """Measure the parts before the optimizers; the report marks the others as not reached."""
-    report: Report = measured_here() | {
-        "name": torch.cuda.get_device_name(device),
-        "model": name,
-        "settings": {
-            "rank": RANK,
-            "repeats": REPEATS,
-            "workspace": CUBLAS_WORKSPACE,
-            "paging": [size for size in SIZES if size >= SMALLEST_PAGED],
-        },
-        "card": attempt("the card", card, device),
-    }
-    not_reached = {"failed": "the process ended before this measurement"}
-    report["optimizers"] = [{"case": "paged optimizers", **not_reached}]
-    report["float16"] = not_reached
-    return report | with_model(name, device)
 
 
 def optimizers(device: torch.device) -> list[dict]:
@@ -405,7 +364,7 @@ def extra_workspace(report: dict) -> int:
 def problems(report: dict) -> list[str]:
     """Return the failures and the differences from the estimates, one sentence each."""
     parts = [{"case": "the card"} | report["card"], {"case": "weights"} | report["weights"]]
-    parts += [*report["steps"], *report["optimizers"], {"case": "float16"} | report["float16"]]
+    parts += [*report["steps"], *report["optimizers"]]
     found = [f"{part['case']}: failed ({part['failed']})" for part in parts if "failed" in part]
     sizes = report["weights"]
     if "failed" not in sizes and sizes["measured"] != sizes["predicted"]:
@@ -424,8 +383,6 @@ def problems(report: dict) -> list[str]:
                 f"{row['case']}: the paged states have {sizes} elements, not "
                 f"{report['settings']['paging']}"
             )
-    if "failed" not in report["float16"]:
-        found += float16.problems(report["float16"])
     return found
 
 
@@ -446,24 +403,46 @@ def verdict(report: Report) -> str:
 
 
 def card_table(report: Report) -> str:
-    """Return a table of the card's properties."""
-    return table(("the card", ""), card_rows(report))
-
-
-def weight_table(report: Report) -> str:
-    """Return a table of the model's bytes in NF4 with double quantization."""
-    rows = weight_rows(report["weights"])
-    return f"{report['model']} in NF4 with double quantization.\n\n{table(('', 'B'), rows)}"
+    """Return a table of the card's properties and of the model's bytes in NF4."""
+    of_card, sizes = report["card"], report["weights"]
+    rows = [("the card", "failed")]
+    if "failed" not in of_card:
+        rows = [
+            ("compute capability", "{}.{}".format(*of_card["capability"])),
+            ("memory", format_bytes(of_card["total"])),
+            ("free at the start", format_bytes(of_card["free"])),
+            ("driver", of_card["driver"] or "unknown"),
+            ("CUDA", of_card["cuda"] or "unknown"),
+            ("the course computes in", of_card["compute dtype"]),
+            ("torch.cuda.is_bf16_supported()", str(of_card["is_bf16_supported"])),
+            ("cuBLAS workspace of a thread", f"{of_card['workspace']:,} B"),
+        ]
+    model = f"{report['model']} in NF4 with double quantization"
+    if "failed" in sizes:
+        return table(("", ""), [*rows, (model, "failed")])
+    rows += [
+        (f"{model}: all its tensors", f"{sizes['measured']:,} B"),
+        (f"{model}: calculator", f"{sizes['predicted']:,} B"),
+        ("growth of torch.cuda.memory_allocated", f"{sizes['grown']:,} B"),
+    ]
+    return table(("", ""), rows)
 
 
 def step_table(report: Report) -> str:
     """Return a table of the peak and the speed of each training step."""
     of_run, extra = report["settings"], extra_workspace(report)
+    rows: list[tuple[str, ...]] = []
+    for row in report["steps"]:
+        cells: tuple[str, ...] = ("failed", "", "")
+        if "failed" not in row:
+            predicted = size_cell(row["predicted"] + extra, row["measured"])
+            cells = (f"{row['measured'] / MiB:,.1f}", predicted, f"{row['tokens/s']:,.0f}")
+        rows.append((row["case"], *cells))
     return f"""QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32
 states. The peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the
 median of {of_run["repeats"]} steps.
 
-{table(("", "peak, MiB", "calculator, MiB", "tokens/s"), step_rows(report))}
+{table(("", "peak, MiB", "calculator, MiB", "tokens/s"), rows)}
 
 The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads. On
 this card the two workspaces together are {extra:,} B larger than that, and the column *calculator*
@@ -472,99 +451,22 @@ includes these additional bytes."""
 
 def paging_table(report: Report) -> str:
     """Return a table that compares paged and unpaged AdamW."""
-    pairs = succeeded(report["optimizers"])
-    lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
-    return "\n".join([*lines, *(paging_summary(row, report["settings"]) for row in pairs)])
-
-
-def float16_table(report: Report) -> str:
-    """Return a table of the losses in float16 and float32, and a sentence on skipped steps."""
-    result = report["float16"]
-    if "failed" in result:
-        return table(("float16", ""), [("failed", result["failed"])])
-    rows = [
-        (str(number), f"{exact:.4f}", f"{rounded:.4f}", f"{rounded / exact - 1:+.3%}")
-        for number, (exact, rounded) in enumerate(
-            zip(result["float32"], result["float16"], strict=True), start=1
-        )
-    ]
-    head = ("step", "loss in float32", "loss in float16", "difference")
-    return f"""{table(head, rows)}
-
-With a first scale of {float16.LARGE_SCALE:,.0f}, the gradient scaler skipped {result["skipped"]} of
-{len(result["overflow"])} steps. The last scale was {result["scale"]:,.0f}."""
-
-
-def card_rows(report: dict) -> list[tuple[str, str]]:
-    """Return the rows of the card's properties."""
-    of_card = report["card"]
-    if "failed" in of_card:
-        return [("failed", of_card["failed"])]
-    return [
-        ("compute capability", "{}.{}".format(*of_card["capability"])),
-        ("memory", format_bytes(of_card["total"])),
-        ("free at the start", format_bytes(of_card["free"])),
-        ("driver", of_card["driver"] or "unknown"),
-        ("CUDA", of_card["cuda"] or "unknown"),
-        ("the course computes in", of_card["compute dtype"]),
-        ("torch.cuda.is_bf16_supported()", str(of_card["is_bf16_supported"])),
-        ("cuBLAS workspace of a thread", f"{of_card['workspace']:,} B"),
-    ]
-
-
-def weight_rows(sizes: dict) -> list[tuple[str, str]]:
-    """Return the rows of the model's bytes: measured, estimated, and allocated."""
-    if "failed" in sizes:
-        return [("failed", sizes["failed"])]
-    return [
-        ("all its tensors", f"{sizes['measured']:,}"),
-        ("calculator", f"{sizes['predicted']:,}"),
-        ("growth of torch.cuda.memory_allocated", f"{sizes['grown']:,}"),
-    ]
-
-
-def step_rows(report: dict) -> list[tuple[str, ...]]:
-    """Return a row for each step, with the calculator's error in brackets."""
-    rows: list[tuple[str, ...]] = []
-    for row in report["steps"]:
-        if "failed" in row:
-            rows.append((row["case"], "failed", "", ""))
-            continue
-        predicted = size_cell(row["predicted"] + extra_workspace(report), row["measured"])
-        peak = f"{row['measured'] / MiB:,.1f}"
-        rows.append((row["case"], peak, predicted, f"{row['tokens/s']:,.0f}"))
-    return rows
-
-
-PAGING_HEAD = (
-    "",
-    "states, MB",
-    "of them paged, MB",
-    "growth of memory_allocated, MB",
-    "loss of free memory (mem_get_info), MB",
-    "ms per update",
-)
-
-
-def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
-    """Yield a row for the unpaged and a row for the paged optimizer."""
-    for kind in ("unpaged", "paged"):
-        of_kind = row[kind]
-        sizes = [of_kind[part] for part in ("states", "paged", "allocated", "free")]
-        megabytes = [f"{size / MB:,.2f}" for size in sizes]
-        yield f"{row['case']}, {kind}", *megabytes, f"{1000 * of_kind['seconds']:.2f}"
-
-
-def paging_summary(row: dict, of_run: dict) -> str:
-    """Return a sentence on which states are paged and whether paging changes the weights."""
-    sizes = ", ".join(f"{size:,}" for size in row["paged"]["paged sizes"]) or "no"
-    result = "equal to the last bit to"
-    if row["difference"] != 0:
-        result = f"different by up to {row['difference']:g} from"
-    return (
-        f"- {row['case']}: states of {sizes} elements are paged. After {1 + of_run['repeats']} "
-        f"updates the weights are {result} those without paging."
+    head = (
+        "",
+        "states, MB",
+        "of them paged, MB",
+        "growth of memory_allocated, MB",
+        "loss of free memory (mem_get_info), MB",
+        "ms per update",
     )
+    rows = []
+    for row in succeeded(report["optimizers"]):
+        for kind in ("unpaged", "paged"):
+            of_kind = row[kind]
+            sizes = [of_kind[part] for part in ("states", "paged", "allocated", "free")]
+            cells = [*(f"{size / MB:,.2f}" for size in sizes), f"{1000 * of_kind['seconds']:.2f}"]
+            rows.append((f"{row['case']}, {kind}", *cells))
+    return table(head, rows)
 
 
 def find_card() -> torch.device | None:
@@ -585,8 +487,8 @@ def available() -> str:
 def measure(model: str | None) -> Iterator[Report]:
     """Measure everything that the card allows, and yield the report.
 
-    The report is also yielded before paged optimizers are measured and before they are used for
-    training in float16, because bitsandbytes ends the process if it can't allocate managed memory.
+    The report is also yielded before paged optimizers are measured, because bitsandbytes ends the
+    process if it can't allocate managed memory.
 
     Raises:
         NothingToMeasure: there is no CUDA card.
@@ -597,16 +499,21 @@ def measure(model: str | None) -> Iterator[Report]:
             "torch sees no CUDA card, so there is nothing to measure (see `course check`)."
         )
     name = model or available()
-    report = before_optimizers(name, device)
-    yield report
-    report |= {"optimizers": optimizers(device)}
-    yield report
-    yield report | {"float16": attempt("float16", in_float16, name, device)}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option that chooses the model."""
-    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's model")
+    report: Report = measured_here() | {
+        "name": torch.cuda.get_device_name(device),
+        "model": name,
+        "settings": {
+            "rank": RANK,
+            "repeats": REPEATS,
+            "workspace": CUBLAS_WORKSPACE,
+            "paging": [size for size in SIZES if size >= SMALLEST_PAGED],
+        },
+        "card": attempt("the card", card, device),
+    }
+    report |= with_model(name, device)
+    ended = {"failed": "the process ended before this measurement"}
+    yield report | {"optimizers": [{"case": "paged optimizers", **ended}]}
+    yield report | {"optimizers": optimizers(device)}
 
 
 BENCHMARK = Benchmark(
@@ -614,11 +521,11 @@ BENCHMARK = Benchmark(
     {
         "verdict": verdict,
         "card": card_table,
-        "weights": weight_table,
         "training steps": step_table,
         "paged optimizers": paging_table,
-        "float16": float16_table,
     },
     problems=problems,
-    add_options=add_options,
+    add_options=lambda parser: parser.add_argument(
+        "--model", choices=BASE_MODELS, help="default: this machine's model"
+    ),
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import parity
-from benchmarks.runner import ROOT, Benchmark, Report, load_report, measured_here, table
+from benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
 from course_utils import evaluation, news
 from course_utils.serving import Engine
 
@@ -46,37 +46,21 @@ def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Measure each way without and with the grammar, and yield the report after each measurement.
-
-    If an earlier run was interrupted, the measurements in its saved report are not repeated.
-    """
-    adapters = parity.trained(adapters)
-    compared = ways(adapters)
-    report = load_report(DATA) if DATA.is_file() else {"ways": {}}
-    if len(report["ways"]) == 2 * len(compared):
-        report = {"ways": {}}  # The saved report is complete, so measure everything again.
-    for name, (model, chats) in compared.items():
+    """Measure each way without and with the grammar; yield the report after each measurement."""
+    report: Report = {"ways": {}}
+    for name, (model, chats) in ways(parity.trained(adapters)).items():
         with Engine(model) as engine:
             for schema in (None, news.ANSWER_SCHEMA):
                 way = f"{name} + grammar" if schema else name
-                if way in report["ways"]:
-                    continue
                 print(way, flush=True)
                 report["ways"][way] = asked(engine, chats, schema)
                 yield report | measured_here("xllamacpp")
 
 
 def asked(engine: Engine, chats: list[Any], schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Let a model answer the conversations of a way, and measure how long this takes.
+    """Return a model's answers, the seconds for all of them, and the mean tokens of a prompt.
 
-    Args:
-        engine: the model in llama.cpp.
-        chats: the conversations.
-        schema: the JSON schema of the grammar, or None for answers without a grammar.
-
-    Returns:
-        A dict with the keys "answers", "seconds" (for all answers together) and "prompt_tokens"
-        (the mean number of tokens of a prompt).
+    `schema` is the JSON schema of the grammar, or None for answers without a grammar.
     """
     tokens = [len(engine.token_ids(engine.prompt(chat))) for chat in chats]
     started = time.perf_counter()
@@ -99,12 +83,8 @@ def results(report: Report) -> str:
 def comparison(report: Report) -> str | None:
     """Return a paired comparison of the tuned model and the untuned model with its best prompt.
 
-    The comparison uses the difference on each story. The tuned model answers without a grammar.
-    The untuned model gets the 3-shot prompt and a grammar.
-
-    Returns:
-        A table with a row for each metric, or None if one of the models has not been measured in
-        this way yet.
+    The tuned model answers without a grammar. The untuned model gets the 3-shot prompt and a
+    grammar. The result is None if one of them has not been measured yet.
     """
     if not {TUNED, BEST_PROMPT} <= set(report["ways"]):
         return None

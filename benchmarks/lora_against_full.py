@@ -1,8 +1,5 @@
 """Compare full fine-tuning with LoRA on a pretrained model: what is learned, what is forgotten.
 
-    python -m benchmarks lora_against_full              all runs that are not in the report yet
-    python -m benchmarks lora_against_full --limit 3    the next three of these runs
-
 SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 8 stories per step),
 in float32 weights with bfloat16 autocast. Each way of training first tries several learning rates
 with seed 0. While the best rate is the lowest or the highest that was tried, the next rate beyond
@@ -14,27 +11,21 @@ loss on the validation split. Two losses are reported, in nats per token:
   above the base model's own loss estimates the Kullback-Leibler divergence from the base model to
   the tuned model, which is how much the model has changed on everything else.
 
-Each run is saved when it is finished, in course_utils/data/lora_against_full.json, which lecture 03
-reads. An interrupted benchmark continues with the first run that is missing.
+Each run is saved when it is finished, in course_utils/data/lora_against_full.json, which lectures
+03 and 07 read. An interrupted benchmark continues with the first run that is missing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from benchmarks.runner import ROOT, Benchmark, Report, measured_here
+from benchmarks.runner import ROOT, Benchmark, Report, load_report, measured_here
 from course_utils import news, runtime, sft
 from course_utils.models import load_base
 from course_utils.training import (
@@ -61,8 +52,7 @@ ANSWER_TOKENS, BATCH = 48, 8
 Run = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """A way of training.
 
     Attributes:
@@ -74,18 +64,6 @@ class Way:
     targets: str | tuple[str, ...] | None
     rank: int
     rates: tuple[float, ...]
-
-    def recipe(self, learning_rate: float, seed: int) -> Recipe:
-        """Return the recipe of one run."""
-        targets = self.targets or "all-linear"
-        return Recipe(
-            rank=self.rank,
-            alpha=2 * self.rank,
-            targets=targets,
-            learning_rate=learning_rate,
-            seed=seed,
-            compute_dtype=torch.bfloat16,
-        )
 
 
 # At rank 42, adapters on q_proj and v_proj have nearly as many parameters (99%) as adapters of rank
@@ -174,13 +152,21 @@ def load_float32() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> Run:
     """Train a fresh model, and return the settings and the results of the run."""
-    recipe = WAYS[name].recipe(learning_rate, seed)
+    way = WAYS[name]
+    recipe = Recipe(
+        rank=way.rank,
+        alpha=2 * way.rank,
+        targets=way.targets or "all-linear",
+        learning_rate=learning_rate,
+        seed=seed,
+        compute_dtype=torch.bfloat16,
+    )
     model, tokenizer = load_float32()
-    if WAYS[name].targets:
+    if way.targets:
         model = attach_adapters(model, recipe)
     settings = {
         "way": name,
-        "rank": recipe.rank if WAYS[name].targets else None,
+        "rank": way.rank if way.targets else None,
         "trained": sum(p.numel() for p in trainable_parameters(model).values()),
         "learning_rate": learning_rate,
         "seed": seed,
@@ -198,18 +184,20 @@ def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> R
 # --- all runs -------------------------------------------------------------------------------------
 
 
-def missing(runs: Sequence[Run]) -> Iterator[tuple[str, float, int]]:
-    """Yield (way, learning rate, seed) of the missing runs: first those that find the best rates.
-
-    The iterator reads `runs` again for each run, so the caller may append results meanwhile.
-    """
-    for name, way in WAYS.items():
-        while rates := untried(way.rates, tried(runs, name)):
-            yield name, rates[0], SEEDS[0]
-    for seed in SEEDS[1:]:
-        for name in WAYS:
-            done = tried(runs, name, seed)
-            yield from ((name, rate, seed) for rate in tried(runs, name) if rate not in done)
+def missing(runs: Sequence[Run]) -> list[tuple[str, float, int]]:
+    """Return (way, learning rate, seed) of missing runs: first those that find the best rates."""
+    first = [
+        (name, rate, SEEDS[0])
+        for name, way in WAYS.items()
+        for rate in untried(way.rates, tried(runs, name))
+    ]
+    return first or [
+        (name, rate, seed)
+        for seed in SEEDS[1:]
+        for name in WAYS
+        for rate in tried(runs, name)
+        if rate not in tried(runs, name, seed)
+    ]
 
 
 def tried(runs: Sequence[Run], name: str, seed: int = SEEDS[0]) -> dict[float, float]:
@@ -239,65 +227,16 @@ def untried(rates: Sequence[float], results: dict[float, float]) -> list[float]:
     return [lowest / RATE_STEP] if best == lowest else []
 
 
-def best_rate(runs: Sequence[Run], name: str) -> float:
-    """Return the learning rate with the lowest median of the seeds' validation losses."""
-    by_seed = [tried(runs, name, seed) for seed in SEEDS]
-    return min(
-        by_seed[0],
-        key=lambda rate: median(losses[rate] for losses in by_seed if rate in losses),
-    )
-
-
-def saved_runs(path: Path = DATA) -> list[Run]:
-    """Return the runs of the saved report; empty if there is no report."""
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
-
-
-def measure(limit: int | None) -> Iterator[Report]:
+def measure() -> Iterator[Report]:
     """Yield the report after each run."""
-    runs = saved_runs()
+    runs = load_report(DATA, {"runs": []})["runs"]
     losses = Losses()
-    for name, rate, seed in islice(missing(runs), limit):
+    while todo := missing(runs):
+        name, rate, seed = todo[0]
         print(f"{name}, learning rate {rate:g}, seed {seed}", flush=True)
         runs.append(measure_run(name, rate, seed, losses))
         runtime.release_memory()
         yield {**measured_here(), "base": losses.base, "runs": runs}
 
 
-def table(report: Report) -> str:
-    """Return a Markdown table with the runs of each way at its best learning rate."""
-    base = report["base"]
-    lines = [
-        "| way | trained parameters | learning rate | target loss | source loss |",
-        "|---|--:|--:|--:|--:|",
-        f"| before training | 0 | | {base['target']:.3f} | {base['source']:.3f} |",
-    ]
-    for name in (name for name in WAYS if tried(report["runs"], name)):
-        rate = best_rate(report["runs"], name)
-        best = [r for r in report["runs"] if (r["way"], r["learning_rate"]) == (name, rate)]
-        target, source = (
-            ", ".join("stopped" if r[loss] is None else f"{r[loss]:.3f}" for r in best)
-            for loss in ("target", "source")
-        )
-        lines.append(f"| {name} | {best[0]['trained']:,} | {rate:g} | {target} | {source} |")
-    return "\n".join(lines)
-
-
-def conditions(report: Report) -> str:
-    """Return sentences on what the numbers are."""
-    seconds = [run["seconds"] for run in report["runs"] if "seconds" in run]
-    times = f" of {min(seconds):.0f} to {max(seconds):.0f} s" if seconds else ""
-    return (
-        f"Losses are in nats per token, one number for each seed. The table is based on "
-        f"{len(report['runs'])} runs{times}."
-    )
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option that limits the number of runs."""
-    parser.add_argument("--limit", type=int, help="number of runs after which the benchmark stops")
-
-
-BENCHMARK = Benchmark(
-    measure, {"table": table}, conditions=conditions, add_options=add_options, data=DATA
-)
+BENCHMARK = Benchmark(measure, {}, data=DATA)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import decoding, training
-from benchmarks.runner import Benchmark, Report, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here, table
 from benchmarks.turns import (
     Pieces,
     Schedule,
@@ -50,7 +50,6 @@ SETTINGS: dict[str, Variables] = {
     BEFORE: all_cores(),
     COURSE: {},
     "always one thread": {"OMP_NUM_THREADS": "1"},
-    "GOMP_SPINCOUNT=1000": {**all_cores(), "GOMP_SPINCOUNT": "1000"},
 }
 
 
@@ -64,19 +63,8 @@ def codec(turn: Turn) -> None:
         turn.end(weights=40 * weights.numel())
 
 
-def codec_rate(piece: dict) -> float:
-    """Return the speed of the codec in million weights per second."""
-    return piece["weights"] / piece["seconds"] / 1e6
-
-
 class Work(NamedTuple):
-    """A kind of work.
-
-    Attributes:
-        run: the work of a worker process.
-        rate: function from a measurement to a speed.
-        unit: the unit of the speed.
-    """
+    """What a worker process runs, the function from a measurement to a speed, and its unit."""
 
     run: Callable[[Turn], None]
     rate: Callable[[dict], float]
@@ -86,7 +74,9 @@ class Work(NamedTuple):
 WORK = {
     "training": Work(partial(training.course, checkpointing=True), training.rate, "tokens/s"),
     "answering": Work(partial(decoding.course, kind="few-shot"), decoding.rate, "answers/s"),
-    "codec": Work(codec, codec_rate, "million weights/s"),
+    "codec": Work(
+        codec, lambda piece: piece["weights"] / piece["seconds"] / 1e6, "million weights/s"
+    ),
 }
 
 
@@ -152,19 +142,17 @@ def share(report: dict, setting: str, name: str, neighbours: int) -> float:
     return median(ratios(pieces(report, setting, name, neighbours), quiet, WORK[name].rate))
 
 
-def table(report: dict) -> str:
+def speeds(report: dict) -> str:
     """Return a table of speeds and shares with a row for each kind of work and setting."""
-    heads = ["no neighbour", "one neighbour", "two neighbours"]
-    lines = [f"| | | {' | '.join(heads)} |", "|---|---|--:|--:|--:|"]
+    rows = []
     for name, work in WORK.items():
         for setting in SETTINGS:
             cells = []
             for count in NEIGHBOURS:
                 speed = in_words(map(work.rate, pieces(report, setting, name, count)), digits=1)
                 cells.append(f"{speed}: {share(report, setting, name, count):.0%}")
-            what = f"{name}, {work.unit}" if setting == BEFORE else ""
-            lines.append(f"| {what} | {setting} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append((f"{name}, {work.unit}: {setting}", *cells))
+    return table(("", "no neighbour", "one neighbour", "two neighbours"), rows)
 
 
 def problems(report: Report) -> list[str]:
@@ -180,7 +168,7 @@ def problems(report: Report) -> list[str]:
 
 BENCHMARK = Benchmark(
     measure,
-    {"table": table},
+    {"table": speeds},
     conditions=lambda report: conditions(report, f"{report['rounds']} turns for each setting"),
     problems=problems,
 )

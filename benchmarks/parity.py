@@ -7,30 +7,27 @@ The reference is the model as it was trained: adapters on NF4 weights, in transf
 forms answer the same 96 stories. The report compares each form with the reference in three ways: by
 the tokens of the prompts, by the answers, and by the probabilities of the token that decides on the
 section (KL divergence). Then the benchmark exports the model with a common mistake on purpose, one
-mistake at a time, and measures these exports in the same way.
-
-The report is saved after each form. If a run is interrupted, the next run skips the forms that are
-already measured.
+mistake at a time, and measures these exports in the same way. All exported files are kept in
+build/benchmarks/parity.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from operator import eq
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unittest.mock import patch
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.runner import RESULTS, ROOT, Benchmark, Report, load_report, measured_here, table
-from course_utils import evaluation, export, files, news, sft
+from benchmarks.runner import RESULTS, ROOT, Benchmark, Report, measured_here, table
+from course_utils import evaluation, export, news, sft
 from course_utils.export import gguf_files
 from course_utils.models import fetch_base, load_base
 from course_utils.parity import kl_divergence, of_model, probabilities
@@ -38,13 +35,9 @@ from course_utils.serving import Engine
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 from course_utils.units import format_bytes
 
-# This folder contains the exported files, and the prompts, answers and probabilities of the
-# reference.
 FOLDER = RESULTS / "parity"
 DATA = ROOT / "course_utils" / "data" / "parity.json"
 REFERENCE = "adapters on NF4 (as trained)"
-REFERENCE_ANSWERS = FOLDER / "reference.json"
-REFERENCE_PROBABILITIES = FOLDER / "probabilities.safetensors"
 # The KL divergence is measured on every fourth story: on 24 stories, three from each section. More
 # stories would take long, because each story needs the probabilities of all 49,152 tokens of the
 # vocabulary.
@@ -64,14 +57,14 @@ SCORES = ("valid_json", "section_right", "house_style")
 
 @dataclass
 class Subject:
-    """A loaded form of the tuned model, with the functions that a measurement calls.
+    """A loaded form of the tuned model.
 
     Attributes:
-        answers: a function that gets conversations, and returns the model's answers.
-        probabilities: a function that gets token ids, and returns the probabilities of the next
-            token, of shape (vocab,).
-        token_ids: a function that gets a conversation, and returns the token ids of its prompt.
-        files: the paths of the form's files. The report gives their total size.
+        answers: a function from conversations to the model's answers.
+        probabilities: a function from token ids to the probabilities of the next token, of shape
+            (vocab,).
+        token_ids: a function from a conversation to the token ids of its prompt.
+        files: the paths of the form's files.
         load_seconds: the time in seconds that it took to load the model.
         close: a function that frees the memory of the model.
     """
@@ -122,12 +115,7 @@ def trained(adapters: Path) -> Path:
 
 
 def made(name: str, make: Callable[[Path], object]) -> Path:
-    """Return the path of a file or folder in FOLDER. If it is missing, make it first.
-
-    Args:
-        name: the name of the file or folder.
-        make: a function that gets the path, and writes the file or folder there.
-    """
+    """Return the path of a file or folder in FOLDER. If it is missing, `make` writes it first."""
     path = FOLDER / name
     if not path.exists():
         make(path)
@@ -135,12 +123,7 @@ def made(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def merged(adapters: Path, into: str) -> Path:
-    """Return the folder of the merged model in bfloat16. If it is missing, merge the model first.
-
-    Args:
-        adapters: the folder of the adapters.
-        into: "dequantized" or "original", as in `export.save_merged`.
-    """
+    """Return the folder of the model merged into "dequantized" or "original" bfloat16 weights."""
     return made(f"merged-{into}", lambda new: export.save_merged(adapters, new, into=into))
 
 
@@ -171,25 +154,13 @@ def adapter_gguf(adapters: Path) -> Path:
     return made("adapters.gguf", lambda new: export.save_adapter_gguf(adapters, new))
 
 
-def unordered() -> AbstractContextManager:
-    """Keep the rows of q and k in Hugging Face's order in all exports inside the with block.
+def unordered(name: str, save: Callable[[Path], object]) -> Path:
+    """Return a file in which the rows of q and k have Hugging Face's order.
 
     This is a mistake, because llama.cpp expects the rows in its own order.
     """
-    return patch.object(gguf_files, "interleave", lambda rows, _: rows)
-
-
-def unordered_adapters(adapters: Path) -> Path:
-    """Return a GGUF file of the adapters in which the rows of q and k have the wrong order."""
-    with unordered():
-        return made("unordered.gguf", lambda new: export.save_adapter_gguf(adapters, new))
-
-
-def unordered_model(adapters: Path) -> Path:
-    """Return a GGUF file of the merged model in which the rows of q and k have the wrong order."""
-    model = merged(adapters, "dequantized")
-    with unordered():
-        return made("unordered-merged.gguf", lambda new: export.save_gguf(model, new, FORMAT))
+    with patch.object(gguf_files, "interleave", lambda rows, _: rows):
+        return made(name, save)
 
 
 def unscaled_adapters(adapters: Path) -> Path:
@@ -207,14 +178,7 @@ def unscaled_adapters(adapters: Path) -> Path:
 
 
 def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: float) -> Subject:
-    """Return the Subject for a transformers model that is already loaded.
-
-    Args:
-        model: the model.
-        tokenizer: the tokenizer of the model.
-        files: the paths of the form's files.
-        seconds: the time in seconds that it took to load the model.
-    """
+    """Return the Subject for a transformers model that was loaded in `seconds`."""
     return Subject(
         lambda some: evaluation.generate(model, tokenizer, some, max_new_tokens=NEW_TOKENS),
         of_model(model),
@@ -332,14 +296,20 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
     def base() -> Path:
         return base_gguf(adapters, "dequantized", FORMAT)
 
+    def model() -> Path:
+        return merged(adapters, "dequantized")
+
     def right(**options: Any) -> Subject:
         return in_llama_cpp(base(), adapter_gguf(adapters), **options)
 
     return {
         "adapters: q and k in Hugging Face's order": lambda: in_llama_cpp(
-            base(), unordered_adapters(adapters)
+            base(),
+            unordered("unordered.gguf", lambda new: export.save_adapter_gguf(adapters, new)),
         ),
-        "model: q and k in Hugging Face's order": lambda: in_llama_cpp(unordered_model(adapters)),
+        "model: q and k in Hugging Face's order": lambda: in_llama_cpp(
+            unordered("unordered-merged.gguf", lambda new: export.save_gguf(model(), new, FORMAT))
+        ),
         "scale lost (α/r = 1 instead of 2)": lambda: in_llama_cpp(
             base(), unscaled_adapters(adapters)
         ),
@@ -356,29 +326,50 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Measure all forms and all mistakes, and yield the report after each measurement.
-
-    If an earlier run was interrupted, the measurements in its saved report are not repeated.
-    """
+    """Measure all forms and all mistakes, and yield the report after each measurement."""
     adapters = trained(adapters)
-    parts = {"forms": forms(adapters), "mistakes": mistakes(adapters)}
-    report = load_report(DATA) if DATA.is_file() else {part: {} for part in parts}
-    complete = all(report[part].keys() >= loaders.keys() for part, loaders in parts.items())
-    if complete or not REFERENCE_ANSWERS.is_file():
-        # A new run generates new reference answers, so every form must be compared with them again.
-        report = {part: {} for part in parts}
-        REFERENCE_ANSWERS.unlink(missing_ok=True)
-        REFERENCE_PROBABILITIES.unlink(missing_ok=True)
-    for part, loaders in parts.items():
+    report: Report = {"forms": {}, "mistakes": {}}
+    reference: Facts | None = None
+    for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
         for name, load in loaders.items():
-            if name not in report[part]:
-                print(name, flush=True)
-                report[part][name] = measured(load())
-                yield report | measured_here("xllamacpp")
+            print(name, flush=True)
+            facts = Facts.of(load())
+            reference = reference or facts
+            report[part][name] = compared(facts, reference)
+            yield report | measured_here("xllamacpp")
 
 
-def measured(subject: Subject) -> dict[str, Any]:
-    """Measure a form, compare it with the reference, and free its memory.
+@dataclass
+class Facts:
+    """What is measured of a form: its prompts as tokens, its answers and their time, its files.
+
+    The probabilities are those of the token after BEGINNING, which decides on the section, for each
+    of KL_STORIES.
+    """
+
+    prompts: list[list[int]]
+    answers: list[str]
+    seconds: float
+    probabilities: Tensor
+    bytes: int
+    load_seconds: float
+
+    @classmethod
+    def of(cls, subject: Subject) -> Facts:
+        """Measure a form, and free its memory."""
+        prompts = [subject.token_ids(chat) for chat in chats()]
+        started = time.perf_counter()
+        answers = subject.answers(chats())
+        seconds = time.perf_counter() - started
+        begun = [[*ids, *beginning()] for ids in prompts[KL_STORIES]]
+        found = probabilities(subject.probabilities, begun)
+        subject.close()
+        size = sum(file.stat().st_size for file in subject.files)
+        return cls(prompts, answers, seconds, found, size, subject.load_seconds)
+
+
+def compared(facts: Facts, reference: Facts) -> dict[str, Any]:
+    """Compare a form with the reference.
 
     Returns:
         A dict with these items:
@@ -390,51 +381,17 @@ def measured(subject: Subject) -> dict[str, Any]:
             load_seconds: the time in seconds that it took to load the model
             seconds: the time in seconds that it took to generate all answers
     """
-    prompts = [subject.token_ids(chat) for chat in chats()]
-    started = time.perf_counter()
-    answers = subject.answers(chats())
-    seconds = time.perf_counter() - started
-    reference = files_of_reference({"prompts": prompts, "answers": answers})
-    scores = evaluation.score(answers, stories())
-    result = {
-        "divergences": [round(x, 6) for x in divergences(subject, prompts[KL_STORIES])],
-        "equal_prompts": equal(prompts, reference["prompts"]),
-        "equal_answers": equal(answers, reference["answers"]),
+    scores = evaluation.score(facts.answers, stories())
+    divergences = kl_divergence(reference.probabilities, facts.probabilities).tolist()
+    return {
+        "divergences": [round(x, 6) for x in divergences],
+        "equal_prompts": sum(map(eq, facts.prompts, reference.prompts)),
+        "equal_answers": sum(map(eq, facts.answers, reference.answers)),
         "scores": {metric: scores[metric].astype(int).tolist() for metric in SCORES},
-        "bytes": sum(file.stat().st_size for file in subject.files),
-        "load_seconds": subject.load_seconds,
-        "seconds": seconds,
+        "bytes": facts.bytes,
+        "load_seconds": facts.load_seconds,
+        "seconds": facts.seconds,
     }
-    subject.close()
-    return result
-
-
-def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the saved prompts and answers of the reference. If none are saved, save `found` first.
-
-    The reference is measured first, so `found` then contains the reference's prompts and answers.
-    """
-    if not REFERENCE_ANSWERS.is_file():
-        files.write_text(REFERENCE_ANSWERS, json.dumps(found))
-    return json.loads(REFERENCE_ANSWERS.read_text(encoding="utf-8"))
-
-
-def equal(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
-    """Count the positions at which two lists have equal entries."""
-    return sum(a == b for a, b in zip(ours, theirs, strict=True))
-
-
-def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
-    """Return the KL divergence of a form from the reference for each prompt, in nats.
-
-    The compared probabilities are those of the token after BEGINNING, which decides on the section.
-    The reference is measured first. Its probabilities are saved, and all later forms are compared
-    with them.
-    """
-    found = probabilities(subject.probabilities, [[*ids, *beginning()] for ids in prompts])
-    if not REFERENCE_PROBABILITIES.is_file():
-        save_file({"reference": found}, REFERENCE_PROBABILITIES)
-    return kl_divergence(load_file(REFERENCE_PROBABILITIES)["reference"], found).tolist()
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -470,7 +427,7 @@ def _table(results: dict[str, dict], kind: str) -> str:
             [
                 name,
                 f"{result['equal_prompts']} of {count}",
-                f"{mean_divergence(result):.4f}",
+                f"{fmean(result['divergences']):.4f}",
                 f"{result['equal_answers']} of {count}",
                 *(f"{rate:.0%}" for rate in rates),
                 format_bytes(result["bytes"]) if result["bytes"] else "–",
@@ -481,16 +438,9 @@ def _table(results: dict[str, dict], kind: str) -> str:
     return table(head, rows)
 
 
-def mean_divergence(result: dict[str, Any]) -> float:
-    """Return the mean KL divergence of a form from the reference, in nats."""
-    return sum(result["divergences"]) / len(result["divergences"])
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the option `--adapters`, which names a folder of saved adapters."""
-    parser.add_argument(
-        "--adapters", type=Path, default=FOLDER / "adapters", help="folder of saved adapters"
-    )
+    parser.add_argument("--adapters", type=Path, default=FOLDER / "adapters", metavar="FOLDER")
 
 
 BENCHMARK = Benchmark(

@@ -11,14 +11,16 @@ paired comparisons of the fine-tuned models with the prompts.
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from benchmarks import runner
 from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils import evaluation, news, ngrams, runtime, sft
 from course_utils.models import load_base
@@ -132,25 +134,19 @@ def table(results: dict[str, dict]) -> str:
 def comparisons(results: dict[str, dict]) -> str:
     """Return a Markdown table that compares each tuned model with each other way of asking."""
     metrics = ("section_right", "house_style")
-    lines = [
-        "| | " + " | ".join(evaluation.METRICS[metric] for metric in metrics) + " |",
-        "|---" * (len(metrics) + 1) + "|",
-    ]
-    tuned, others = _tuned(results), _others(results)
-    for name, scores in tuned.items():
-        for other, before in others.items():
-            compared = evaluation.compare(before, scores)
-            cells = [str(compared.get(metric, "")) for metric in metrics]
-            lines.append(f"| {name}, against {other} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = []
+    for name, other, compared in _pairs(results):
+        cells = (str(compared.get(metric, "")) for metric in metrics)
+        rows.append((f"{name}, against {other}", *cells))
+    return runner.table(("", *(evaluation.METRICS[metric] for metric in metrics)), rows)
 
 
-def _tuned(results: dict[str, dict]) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(r["scores"]) for name, r in results.items() if "losses" in r}
-
-
-def _others(results: dict[str, dict]) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(r["scores"]) for name, r in results.items() if "losses" not in r}
+def _pairs(results: dict[str, dict]) -> Iterator[tuple[str, str, dict]]:
+    """Yield the names of each tuned model and each other way of asking, and their comparison."""
+    scores = {name: pd.DataFrame(result["scores"]) for name, result in results.items()}
+    tuned = [name for name in results if "losses" in results[name]]
+    for name, other in itertools.product(tuned, [n for n in results if n not in tuned]):
+        yield name, other, evaluation.compare(scores[other], scores[name])
 
 
 def measure(seeds: list[int]) -> Iterator[Report]:
@@ -177,25 +173,20 @@ def conditions(report: Report) -> str:
 def problems(report: Report) -> list[str]:
     """Return the seeds whose training misses a target, one sentence for each missed target."""
     results = report["results"]
-    found = []
-    for name, scores in _tuned(results).items():
-        if scores["valid_json"].mean() < VALID:
-            found.append(f"{name}: less than {VALID:.0%} valid JSON")
-        for other, before in _others(results).items():
-            compared = evaluation.compare(before, scores)
-            if compared["section_right"].verdict != "higher":
-                found.append(f"{name}: sections are not better than {other} beyond chance")
-            style = compared.get("house_style")
-            if style and style.difference.mean <= 0:
-                found.append(f"{name}: house style is no better than {other}")
-            if style and other == LECTURE and style.verdict != "higher":
-                found.append(f"{name}: house style is not better than {LECTURE} beyond chance")
+    found = [
+        f"{name}: less than {VALID:.0%} valid JSON"
+        for name, result in results.items()
+        if "losses" in result and fmean(result["scores"]["valid_json"]) < VALID
+    ]
+    for name, other, compared in _pairs(results):
+        if compared["section_right"].verdict != "higher":
+            found.append(f"{name}: sections are not better than {other} beyond chance")
+        style = compared.get("house_style")
+        if style and style.difference.mean <= 0:
+            found.append(f"{name}: house style is no better than {other}")
+        if style and other == LECTURE and style.verdict != "higher":
+            found.append(f"{name}: house style is not better than {LECTURE} beyond chance")
     return found
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option that chooses the seeds."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 
 
 BENCHMARK = Benchmark(
@@ -207,5 +198,7 @@ BENCHMARK = Benchmark(
     },
     conditions=conditions,
     problems=problems,
-    add_options=add_options,
+    add_options=lambda parser: parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2]
+    ),
 )

@@ -3,7 +3,7 @@
 python -m benchmarks NAME
     │ measure(**options) yields the report, perhaps several times, each time more complete
     ├─ build/benchmarks/NAME.json    the report
-    ├─ build/benchmarks/NAME.md      all tables and pictures of the report
+    ├─ build/benchmarks/NAME.md      all tables of the report
     └─ README.md, docs/*.md and      the tables that a page quotes between two marks:
        the datasheet of the data     <!-- NAME TABLE: begin --> and <!-- NAME TABLE: end -->
 """
@@ -17,18 +17,15 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from course_utils import files
 from course_utils.validation import CourseError
 from tests.machine import machine
-
-if TYPE_CHECKING:
-    from course_utils.figures import Picture
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -36,19 +33,6 @@ DOCS = ROOT / "docs"
 RESULTS = ROOT / "build" / "benchmarks"
 
 Report = dict[str, Any]
-T = TypeVar("T")
-
-
-def _no_conditions(_: Report) -> str:
-    return ""
-
-
-def _no_problems(_: Report) -> list[str]:
-    return []
-
-
-def _no_options(_: argparse.ArgumentParser) -> None:
-    pass
 
 
 class NothingToMeasure(Exception):
@@ -63,12 +47,10 @@ class Benchmark:
         measure: function that measures and yields the report, which must be serializable as JSON.
             Its arguments are the benchmark's options. Each yielded report is saved immediately, so
             a long benchmark yields incomplete reports first, and nothing if there is no new result.
-            The function raises CourseError if it
-            can't measure, and NothingToMeasure if there is nothing to measure.
+            The function raises CourseError if it can't measure, and NothingToMeasure if there is
+            nothing to measure.
         tables: functions from the report to Markdown, by the table's name; None if a report is
             incomplete and contains no data for the table. Pages then keep the text that they quote.
-        pictures: functions from the report to a Picture, by the picture's name; None if there is no
-            data.
         conditions: function from the report to sentences on how the report was measured, which are
             written before "Made by …".
         problems: function from the report to its failures and missed targets, one sentence each.
@@ -78,10 +60,9 @@ class Benchmark:
 
     measure: Callable[..., Iterator[Report]]
     tables: Mapping[str, Callable[[Report], str | None]]
-    pictures: Mapping[str, Callable[[Report], Picture | None]] = field(default_factory=dict)
-    conditions: Callable[[Report], str] = _no_conditions
-    problems: Callable[[Report], list[str]] = _no_problems
-    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
+    conditions: Callable[[Report], str] = lambda _: ""
+    problems: Callable[[Report], list[str]] = lambda _: []
+    add_options: Callable[[argparse.ArgumentParser], object] = lambda _: None
     data: Path | None = None
 
 
@@ -90,11 +71,8 @@ class Benchmark:
 
 def names() -> list[str]:
     """Return the names of all benchmarks in this package without importing them."""
-    return [
-        name
-        for name, path in sorted(_sources().items())
-        if re.search(r"^BENCHMARK = ", path.read_text("utf-8"), re.M)
-    ]
+    found = _sources().items()
+    return sorted(n for n, p in found if re.search("^BENCHMARK = ", p.read_text("utf-8"), re.M))
 
 
 def _sources() -> dict[str, Path]:
@@ -123,13 +101,12 @@ def run(name: str, arguments: list[str]) -> int:
     Returns:
         The exit status: 1 if the benchmark could not measure or found problems, otherwise 0.
     """
-    benchmark = find(name)
-    options = vars(_parser(name, benchmark).parse_args(arguments))
-    texts, output = options.pop("texts"), options.pop("output")
-    data = output / f"{name}.json" if output else benchmark.data or RESULTS / f"{name}.json"
-
     measured = False
     try:
+        benchmark = find(name)
+        options = vars(_parser(name, benchmark).parse_args(arguments))
+        texts, output = options.pop("texts"), options.pop("output")
+        data = output / f"{name}.json" if output else benchmark.data or RESULTS / f"{name}.json"
         for report in [load_report(data)] if texts else benchmark.measure(**options):
             files.write_text(data, json.dumps(report, indent=1) + "\n")
             publish(name, benchmark, report, output)
@@ -137,6 +114,9 @@ def run(name: str, arguments: list[str]) -> int:
     except NothingToMeasure as reason:
         print(reason)
         return 0
+    except ModuleNotFoundError as error:
+        advice = "install the extras of the benchmarks with `pip install -e '.[test,bench]'`"
+        return _print_problems([f"the package {error.name} is missing: {advice}"])
     except CourseError as error:
         return _print_problems([str(error)])
     except KeyboardInterrupt:
@@ -168,15 +148,17 @@ def _print_problems(problems: list[str]) -> int:
     return 1 if problems else 0
 
 
-def load_report(path: Path) -> Report:
-    """Return a saved report.
+def load_report(path: Path, default: Report | None = None) -> Report:
+    """Return a saved report, or the default if the file doesn't exist.
 
     Raises:
-        CourseError: the file doesn't exist.
+        CourseError: the file doesn't exist, and there is no default.
     """
-    if not path.is_file():
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if default is None:
         raise CourseError(f"there is no report in {path} yet: run the benchmark without --texts")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return default
 
 
 def measured_here(*libraries: str) -> dict[str, str]:
@@ -185,21 +167,15 @@ def measured_here(*libraries: str) -> dict[str, str]:
     return {"date": date.today().isoformat(), "machine": machine() + more}
 
 
-# --- texts and pictures ---------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None = None) -> None:
-    """Write the page and the pictures of a report.
-
-    Without `output`, also write the pictures of the docs, and the quotes of all pages.
-    """
-    folder = output or RESULTS
-    files.write_text(folder / f"{name}.md", page(name, benchmark, report))
-    for key, picture in _made(benchmark.pictures, report).items():
-        for place in [folder] if output else [folder, DOCS / "images"]:
-            picture.figure.savefig(place / f"{name}-{key}.png", dpi=110)
+    """Write the page of a report and, without `output`, the quotes of all pages."""
+    files.write_text((output or RESULTS) / f"{name}.md", page(name, benchmark, report))
     if output is None:
-        quotes = quoted(name, benchmark, report)
+        quotes = {f"{name} {key}": text for key, text in _tables(benchmark, report).items()}
+        quotes[f"{name} made"] = provenance(name, benchmark, report)
         for path in quoting_pages():
             text = path.read_text(encoding="utf-8")
             if (renewed := renew(text, quotes)) != text:
@@ -212,13 +188,9 @@ def quoting_pages() -> list[Path]:
 
 
 def page(name: str, benchmark: Benchmark, report: Report) -> str:
-    """Return the report as Markdown: a section for each table, the pictures, and the problems."""
+    """Return the report as Markdown: a section for each table, and the problems."""
     parts = [f"# {about(name)}"]
-    parts += [f"## {key}\n\n{table}" for key, table in _made(benchmark.tables, report).items()]
-    parts += [
-        f"![{picture.alt}]({name}-{key}.png)"
-        for key, picture in _made(benchmark.pictures, report).items()
-    ]
+    parts += [f"## {key}\n\n{text}" for key, text in _tables(benchmark, report).items()]
     parts += [f"- {problem}" for problem in benchmark.problems(report)]
     return "\n\n".join([*parts, provenance(name, benchmark, report)]) + "\n"
 
@@ -231,32 +203,16 @@ def provenance(name: str, benchmark: Benchmark, report: Report) -> str:
     return f"{benchmark.conditions(report)} {source}.".lstrip()
 
 
-def paragraph(text: str) -> str:
-    """Return a text as one line, without line breaks and repeated spaces."""
-    return " ".join(text.split())
-
-
-def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
-    """Return the texts that pages quote, by their marks.
-
-    The texts are tables, pictures, and sentences on how the report was measured.
-    """
-    texts = {f"{name} {key}": table for key, table in _made(benchmark.tables, report).items()}
-    for key, picture in _made(benchmark.pictures, report).items():
-        texts[f"{name} {key} picture"] = f"![{picture.alt}](images/{name}-{key}.png)"
-    return texts | {f"{name} made": provenance(name, benchmark, report)}
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column contains text and the other columns numbers."""
     lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _made(functions: Mapping[str, Callable[[Report], T | None]], report: Report) -> dict[str, T]:
-    """Return the tables or pictures for which the report contains data, by their names."""
-    made = {key: make(report) for key, make in functions.items()}
-    return {key: each for key, each in made.items() if each is not None}
+def _tables(benchmark: Benchmark, report: Report) -> dict[str, str]:
+    """Return the tables for which the report contains data, by their names."""
+    made = {key: make(report) for key, make in benchmark.tables.items()}
+    return {key: text for key, text in made.items() if text is not None}
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:

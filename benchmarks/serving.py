@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,7 @@ def measure(adapters: Path) -> Iterator[Report]:
 
 
 def load(engine: Engine, clients: int) -> dict[str, Any]:
-    """Let clients send requests at the same time, and measure how long the answers take.
-
-    Returns:
-        A dict with the keys "latencies" (the latency of each request in seconds) and "seconds" (the
-        time until all requests were answered).
-    """
+    """Return the latency of each request and the time until all were answered, in seconds."""
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         latencies = list(pool.map(lambda i: ask(engine, i), range(clients * REQUESTS)))
@@ -73,10 +68,7 @@ def load(engine: Engine, clients: int) -> dict[str, Any]:
 def ask(engine: Engine, number: int) -> float:
     """Send a request, and return its latency in seconds.
 
-    Args:
-        engine: the model in llama.cpp.
-        number: the number of the request, which determines the story and the adapter. Consecutive
-            requests use the adapters in turn.
+    Its number determines the story and the adapter: consecutive requests use the adapters in turn.
     """
     names = list(engine.adapters)
     adapter = names[number % len(names)] if names else None
@@ -92,25 +84,16 @@ def results(report: Report) -> str:
     """Return a table of latency and throughput for each server and each number of clients."""
     head = ["server", "clients", "median latency (s)", "95% below (s)", "answers/s"]
     rows = []
-    for (name, found), clients in itertools.product(report["servers"].items(), CLIENTS):
-        rounds = found[str(clients)]
-        latencies = sorted(itertools.chain.from_iterable(r["latencies"] for r in rounds))
-        rows.append(
-            [
-                name,
-                str(clients),
-                f"{statistics.median(latencies):.2f}",
-                f"{latencies[round(0.95 * (len(latencies) - 1))]:.2f}",
-                f"{throughput(rounds):.2f}",
-            ]
-        )
+    for name, found in report["servers"].items():
+        for clients, rounds in found.items():
+            latencies = sorted(itertools.chain.from_iterable(r["latencies"] for r in rounds))
+            seconds = (
+                statistics.median(latencies),
+                latencies[round(0.95 * (len(latencies) - 1))],
+                len(latencies) / sum(r["seconds"] for r in rounds),
+            )
+            rows.append([name, clients, *(f"{number:.2f}" for number in seconds)])
     return table(head, rows)
-
-
-def throughput(rounds: Sequence[dict[str, Any]]) -> float:
-    """Return the number of answers per second in all rounds together."""
-    answers = sum(len(r["latencies"]) for r in rounds)
-    return answers / sum(r["seconds"] for r in rounds)
 
 
 BENCHMARK = Benchmark(measure, {"results": results}, add_options=parity.add_options, data=DATA)

@@ -2,30 +2,29 @@
 
 All processes are loaded at the same time, but only one of them works at any moment. So a busy
 machine slows down all ways alike, and the ratio of two speeds stays valid. A worker process is
-`python -m benchmarks.worker MODULE WAY`. It runs the function `MODULE.way(WAY)`, which calls
+`python -m benchmarks.turns MODULE WAY`. It runs the function `MODULE.way(WAY)`, which calls
 `turn.begin()` before each piece of its work and `turn.end()` after the piece. The time between
 these two calls is measured in this module.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import IO, Any, TypedDict
+from typing import Any
 
+from benchmarks.runner import ROOT, table
 from course_utils import runtime
 from course_utils.units import format_bytes
-
-ROOT = Path(__file__).parents[1]
 
 # Environment variables of a worker process.
 Variables = Mapping[str, str]
@@ -33,11 +32,8 @@ Variables = Mapping[str, str]
 Pieces = list[dict]
 
 
-class Result(TypedDict):
-    """The reports of a way's measured rounds, and the peak memory of its process in bytes (B)."""
-
-    pieces: Pieces
-    peak: int
+# The "pieces" of a way's measured rounds, and the "peak" memory of its process in bytes (B).
+Result = dict[str, Any]
 
 
 class Finished(Exception):
@@ -130,59 +126,53 @@ def take_turns(
     with ExitStack() as stack:
         workers = {
             way: stack.enter_context(
-                _worker(module, way, variables(way) if variables else all_cores())
+                _Worker(module, way, variables(way) if variables else all_cores())
             )
             for way in ways
         }
         pieces: dict[str, Pieces] = {way: [] for way in workers}
         for number in range(-schedule.warm_up, schedule.rounds):
+            print(f"round {number + 1} of {schedule.rounds}", flush=True)
             with schedule.around(number):
                 for way, worker in workers.items():
                     time.sleep(schedule.pause)
                     pieces[way].append(worker.turn())
         return {
-            way: {"pieces": pieces[way][schedule.warm_up :], "peak": worker.finish()}
+            way: {"pieces": pieces[way][schedule.warm_up :], "peak": worker.ask("\n")["peak"]}
             for way, worker in workers.items()
         }
 
 
-@contextmanager
-def _worker(module: str, way: str, variables: Variables) -> Iterator[_Worker]:
-    """Start a worker process, and kill it at the end if it is still running."""
-    command = [sys.executable, "-m", "benchmarks.worker", module, way]
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(
-            command,
+class _Worker:
+    """A worker process, which is killed at the end of the with block if it is still running."""
+
+    def __init__(self, module: str, way: str, variables: Variables) -> None:
+        self.way = way
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `__exit__` closes it
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.turns", module, way],
             cwd=ROOT,
             env={**os.environ, **variables},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            yield _Worker(way, process, log)
-        finally:
-            process.kill()
+            stderr=self.log,
+        )
 
+    def __enter__(self) -> _Worker:
+        return self
 
-@dataclass
-class _Worker:
-    way: str
-    process: subprocess.Popen[str]
-    log: IO[str]
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
 
     def turn(self) -> dict:
         begun = time.perf_counter()
-        answer = self._ask("go\n")
+        answer = self.ask("go\n")
         return {"seconds": time.perf_counter() - begun} | answer
 
-    def finish(self) -> int:
-        return self._ask("\n")["peak"]
-
-    def _ask(self, line: str) -> dict:
+    def ask(self, line: str) -> dict:
         requests, answers = self.process.stdin, self.process.stdout
         assert requests and answers
         try:
@@ -218,16 +208,22 @@ def compare_with_course(
         rate: function from a piece to its rate.
         digits: the number of decimal places of the rates.
     """
-    head = f"| | {unit} | the course is … times as fast | peak memory |"
-    lines = [head, "|---|--:|--:|--:|"]
+    rows = []
     for way, result in ways.items():
-        _, comma, setting = way.rpartition(", ")
-        ours = ways[f"course{comma}{setting}" if comma else "course"]
-        faster = ratios(ours["pieces"], result["pieces"], rate)
-        cell = "" if result is ours else in_words(faster, 1)
+        who, faster = _course_against(ways, way, rate)
+        cell = "" if who == "course" else in_words(faster, 1)
         speed = in_words(map(rate, result["pieces"]), digits)
-        lines.append(f"| {way} | {speed} | {cell} | {format_bytes(result['peak'])} |")
-    return "\n".join(lines)
+        rows.append((way, speed, cell, format_bytes(result["peak"])))
+    return table(("", unit, "the course is … times as fast", "peak memory"), rows)
+
+
+def _course_against(
+    ways: dict[str, Result], way: str, rate: Callable[[dict], float]
+) -> tuple[str, list[float]]:
+    """Return WHO of a way, and in each round the course's rate divided by the way's rate."""
+    who, comma, setting = way.rpartition(", ")
+    ours = ways[f"course{comma}{setting}" if comma else "course"]
+    return who if comma else way, ratios(ours["pieces"], ways[way]["pieces"], rate)
 
 
 def conditions(report: dict, what: str) -> str:
@@ -237,23 +233,25 @@ def conditions(report: dict, what: str) -> str:
 
 
 def missed_targets(
-    report: dict, target: float, rate: Callable[[dict], float], peers: Iterable[str]
+    report: dict, rate: Callable[[dict], float], targets: Mapping[str, float]
 ) -> list[str]:
-    """Return the ways of peers against which the course misses the target, one sentence each.
+    """Return the ways of peers against which the course misses its target, one sentence each.
 
     Args:
         report: the report, whose "ways" are named as in `compare_with_course`.
-        target: the minimum ratio of the course's rate to a peer's rate, as a median over all
-            rounds.
         rate: function from a piece to its rate.
-        peers: the first parts of the names (WHO) of the ways to compare with.
+        targets: for the first part of the names (WHO) of the ways, the minimum ratio of the
+            course's rate to the way's rate, as a median over all rounds.
     """
     found = []
-    for way, result in report["ways"].items():
-        who, comma, setting = way.rpartition(", ")
-        if (who if comma else way) in peers:
-            ours = report["ways"][f"course{comma}{setting}" if comma else "course"]
-            faster = median(ratios(ours["pieces"], result["pieces"], rate))
-            if faster < target:
-                found.append(f"{way}: the course is {faster:.1f} times as fast, below {target:g}")
+    for way in report["ways"]:
+        who, by_round = _course_against(report["ways"], way, rate)
+        faster, target = median(by_round), targets.get(who, 0)
+        if faster < target:
+            found.append(f"{way}: the course is {faster:.1f} times as fast, below {target:g}")
     return found
+
+
+if __name__ == "__main__":
+    module, name = sys.argv[1:]
+    work(importlib.import_module(module).way(name))

@@ -859,8 +859,8 @@ def test(full: bool, every: bool, arguments: tuple[str, ...]) -> None:
 def bench(arguments: tuple[str, ...]) -> None:
     """Compare the course with the tools that people use today.
 
-    The command runs all benchmarks, or only the benchmark that the first argument names. --help
-    lists the benchmarks.
+    The command runs a suite of benchmarks, or only the benchmark that the first argument names,
+    such as `environments`, which runs the lectures where readers run them. --help lists all names.
     """
     _run_module("benchmarks", *arguments)
 
@@ -868,7 +868,7 @@ def bench(arguments: tuple[str, ...]) -> None:
 @command("gpu-check", own_help=True)
 @passed_on
 def gpu_check(arguments: tuple[str, ...]) -> None:
-    """Measure memory, speed, paging and float16 on a CUDA GPU.
+    """Measure memory, speed and paging on a CUDA GPU.
 
     If the machine has a CUDA GPU, the command first fetches the model if it is missing.
     """

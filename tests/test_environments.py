@@ -1,7 +1,6 @@
-"""environments: saved results, their tables, and the limits of the environments."""
+"""environments: saved results, and the limits of the environments."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,17 +17,7 @@ from benchmarks import environments, runner
 from course_utils import notebooks
 from course_utils.validation import CourseError
 
-MACHINE = {"cpu": "Slow CPU", "cores": 2, "memory": 8_000_000_000}
-PASSED = {
-    "passed": True,
-    "error": None,
-    "seconds": 13.7,
-    "peak_memory": 912_000_000,
-    "versions": {"python": "3.13.1", "torch": "2.11.0"},
-    "date": "2026-11-26",
-    "machine": MACHINE,
-}
-FAILED = PASSED | {"passed": False, "error": "cell train\nNameError: a|b", "seconds": 3.0}
+PASSED = {"passed": True, "error": None, "seconds": 13.7, "peak_memory": 912_000_000}
 
 
 @pytest.fixture
@@ -44,6 +33,82 @@ def results(monkeypatch, tmp_path):
 def run(*arguments):
     """Run the benchmark with these arguments, and return its exit status."""
     return runner.run("environments", list(arguments))
+
+
+def replace_environments(monkeypatch, **functions):
+    """Replace the environments by those that these functions create."""
+    replaced = {name: (name.title(), function) for name, function in functions.items()}
+    monkeypatch.setattr(environments, "ENVIRONMENTS", replaced)
+
+
+def passing(path):
+    """Return a result as a runner returns it."""
+    return PASSED | {"versions": "python 3.13.1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["colab", "moon"], "there is no environment moon; choose from: python3.11, python3.12, "),
+        (["colab", "--only", "77"], "there is no lecture 77; choose one of: 00_setup, "),
+    ],
+)
+def test_unknown_names_are_reported_with_the_allowed_names(arguments, message, capsys):
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_interrupted_run_keeps_its_results(monkeypatch, results, capsys):
+    def execute(path):
+        if path.stem.startswith("01"):
+            raise KeyboardInterrupt
+        return passing(path)
+
+    replace_environments(monkeypatch, moon=lambda: execute)
+    assert run() == 1
+    assert capsys.readouterr().err.startswith("Interrupted.")
+    (result,) = json.loads(results.read_text(encoding="utf-8"))["moon"].values()
+    assert PASSED.items() <= result.items()
+    assert re.fullmatch(r"on \d{4}-\d\d-\d\d, .* cores, .* of memory; python 3.13.1", result["ran"])
+
+
+def test_new_result_replaces_only_the_older_result_of_its_lecture(monkeypatch, results):
+    replace_environments(monkeypatch, moon=lambda: passing, mars=lambda: passing)
+    old = PASSED | {"ran": "on 2001-02-03"}
+    report = {"mars": {"00_setup": old}, "moon": {"00_setup": old, "03_lora": old}}
+    results.write_text(json.dumps(report))
+    assert run("moon", "--only", "03") == 0
+    saved = json.loads(results.read_text(encoding="utf-8"))
+    assert saved["mars"] == report["mars"] and saved["moon"]["00_setup"] == old
+    assert saved["moon"]["03_lora"]["ran"] != old["ran"]
+    text = environments.runs(saved, "moon")
+    assert "00_setup: on 2001-02-03." in text and "not run yet" in environments.runs({}, "moon")
+
+
+def test_environment_that_cannot_be_created_does_not_stop_the_next(monkeypatch, results, capsys):
+    def missing():
+        raise CourseError("Python 3.99 is missing")
+
+    replace_environments(monkeypatch, moon=missing, mars=lambda: passing)
+    assert run("--only", "03", "--only", "00") == 1
+    assert capsys.readouterr().err == "moon was not run: Python 3.99 is missing\n"
+    assert list(json.loads(results.read_text())["mars"]) == ["00_setup", "03_lora"]
+
+
+def test_failed_lecture_gives_exit_status_1(monkeypatch, results, capsys):
+    where = f"{environments.ROOT}/course_utils/sft.py, {Path.home()}/.cache"
+    fails = {"passed": False, "error": f"cell train\n{where}"}
+    replace_environments(monkeypatch, moon=lambda: lambda path: passing(path) | fails)
+    assert run("--only", "00") == 1
+    error = "cell train\ncourse_utils/sft.py, ~/.cache"
+    assert capsys.readouterr().err == f"moon: 00_setup failed: {error}\n"
+    saved = json.loads(results.read_text())
+    assert saved["moon"]["00_setup"]["error"] == error
+    assert environments.cell(saved["moon"]["00_setup"]) == "✗ cell train"
+    assert "00_setup failed:\n\n    cell train" in environments.runs(saved, "moon")
+
+
+# --- running a notebook ---------------------------------------------------------------------------
 
 
 def lecture(folder, *sources):
@@ -67,151 +132,6 @@ def lecture(folder, *sources):
     return path
 
 
-# --- arguments ------------------------------------------------------------------------------------
-
-
-def test_unknown_environment_is_reported_with_the_allowed_names(capsys):
-    assert run("colab", "moon") == 1
-    assert capsys.readouterr().err == (
-        "there is no environment moon; choose from: python3.11, python3.12, python3.13, colab, "
-        "binder, jupyterlab, notebook7, voila\n"
-    )
-
-
-def test_unknown_lecture_is_reported_with_the_allowed_names(capsys):
-    assert run("colab", "--only", "77") == 1
-    assert capsys.readouterr().err.startswith("there is no lecture 77; choose one of: 00_setup, ")
-
-
-def test_all_environments_are_chosen_by_default():
-    assert environments.chosen([]) == list(environments.ENVIRONMENTS)
-    assert environments.chosen(["voila", "colab"]) == ["voila", "colab"]
-
-
-# --- saved results --------------------------------------------------------------------------------
-
-
-def test_new_result_replaces_only_the_older_result_of_its_lecture():
-    report = {"voila": {"00_setup": FAILED}, "colab": {"01_tuning": PASSED, "02_memory": FAILED}}
-    report = environments.merged(report, "colab", "02_memory", PASSED)
-    report = environments.merged(report, "colab", "00_setup", FAILED)
-    report = environments.merged(report, "python3.11", "00_setup", PASSED)
-    assert list(report.items()) == [
-        ("python3.11", {"00_setup": PASSED}),
-        ("colab", {"00_setup": FAILED, "01_tuning": PASSED, "02_memory": PASSED}),
-        ("voila", {"00_setup": FAILED}),
-    ]
-    assert list(report["colab"]) == ["00_setup", "01_tuning", "02_memory"]
-
-
-def replace_environments(monkeypatch, **functions):
-    """Replace the environments by those that these functions create."""
-    replaced = {name: (name.title(), function) for name, function in functions.items()}
-    monkeypatch.setattr(environments, "ENVIRONMENTS", replaced)
-
-
-def passing(path):
-    """Return a result as a runner returns it, without the entries that `measure` adds."""
-    return {key: PASSED[key] for key in ("passed", "error", "seconds", "peak_memory", "versions")}
-
-
-def test_interrupted_run_keeps_its_results(monkeypatch, results, capsys):
-    def execute(path):
-        if path.stem.startswith("01"):
-            raise KeyboardInterrupt
-        return passing(path)
-
-    replace_environments(monkeypatch, moon=lambda: execute)
-    assert run() == 1
-    assert capsys.readouterr().err.startswith("Interrupted.")
-    report = json.loads(results.read_text(encoding="utf-8"))
-    assert list(report) == ["moon"] and list(report["moon"]) == ["00_setup"]
-    assert report["moon"]["00_setup"].keys() == PASSED.keys()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["moon"]["00_setup"]["date"])
-    assert report["moon"]["00_setup"]["machine"].keys() == MACHINE.keys()
-
-
-def test_environment_that_cannot_be_created_does_not_stop_the_next(monkeypatch, results, capsys):
-    def missing():
-        raise CourseError("Python 3.99 is missing")
-
-    replace_environments(monkeypatch, moon=missing, mars=lambda: passing)
-    assert run("--only", "03", "--only", "00") == 1
-    out, err = capsys.readouterr()
-    assert err == "moon was not run: Python 3.99 is missing\n"
-    assert "mars: 03_lora: ✓ 14 s, 0.91 GB\n" in out
-    assert list(environments.load()) == ["mars"]
-    assert list(environments.load()["mars"]) == ["00_setup", "03_lora"]
-
-
-def test_failed_lecture_gives_exit_status_1(monkeypatch, results, capsys):
-    where = f"{environments.ROOT}/course_utils/sft.py, {Path.home()}/.cache"
-    fails = {"passed": False, "error": f"cell train\n{where}"}
-    replace_environments(monkeypatch, moon=lambda: lambda path: passing(path) | fails)
-    assert run("--only", "00") == 1
-    error = "cell train\ncourse_utils/sft.py, ~/.cache"
-    assert capsys.readouterr().err == f"moon: 00_setup failed: {error}\n"
-    assert environments.load()["moon"]["00_setup"]["error"] == error
-    replace_environments(monkeypatch, moon=lambda: passing)
-    assert run("--only", "00") == 0
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def test_cell_shows_time_and_memory_or_the_error():
-    assert environments.cell(None) == "–"
-    assert environments.cell(PASSED) == "✓ 14 s, 0.91 GB"
-    assert environments.cell(PASSED | {"seconds": 1234.5}) == "✓ 1,234 s, 0.91 GB"
-    assert environments.cell(FAILED) == "✗ cell train"
-    assert environments.cell(FAILED | {"error": "a|b"}) == "✗ a\\|b"
-
-
-@pytest.fixture
-def two_lectures(monkeypatch):
-    """Replace the lectures by two."""
-    monkeypatch.setattr(environments, "lecture_names", lambda: ["00_setup", "01_tuning"])
-
-
-def test_table_has_a_row_per_lecture_and_a_column_per_environment(monkeypatch, two_lectures):
-    replace_environments(monkeypatch, moon=None, mars=None)
-    report = {"moon": {"00_setup": PASSED, "01_tuning": FAILED, "02_gone": PASSED}}
-    assert environments.table(report).splitlines() == [
-        "| lecture | Moon | Mars |",
-        "|---|---|---|",
-        "| 00_setup | ✓ 14 s, 0.91 GB | – |",
-        "| 01_tuning | ✗ cell train | – |",
-    ]
-
-
-def test_runs_are_described_with_date_machine_and_errors(two_lectures):
-    report = {"moon": {"00_setup": PASSED | {"setup_seconds": 41.2}, "01_tuning": FAILED}}
-    assert environments.runs(report, "moon") == (
-        """\
-All lectures: `make environments ARGS=moon` on 2026-11-26, Slow CPU, 2 cores, 8.00 GB of memory; \
-python 3.13.1, torch 2.11.0.
-
-The set-up cell of 00_setup, which installed the course, took 41 s.
-
-01_tuning failed:
-
-    cell train
-    NameError: a|b"""
-    )
-    assert environments.runs(report, "mars") == "Not run yet: `make environments ARGS=mars`."
-
-
-def test_runs_are_grouped_by_date_and_machine(two_lectures):
-    other = PASSED | {"date": "2027-01-02", "machine": MACHINE | {"cores": 1}}
-    report = {"moon": {"00_setup": PASSED, "01_tuning": other, "02_gone": PASSED}}
-    first, second = environments.runs(report, "moon").split("\n\n")
-    assert first.startswith("00_setup: `make environments ARGS=moon` on 2026-11-26, Slow CPU, 2 c")
-    assert second.startswith("01_tuning: `make environments ARGS=moon` on 2027-01-02, Slow CPU, 1")
-
-
-# --- running a notebook ---------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
 @pytest.mark.full
 def test_binder_has_a_memory_limit_of_2_gb(monkeypatch, tmp_path):
@@ -229,7 +149,7 @@ def test_binder_has_a_memory_limit_of_2_gb(monkeypatch, tmp_path):
     result = run(path)
     assert result["passed"] and result["error"] is None
     assert 1_000_000_000 < result["peak_memory"] < 2_000_000_000
-    assert {"python", "torch", "ipykernel"} <= result["versions"].keys()
+    assert result["versions"].startswith("python 3.") and ", torch 2." in result["versions"]
     assert (tmp_path / "build" / "executed" / "binder" / "09_made.ipynb").exists()
 
 
@@ -246,41 +166,7 @@ def test_current_python_runs_the_lectures_in_the_current_environment(monkeypatch
     path = environments.ROOT / "lectures" / "00_setup.ipynb"
     result = environments.python_environment(own)(path)
     assert result["arguments"][:2] == (Path(sys.executable), path)
-    assert result["versions"]["python"].startswith(f"{own}.")
-
-
-def test_another_python_is_set_up_in_a_copy_of_the_course(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setattr(environments, "FOLDER", tmp_path)
-    monkeypatch.setattr(environments, "interpreter", lambda version: f"/python{version}")
-    monkeypatch.setattr(environments, "course_copy", lambda target: target)
-    monkeypatch.setattr(environments, "call", lambda command, **_: calls.append(command))
-    monkeypatch.setattr(environments, "run_lecture", lambda *arguments: {"arguments": arguments})
-    monkeypatch.setattr(environments, "versions", lambda python: {"python": str(python)})
-    run = environments.python_environment("3.99")
-    assert calls == [["/python3.99", "course_utils/bootstrap.py", "setup"]]
-    result = run(Path("lectures/00_setup.ipynb"))
-    python = tmp_path / "python3.99" / ".venv" / "bin" / "python"
-    notebook = tmp_path / "python3.99" / "lectures" / "00_setup.ipynb"
-    assert result["arguments"][:3] == (python, notebook, tmp_path / "executed" / "python3.99")
-    assert result["versions"] == {"python": str(python)}
-
-
-def write_program(folder, name, *lines):
-    """Write a shell script that can be executed."""
-    path = folder / name
-    path.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
-    path.chmod(0o755)
-
-
-def test_python_is_also_found_where_pyenv_requires_a_choice(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.delenv("PYENV_VERSION", raising=False)
-    chosen = '[ "$PYENV_VERSION" = 3.98 ] || exit 127'
-    write_program(tmp_path, "python3.98", chosen, "echo /pyenv/python3.98")
-    write_program(tmp_path, "python3.97", "echo /usr/bin/python3.97")
-    assert environments.interpreter("3.98") == "/pyenv/python3.98"
-    assert environments.interpreter("3.97") == "/usr/bin/python3.97"
+    assert result["versions"].startswith(f"python {own}.")
 
 
 def test_missing_python_is_reported():
@@ -289,35 +175,24 @@ def test_missing_python_is_reported():
 
 
 def git(folder, *words):
-    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *author, *words], cwd=folder, check=True, capture_output=True)
 
 
-def test_copy_of_the_course_has_the_files_that_git_tracks_or_would_track(monkeypatch, tmp_path):
-    here, target = tmp_path / "here", tmp_path / "copy"
-    (here / "lectures").mkdir(parents=True)
-    git(here, "init")
-    (here / ".gitignore").write_text("/build/\n")
-    for name in ("lectures/00.ipynb", "deleted.txt", "build"):
-        (here / name).write_text(name)
-    git(here, "add", "--all")
-    (here / "deleted.txt").unlink()
-    (here / "new.txt").write_text("new")
-    (target / ".venv").mkdir(parents=True)
-    (target / "old").mkdir()
-    (target / "old" / "file.txt").write_text("old")
+def test_clone_has_the_last_commit_and_keeps_its_environment(monkeypatch, tmp_path):
+    here, target = tmp_path / "here", tmp_path / "clone"
+    here.mkdir()
     monkeypatch.setattr(environments, "ROOT", here)
-    assert environments.course_copy(target) == target
-    copied = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
-    assert copied == [".gitignore", ".venv", "build", "lectures", "lectures/00.ipynb", "new.txt"]
-
-
-def test_folder_that_is_not_a_clone_is_reported(monkeypatch, tmp_path):
-    monkeypatch.setattr(environments, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(
-        CourseError, match=r"git can't list the files of .*: clone the course with git"
-    ):
-        environments.course_copy(tmp_path / "copy")
+    git(here, "init")
+    (here / ".gitignore").write_text("/.venv/\n")
+    for text in ("old", "new"):
+        (here / "lecture.txt").write_text(text)
+        git(here, "add", "--all")
+        git(here, "commit", "--message", text)
+        assert (environments.cloned(target) / "lecture.txt").read_text() == text
+        (target / ".venv").mkdir(exist_ok=True)
+        (target / "lecture.txt").write_text("changed")
+    assert (target / ".venv").exists()
 
 
 # --- Colab ----------------------------------------------------------------------------------------
@@ -377,15 +252,6 @@ def test_kernel_has_imported_google_colab(python_with_stubs, tmp_path):
     assert done.stdout == "True colab_kernel_launcher\n"
 
 
-@pytest.mark.full
-def test_pip_can_remove_the_stub_of_torchao(python_with_stubs):
-    found = environments.run_code(python_with_stubs, environments.LIST_PACKAGES)
-    assert found == {"torchao": "0.10.0", "google-colab": "1.0.0"}
-    pip(python_with_stubs, "uninstall", "--yes", "torchao")
-    found = environments.run_code(python_with_stubs, environments.LIST_PACKAGES)
-    assert found == {"google-colab": "1.0.0"}
-
-
 BEFORE = {"ipython": "7.34.0", "ipywidgets": "7.7.1", "numpy": "2.1.3", "torch": "2.11.0"}
 GOOD = BEFORE | {"bitsandbytes": "0.50.2"}
 COURSE = {"course": "/venv/lib/course_utils/__init__.py", "installed in": "/venv", "failed": []}
@@ -415,23 +281,6 @@ def test_problems_after_a_set_up_cell_are_listed(after, course, problems):
     assert environments.setup_problems(before, after, course) == problems
 
 
-def test_time_of_the_set_up_cell_is_read_from_the_notebook(tmp_path):
-    times = {
-        "iopub.execute_input": "2026-11-26T08:00:00.250000Z",
-        "shell.execute_reply": "2026-11-26T08:00:41.500000Z",
-    }
-    cells = [
-        {"id": "opening", "metadata": {}, "source": ""},
-        {"id": "setup", "metadata": {"execution": times}, "source": ""},
-    ]
-    path = tmp_path / "00_setup.ipynb"
-    path.write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
-    assert environments.setup_seconds(path) == 41.25
-    del times["shell.execute_reply"]
-    path.write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
-    assert environments.setup_seconds(path) is None
-
-
 # --- front ends -----------------------------------------------------------------------------------
 
 
@@ -451,8 +300,7 @@ def test_result_of_a_front_end_has_its_version(monkeypatch):
     result = environments.front_end("notebook7")(path)
     assert calls == [("notebook7", path, environments.TIMEOUT)]
     assert result["seconds"] == 1.0
-    assert re.match(r"7\.\d", result["versions"]["notebook"])
-    assert "jupyterlab" not in result["versions"]
+    assert re.search(r", notebook 7\.\d", result["versions"])
 
 
 def test_missing_browser_is_reported(monkeypatch):

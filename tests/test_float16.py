@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import float16
 from course_utils import evaluation, news
 from course_utils.models import load_base, tiny_base
 from course_utils.sft import collate, encode_all
@@ -25,6 +24,7 @@ from course_utils.training import (
     trainable_parameters,
 )
 from course_utils.training.loop import Trainer
+from tests import float16
 from tests.conftest import make_model, random_examples
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import bitsandbytes as bnb
 import pytest
 import torch
 
 from benchmarks import gpu_check, runner
-from course_utils import runtime
 from course_utils.measure import TensorMeter
 from course_utils.memory import CUBLAS_WORKSPACE, SMALLEST_PAGED, ModelShape
 from course_utils.memory.allocator import fresh_block
@@ -139,14 +137,6 @@ def test_failed_measurement_returns_the_first_line_of_its_error():
     assert gpu_check.attempt("it", dict, [("a", 1)]) == {"a": 1}
 
 
-def test_error_while_memory_is_freed_is_returned_too(monkeypatch):
-    def fail():
-        raise RuntimeError("an illegal memory access was encountered")
-
-    monkeypatch.setattr(runtime, "release_memory", fail)
-    assert "illegal memory access" in gpu_check.attempt("it", dict)["failed"]
-
-
 def test_time_of_an_action_is_the_median_of_several_runs():
     runs = []
     clock = clock_of(1.0, 9.0, 2.0, 3.0, 2.5)
@@ -164,16 +154,6 @@ def test_card_is_synchronized_before_each_reading_of_the_clock(monkeypatch):
 
     gpu_check.median_seconds(lambda: order.append("run"), torch.device("cuda"), clock)
     assert order == ["wait", "clock", "run", "wait", "clock"] * gpu_check.REPEATS
-
-
-def test_card_is_described(card):
-    found = gpu_check.card(CPU)
-    assert found["capability"] == [7, 5] and found["is_bf16_supported"] is True
-    assert found["total"] == 16 * GB >= found["free"]
-    assert found["driver"] == "550.0"
-    assert str(runtime.compute_dtype("cpu")).removeprefix("torch.") in found["compute dtype"]
-    # Matrix products on a CPU need no workspace.
-    assert found["workspace"] == 0
 
 
 def test_workspace_is_the_memory_of_a_product_without_its_result(card, monkeypatch):
@@ -235,10 +215,6 @@ def test_managed_memory_is_limited_to_a_small_share_of_the_free_memory():
         gpu_check.check_managed(257 * MB, 80 * GB)
 
 
-def test_managed_memory_is_small_enough_for_a_card_of_4_gb():
-    assert gpu_check.managed_bytes() <= gpu_check.MANAGED_SHARE * 3 * GB
-
-
 def test_managed_bytes_are_the_bytes_of_all_paged_states(card, paged):
     predicted = gpu_check.managed_bytes()
     rows = [gpu_check.paging(bits, CPU) for bits in gpu_check.BITS]
@@ -281,19 +257,6 @@ def test_difference_between_paged_and_unpaged_weights_is_measured(card, paged, m
     assert difference == pytest.approx(0.5 * (1 + gpu_check.REPEATS), rel=1e-3)
 
 
-# --- float16 --------------------------------------------------------------------------------------
-
-
-@pytest.mark.full
-def test_training_in_float16_is_compared_with_float32(tiny, monkeypatch):
-    few = replace(gpu_check.FLOAT16, max_steps=4, micro_batch_size=1)
-    monkeypatch.setattr(gpu_check, "FLOAT16", few)
-    monkeypatch.setattr(gpu_check.float16, "LARGE_SCALE", 2.0**19)
-    result = gpu_check.in_float16("tiny", CPU)
-    assert gpu_check.float16.problems(result) == []
-    assert len(result["float16"]) == 4 and result["float16"] != result["float32"]
-
-
 # --- the report -----------------------------------------------------------------------------------
 
 
@@ -325,13 +288,6 @@ def fictitious_report():
         "optimizers": [
             {"case": "8-bit AdamW", "unpaged": unpaged, "paged": paged, "difference": 0.0}
         ],
-        "float16": {
-            "float32": [4.0, 2.0],
-            "float16": [4.0, 2.001],
-            "overflow": [4.0, 4.0],
-            "skipped": 1,
-            "scale": 2.0**23,
-        },
     }
 
 
@@ -344,22 +300,10 @@ def test_page_shows_the_measurements():
     text = page(fictitious_report())
     for line in (
         "Fictitious Card: all measurements succeeded and agree with the predictions.",
-        "Made by `python -m benchmarks gpu_check` on 2001-02-03: a fictitious machine.",
-        "| compute capability | 7.5 |",
-        "| memory | 15.80 GB |",
         "| driver | unknown |",
-        "| the course computes in | float16: compute capability 7.5 has no native bfloat16 |",
-        "| torch.cuda.is_bf16_supported() | True |",
-        "| all its tensors | 1,032,576,416 |",
-        "| growth of torch.cuda.memory_allocated | 1,040,000,000 |",
+        "| smollm2-1.7b in NF4 with double quantization: all its tensors | 1,032,576,416 B |",
         "| 1 × 512 tokens, checkpointing | 1,000.0 | 1,005.0 (+0.50%) | 1,234 |",
-        "| 8-bit AdamW, unpaged | 4.50 | 0.00 | 4.50 | 20.97 | 0.20 |",
         "| 8-bit AdamW, paged | 4.50 | 4.39 | 0.11 | 6.29 | 0.31 |",
-        "- 8-bit AdamW: states of 100,000, 2,097,152 elements are paged. After 6 updates the "
-        "weights are equal to the last bit to those without paging.",
-        "| 2 | 2.0000 | 2.0010 | +0.050% |",
-        "With a first scale of 16,777,216, the gradient scaler skipped 1 of",
-        "2 steps. The last scale was 8,388,608.",
     ):
         assert line in text.splitlines(), line
 
@@ -381,13 +325,6 @@ def test_report_without_problems():
         ("weights", {"failed": "CourseError: y"}, "weights: failed (CourseError: y)"),
         ("steps", {"failed": "OutOfMemoryError: z"}, "checkpointing: failed (OutOfMemoryError: z)"),
         ("optimizers", {"failed": "CourseError: v"}, "8-bit AdamW: failed (CourseError: v)"),
-        ("float16", {"float16": [4.01, 2.0]}, "the loss of step 1 differs by +0.25% from float32"),
-        ("float16", {"float16": [4.0, 1.99]}, "the loss of step 2 differs by -0.50% from float32"),
-        ("float16", {"float16": [4.0, float("nan")]}, "the loss of step 2 differs by +nan%"),
-        ("float16", {"skipped": 0}, "float16: with a scale of 16777216, 0 of 2 steps were skipped"),
-        ("float16", {"skipped": 2}, "2 of 2 steps were skipped, not at least one and not all"),
-        ("float16", {"scale": 2.0**24}, "float16: the last scale is 16777216"),
-        ("float16", {"failed": "RuntimeError: u"}, "float16: failed (RuntimeError: u)"),
     ],
 )
 def test_wrong_or_failed_measurement_is_a_problem_on_the_page(part, change, message):
@@ -432,9 +369,6 @@ def run(card, paged, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
     # Matrix products on a CPU need no workspace.
     monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
-    # Another test trains in float16.
-    result = fictitious_report()["float16"]
-    monkeypatch.setattr(gpu_check.float16, "compare", lambda *_: result)
 
     def run(*arguments):
         status = runner.run("gpu_check", ["--output", str(tmp_path / "out"), *arguments])
@@ -450,7 +384,6 @@ def test_whole_benchmark(run, capsys):
     assert gpu_check.problems(report) == [] and status == 0
     assert report["model"] == "smollm2-135m"
     assert len(report["steps"]) == 4 and len(report["optimizers"]) == 2
-    assert report["float16"] == fictitious_report()["float16"]
     output = capsys.readouterr().out
     assert "measuring: 1 × 64 tokens, checkpointing" in output
     assert "all measurements succeeded and agree with the predictions." in output
@@ -496,20 +429,9 @@ def test_measurements_are_kept_if_bitsandbytes_ends_the_process(run, monkeypatch
         run()
     report, text = saved(tmp_path)
     assert len(report["steps"]) == 4
-    problems = gpu_check.problems(report)
-    assert problems == [
-        f"{part}: failed (the process ended before this measurement)"
-        for part in ("paged optimizers", "float16")
-    ]
-    assert all(problem in text for problem in problems)
-
-
-@pytest.mark.full
-def test_wrong_prediction_gives_exit_status_1(run, monkeypatch):
-    monkeypatch.setattr(gpu_check, "model_bytes", lambda model: model_bytes(model) - 4)
-    status, report = run()
-    assert status == 1
-    assert gpu_check.problems(report) == ["weights: off by +4 B"]
+    (problem,) = gpu_check.problems(report)
+    assert problem == "paged optimizers: failed (the process ended before this measurement)"
+    assert problem in text
 
 
 def test_small_model_is_measured_if_the_big_one_cannot_be_fetched(monkeypatch, capsys):

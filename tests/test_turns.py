@@ -25,11 +25,6 @@ def test_a_way_may_measure_the_duration_of_its_turns_itself():
     assert [piece["seconds"] for piece in done["own"]["pieces"]] == [0.125, 0.125]
 
 
-def test_peak_is_the_resident_memory_even_on_a_machine_with_a_gpu():
-    result = turns.take_turns("tests.turning", ["gpu"], turns.Schedule(1, warm_up=0))
-    assert result["gpu"]["peak"] > 5e6
-
-
 def test_only_one_worker_works_at_a_time(monkeypatch):
     order = []
     turn = turns._Worker.turn
@@ -76,8 +71,3 @@ def test_failed_worker_is_reported_and_no_process_remains():
 def test_ratios_are_computed_for_each_round():
     ours, theirs = [{"seconds": 1}, {"seconds": 2}], [{"seconds": 3}, {"seconds": 8}]
     assert turns.ratios(ours, theirs, lambda piece: 1 / piece["seconds"]) == [3, 4]
-
-
-def test_median_is_shown_with_minimum_and_maximum():
-    assert turns.in_words([3, 1, 2]) == "2 (1–3)"
-    assert turns.in_words(iter([0.251, 0.25, 0.3]), 2) == "0.25 (0.25–0.30)"

@@ -1,8 +1,6 @@
-"""The ways that tests/test_turns.py compares; `benchmarks.worker` runs them."""
+"""The ways that tests/test_turns.py compares; `benchmarks.turns` runs them."""
 
 import os
-import sys
-from types import SimpleNamespace
 
 
 def counts(turn):
@@ -25,21 +23,11 @@ def own(turn):
         turn.end(seconds=0.125)
 
 
-def gpu(turn):
-    """Imitate a torch that sees a GPU, on which one byte is allocated."""
-    cuda = SimpleNamespace(is_available=lambda: True, max_memory_allocated=lambda _: 1)
-    torch = SimpleNamespace(cuda=cuda, device=lambda kind: SimpleNamespace(type=kind))
-    sys.modules["torch"] = torch
-    turn.begin()
-    turn.end()
-    turn.begin()
-
-
 def fails(turn):
     turn.begin()
     raise ValueError("no more coffee")
 
 
 def way(name):
-    ways = {"one": counts, "other": counts, "threads": threads, "own": own}
-    return (ways | {"gpu": gpu, "fails": fails})[name]
+    ways = {"one": counts, "other": counts, "threads": threads, "own": own, "fails": fails}
+    return ways[name]

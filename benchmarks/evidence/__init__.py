@@ -1,8 +1,8 @@
 """Measure the deck's claim: are LoRA and QLoRA as good as full fine-tuning?
 
     course bench evidence                        all results that are not in the report yet
-    course bench evidence --parts smollm2 --jobs 2 --limit 10    the next ten runs, two at a time
     course bench evidence --only nf4 --seed 0    repeat one saved run, and compare the results
+    course bench evidence --parts speed          the speed of each way, on an idle machine
 
 SmolLM2-135M is trained on the news briefs of lecture 07 in several ways, on all 336 stories, and
 with QLoRA also on fewer stories. `evidence.plan` lists the runs and says how learning rates are
@@ -10,7 +10,6 @@ chosen. After training, each model answers the 96 test stories. Three more resul
 forgot: its loss on general texts, its loss on the answers that the untrained model gave to general
 questions, and how many of these questions it answers correctly. A tiny Llama whose weights never
 were quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`).
-With `--parts speed`, `evidence.speed` measures the ways' speed and memory.
 
 Each result is saved when it is finished, in course_utils/data/evidence.json, which lecture 08
 reads. An interrupted benchmark continues with the first result that is missing. Each run has one
@@ -25,25 +24,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
 from dataclasses import asdict
-from multiprocessing import get_context
 
 from benchmarks.evidence import smollm2, speed, tables, tiny
 from benchmarks.evidence.plan import WAYS, Cell, Run, missing
 from benchmarks.runner import ROOT, Benchmark, Report, load_report, measured_here
 from course_utils.evidence import ALL, best_rate, mean_losses
-from course_utils.validation import CourseError, positive
+from course_utils.validation import CourseError
 
 DATA = ROOT / "course_utils" / "data" / "evidence.json"
 PARTS = ("smollm2", "tiny", "speed")
 SETTINGS = {"smollm2": smollm2.SETTINGS, "tiny": tiny.COMMON}
+# A report without results. Trials are lines of CSV, below a line with the names.
+EMPTY: Report = {"settings": SETTINGS, "chat": None, "runs": [], "trials": [",".join(tiny.COLUMNS)]}
 # The report is saved after this many trials on the tiny Llama, which take a few seconds each.
 TRIALS = 20
 # How far the results of a repeated run may be from the saved results: on a processor that rounds
@@ -52,18 +45,13 @@ TRIALS = 20
 TOLERANCES = {"validation": 0.05, "test": 0.05, "section_right": 0.1, "house_style": 0.15}
 
 
-# --- all results ----------------------------------------------------------------------------------
-
-
-def measure(
-    parts: Sequence[str], limit: int | None, jobs: int, only: str | None, seed: int
-) -> Iterator[Report]:
+def measure(parts: Sequence[str], only: str | None, seed: int) -> Iterator[Report]:
     """Yield the report after each result; with `only`, repeat one saved run and yield nothing.
 
     Raises:
         CourseError: the saved results were measured with other settings, or a run failed.
     """
-    report = load_report(DATA) if DATA.is_file() else new_report()
+    report = load_report(DATA, EMPTY)
     if only:
         repeat(report, only, seed)
         return
@@ -73,52 +61,21 @@ def measure(
             f"instead of {SETTINGS}. Move the file, and all results are measured again."
         )
     if "smollm2" in parts:
-        for run in new_runs(report, jobs, limit):
-            report["chat"] = run.pop("chat_answers", report["chat"])
-            report["runs"].append(run)
+        while cells := missing(report["runs"]):
+            print(cells[0], flush=True)
+            run = run_cell(cells[0], report["chat"])
+            # The first run answers the general questions, and all others need its answers.
+            chat = run.pop("chat_answers", report["chat"])
+            report = report | {"chat": chat, "runs": [*report["runs"], run]}
             yield report
     if "tiny" in parts:
-        for rows in new_trials(report["trials"], jobs):
-            report["trials"] += rows
+        while trials := tiny.missing(report["trials"]):
+            print(f"tiny Llama: {len(trials)} trials", flush=True)
+            rows = [*report["trials"], *map(tiny.measure, trials[:TRIALS])]
+            report = report | {"trials": rows}
             yield report | {"trials_made": measured_here()}
     if "speed" in parts:
         yield report | {"speed": speed.measure()}
-
-
-def new_report() -> Report:
-    """Return a report without results. Trials are lines of CSV, below a line with the names."""
-    trials = [",".join(tiny.COLUMNS)]
-    return {"settings": SETTINGS, "chat": None, "runs": [], "trials": trials}
-
-
-def new_runs(report: Report, jobs: int, limit: int | None) -> Iterator[Run]:
-    """Yield the missing runs on SmolLM2, at most `limit`, of which `jobs` run at the same time.
-
-    The caller appends each run to the report before it asks for the next one. If a run fails, the
-    runs beside it are still yielded, and then the error is raised.
-    """
-    running: dict[Future[Run], Cell] = {}
-    left = sys.maxsize if limit is None else limit
-    failed: list[BaseException] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        while True:
-            waiting = [cell for cell in missing(report["runs"]) if cell not in running.values()]
-            # The first run answers the general questions, and all others need its answers.
-            most = 0 if failed else jobs if report["chat"] else 1
-            for cell in waiting[: max(0, min(most - len(running), left))]:
-                print(cell, flush=True)
-                left -= 1
-                running[pool.submit(run_cell, cell, report["chat"])] = cell
-            if not running:
-                break
-            done = wait(running, return_when=FIRST_COMPLETED).done.pop()
-            del running[done]
-            if error := done.exception():
-                failed.append(error)
-            else:
-                yield done.result()
-    if failed:
-        raise failed[0]
 
 
 def run_cell(cell: Cell, chat: Sequence[str] | None) -> Run:
@@ -139,16 +96,6 @@ def run_cell(cell: Cell, chat: Sequence[str] | None) -> Run:
     if done.returncode:
         raise CourseError(f"the run {cell} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def new_trials(rows: Sequence[str], jobs: int) -> Iterator[list[str]]:
-    """Yield the missing trials on the tiny Llama, some at a time, as lines of CSV."""
-    trials = tiny.missing(rows)
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        while some := trials[:TRIALS]:
-            del trials[:TRIALS]
-            print(f"tiny Llama: {len(some)} trials, then {len(trials)} more", flush=True)
-            yield list(pool.map(tiny.measure, some))
 
 
 # --- one run again --------------------------------------------------------------------------------
@@ -191,26 +138,10 @@ def value(run: Run, name: str) -> float:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the runs."""
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=PARTS,
-        default=PARTS[:2],
-        help="what to measure: runs on SmolLM2, trials on the tiny Llama, or the speed on an idle "
-        "machine; by default the first two",
-    )
-    parser.add_argument("--limit", type=count, help="number of runs on SmolLM2, by default all")
-    parser.add_argument("--jobs", type=count, default=1, help="number of runs at the same time")
+    words = "what to measure; by default runs on SmolLM2 and trials on the tiny Llama"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:2], help=words)
     parser.add_argument("--only", choices=list(WAYS), help="repeat the saved run of this way")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the run to repeat")
-
-
-def count(text: str) -> int:
-    """Return the whole number in an argument, which must be at least 1."""
-    try:
-        return positive("the number", int(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 BENCHMARK = Benchmark(
@@ -223,7 +154,6 @@ BENCHMARK = Benchmark(
         "speed": tables.speed,
     },
     conditions=tables.conditions,
-    problems=tables.problems,
     add_options=add_options,
     data=DATA,
 )

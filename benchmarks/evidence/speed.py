@@ -8,10 +8,8 @@ the frozen weights are stored. LoRA and QLoRA also train by hand (`training.by_h
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +17,9 @@ import torch
 from benchmarks.evidence.plan import ALL, WAYS
 from benchmarks.evidence.smollm2 import encoded_stories, load, make_recipe
 from benchmarks.runner import measured_here
+from benchmarks.training import step_in_turns
 from benchmarks.turns import Schedule, Turn, take_turns
-from course_utils.training import attach_adapters, finetune
+from course_utils.training import attach_adapters
 
 ROUNDS, WARM_UP = 10, 2
 BY_HAND = ", by hand"
@@ -31,39 +30,24 @@ NAMES = (
 )
 
 
-def train_in_turns(turn: Turn, name: str, by_hand: bool) -> None:
-    """Train one step in each turn.
-
-    Args:
-        turn: the turns of this worker.
-        name: a key of WAYS.
-        by_hand: whether gradients are computed without autograd.
-    """
-    settings = WAYS[name]
-    model, tokenizer = load(settings)
-    recipe = make_recipe(settings, settings.rates[0], seed=0)
-    recipe = replace(
-        recipe,
-        max_steps=ROUNDS + WARM_UP + 1,
-        fast=by_hand,
-        compute_dtype=None if by_hand else torch.bfloat16,
-    )
-    if settings.adapters:
-        model = attach_adapters(model, recipe)
-
-    def on_step(history: list[dict]) -> None:
-        turn.end(tokens=history[-1]["tokens"])
-        turn.begin()
-
-    rows = encoded_stories(tokenizer, ALL, seed=0)
-    turn.begin()
-    with tempfile.TemporaryDirectory() as folder:
-        finetune(model, tokenizer, rows, recipe=recipe, output_dir=folder, on_step=on_step)
-
-
 def way(name: str) -> Callable[[Turn], None]:
     """Return the function that a worker process runs for one of NAMES."""
-    return partial(train_in_turns, name=name.removesuffix(BY_HAND), by_hand=name.endswith(BY_HAND))
+
+    def train(turn: Turn) -> None:
+        settings, by_hand = WAYS[name.removesuffix(BY_HAND)], name.endswith(BY_HAND)
+        model, tokenizer = load(settings)
+        recipe = replace(
+            make_recipe(settings, settings.rates[0], seed=0),
+            max_steps=ROUNDS + WARM_UP + 1,
+            fast=by_hand,
+            compute_dtype=None if by_hand else torch.bfloat16,
+        )
+        if settings.adapters:
+            model = attach_adapters(model, recipe)
+        rows = encoded_stories(tokenizer, ALL, seed=0)
+        step_in_turns(turn, model, tokenizer, rows, recipe)
+
+    return train
 
 
 def measure() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.evidence.plan import CLAIM, FORMATS, GROUPS, STORIES, Group
+from benchmarks.evidence.plan import CLAIM, FORMATS, STORIES, Group
 from benchmarks.runner import Report, table
 from course_utils.evidence import (
     BOUNDS,
@@ -55,18 +55,18 @@ def ways(report: Report) -> str | None:
     )
     rows = []
     for group in groups:
-        runs = evidence.tuned(group.way)
-        rows.append(
-            [
-                LABELS[group.way],
-                f"{runs['learning_rate'].iloc[0]:g}",
-                spread(runs["validation"]),
-                spread(runs["test"]),
-                *(percent(evidence.scores(group.way, name)) for name in (*DIGITS, "rouge_l")),
-                *(against_full(evidence, group.way, metric) for metric in COMPARED),
-            ]
-        )
+        against = (against_full(evidence, group.way, metric) for metric in COMPARED)
+        columns = results(evidence, group, *DIGITS, "rouge_l")
+        rows.append([LABELS[group.way], *columns, *against])
     return table(head, rows)
+
+
+def results(evidence: Evidence, group: Group, *metrics: str) -> list[str]:
+    """Return the learning rate of a group, its losses, and its scores in some metrics."""
+    runs = evidence.tuned(group.way, group.stories)
+    scores = (percent(evidence.scores(group.way, name, group.stories)) for name in metrics)
+    losses = (spread(runs[name]) for name in ("validation", "test"))
+    return [f"{runs['learning_rate'].iloc[0]:g}", *losses, *scores]
 
 
 def claim(report: Report) -> str | None:
@@ -77,19 +77,10 @@ def claim(report: Report) -> str | None:
     head = ("", "trained parameters", "test loss", "section right", "house style")
     rows = []
     for group in groups:
-        runs = evidence.tuned(group.way)
-        rows.append(
-            [
-                LABELS[group.way],
-                f"{runs['trained'].iloc[0]:,.0f}",
-                spread(runs["test"]),
-                *(
-                    percent(evidence.scores(group.way, name))
-                    for name in ("section_right", "house_style")
-                ),
-                against_full(evidence, group.way, "test_losses"),
-            ]
-        )
+        trained = evidence.tuned(group.way)["trained"].iloc[0]
+        _, _, *columns = results(evidence, group, "section_right", "house_style")
+        against = against_full(evidence, group.way, "test_losses")
+        rows.append([LABELS[group.way], f"{trained:,.0f}", *columns, against])
     return table((*head, "test loss, against full fine-tuning"), rows)
 
 
@@ -111,13 +102,7 @@ def stories(report: Report) -> str | None:
     if not groups:
         return None
     head = ("stories", "learning rate", "validation loss", "test loss")
-    rows = []
-    for group in groups:
-        runs = evidence.tuned(group.way, group.stories)
-        scores = (percent(evidence.scores(group.way, name, group.stories)) for name in DIGITS)
-        losses = (spread(runs[name]) for name in ("validation", "test"))
-        rate = f"{runs['learning_rate'].iloc[0]:g}"
-        rows.append([str(group.stories), rate, *losses, *scores])
+    rows = [[str(group.stories), *results(evidence, group, *DIGITS)] for group in groups]
     return table((*head, "valid JSON", "section right", "house style"), rows)
 
 
@@ -182,26 +167,3 @@ def conditions(report: Report) -> str:
         f"and seeds. The tables are based on {len(report['runs'])} runs and {trials} trials, from "
         f"{dates[0]} to {dates[-1]} on {'; '.join(machines)}."
     )
-
-
-def problems(report: Report) -> list[str]:
-    """Return runs that stopped, and best learning rates at an end of what was tried."""
-    found = []
-    for group in GROUPS:
-        losses = validation_losses(report["runs"], group.way, group.stories)
-        stopped = sum(math.isinf(loss) for by_seed in losses.values() for loss in by_seed.values())
-        name = f"{group.way}, {group.stories} stories"
-        if stopped:
-            found.append(f"{name}: {stopped} runs stopped")
-        if is_complete(report, group):
-            best = best_rate(report["runs"], group.way, group.stories)
-            if not group.rates and best in (min(losses), max(losses)):
-                found.append(f"{name}: the best rate {best:g} is an end")
-    if len(report["trials"]) > 1:
-        trials = parse(report).trials
-        ends = trials.groupby(SETTINGS)["learning_rate"].agg(["min", "max"])
-        for setting, rows in best_trials(trials).groupby(SETTINGS, sort=False):
-            best = rows["learning_rate"].iloc[0]
-            if best in ends.loc[setting].to_list():
-                found.append(f"tiny Llama, {setting}: the best rate {best:g} is an end")
-    return found
