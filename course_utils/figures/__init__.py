@@ -3,7 +3,8 @@
 The functions are pure: they turn numbers into a picture and change nothing else. There is one
 module for each topic, and every public name can be imported from this package. The colours are from
 `course_utils.palette`, so colour-blind readers can tell them apart. Bars and lines also differ in
-label, order, hatch or dash, so a greyscale print can be read, too.
+label, order, hatch or dash, so a greyscale print can be read, too. The argument `title` of a
+function is a sentence that says what the picture shows.
 """
 
 from __future__ import annotations

@@ -49,7 +49,6 @@ def curves(  # noqa: PLR0913
         ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
             x, the ticks of a log scale of x are at these values.
-        title: a sentence that says what the picture shows.
         mark: x → the words about this x, which are written above a vertical line.
         levels: name → y of a horizontal line, or (lowest, highest y) of a horizontal band.
     """
@@ -136,7 +135,6 @@ def histograms(
         xlabels: the labels of the x axes, one for each sample.
         log: whether the counts have a log scale, on which a count of 1 is visible next to counts of
             thousands.
-        title: a sentence that says what the picture shows.
     """
     figure, panels = panels_in_a_row(len(samples), title=title)
     descriptions = []
@@ -172,7 +170,6 @@ def measurements(
         zero: whether the axis begins at zero, so that readers can compare lengths as ratios.
         log: whether the axis has a log scale. Then `zero` is ignored, because a log scale has no
             zero.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=1.1 + 0.55 * len(samples), title=title)
     names = list(samples)[::-1]
@@ -205,7 +202,6 @@ def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> 
     Args:
         values: name of the bar → value. The first bar is on top, and the others are compared to it.
         xlabel: the quantity and its unit.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=1.0 + 0.5 * len(values), title=title)
     first, *_ = values.values()
@@ -247,7 +243,6 @@ def pareto(
             rate.
         xlabel: the loss on the x axis.
         ylabel: the loss on the y axis.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=4, title=title)
     descriptions, labels = [], []

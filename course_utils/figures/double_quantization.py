@@ -35,11 +35,6 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
     Args:
         block_size: the number of weights that share a constant.
         nested_block_size: the number of constants that share a nested constant.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: `block_size` is not a positive even number, or `nested_block_size` is not a
-            whole number of at least 3, because three constants are drawn.
     """
     if positive("block_size", block_size) % 2:
         raise ValueError(f"block_size must be even, so that blocks fill bytes; got {block_size}")
@@ -121,7 +116,6 @@ def level_strips(
             absolute value of their block.
         codebooks: name of the codebook → its levels.
         inner: the end of the middle part, between 0 and 1.
-        title: a sentence that says what the picture shows.
     """
     figure = Figure(figsize=(7, 2.4 + 0.7 * len(codebooks)), layout="constrained")
     add_title(figure, title)
@@ -187,7 +181,6 @@ def frontier(
     Args:
         points: name of the series → block size → (bits per weight, error in percent).
         chosen: the series and the block size of the point that is marked with a ring and a text.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(7, 4, title)
     offset: Style = {"textcoords": "offset points"}
@@ -225,10 +218,6 @@ def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
     Args:
         fields: name of the field → size in bytes (B), for at least two fields. Every field except
             the largest is magnified.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: fewer than two fields have bytes.
     """
     chosen = colours(fields)
     by_size = sorted(fields, key=fields.__getitem__, reverse=True)

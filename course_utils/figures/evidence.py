@@ -28,7 +28,6 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
         splits: name of the split → number of its stories, in the order train, validation, test.
         rates: number of learning rates that are tried.
         seeds: number of seeds that train with the chosen rate.
-        title: a sentence that says what the picture shows.
     """
     canvas = Canvas(560, 196, title)
     total, left, top, height = sum(splits.values()), 8.0, 26.0, 34.0
@@ -83,7 +82,6 @@ def differences(
             to bound.
         xlabel: what is subtracted from what, and the unit.
         conclusions: name of the row → a word at its right end, such as "equal".
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=1.4 + 0.42 * len(rows), title=title)
     axes.axvspan(-bound, bound, color=GREEN, alpha=0.15, linewidth=0, zorder=0)
@@ -128,7 +126,6 @@ def seed_lines(  # noqa: PLR0913
         ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy".
         levels: name → y of a horizontal line.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=3.4, title=title)
     ends, described = {}, []
@@ -184,7 +181,6 @@ def heat_map(  # noqa: PLR0913
         digits: number of digits after the point.
         lower_is_better: whether the best number of a row is its smallest.
         mark: (row, column) → words that are written into this cell, such as "yours".
-        title: a sentence that says what the picture shows.
     """
     values = {name: values[name] for name in ascending(values)}
     columns = ascending(dict.fromkeys(column for row in values.values() for column in row))

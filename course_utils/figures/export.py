@@ -17,7 +17,6 @@ def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
         sizes: a mapping from the name of each file to its size as text. The names are "base",
             "adapters", "merged", "base GGUF", "adapter GGUF" and "merged GGUF". If a name is
             missing, the file is drawn without a size.
-        title: a sentence that says what the picture shows.
     """
     canvas = Canvas(560, 236, title)
 
@@ -65,7 +64,6 @@ def rotary_rows(orders: Mapping[str, Sequence[int]], title: str = "") -> Picture
         orders: a mapping from the name of each order to the numbers of the rows in this order. The
             number of a row is its position in Hugging Face's Llama, where the rows i and i + d/2 of
             a head of width d are a rotary pair.
-        title: a sentence that says what the picture shows.
     """
     width = positive("width of the head", len(next(iter(orders.values()))))
     half = width // 2

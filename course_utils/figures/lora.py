@@ -49,10 +49,6 @@ def lora_rectangles(
         rank: the rank r.
         layers: the number of transformer layers that contain these linear layers. The picture shows
             one of them and the number of parameters of all of them.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: there are no layers or more than seven, or a number is less than 1.
     """
     if not 1 <= len(matrices) <= 7:
         raise ValueError(f"there must be from one to seven layers, got {len(matrices)}")
@@ -158,11 +154,6 @@ def low_rank(delta: ArrayLike, ranks: Sequence[int] = (1, 2, 4, 8), title: str =
     Args:
         delta: the matrix, as an array of shape (d_in, d_out).
         ranks: the ranks in ascending order, from one to four of them.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: the array is not a matrix, all of its numbers are 0 or one is not finite, or a
-            rank is not from 1 to its smaller side.
     """
     matrix = np.asarray(delta, dtype=float)
     if matrix.ndim != 2:
@@ -223,27 +214,22 @@ def signed_colours(matrix: NDArray, largest: float | None = None) -> NDArray:
 
 
 def spectrum(
-    singular_values: Mapping[str, Sequence[float]],
-    shown: int = 10,
-    title: str = "",
-    rank: int | None = None,
+    singular_values: Mapping[str, Sequence[float]], title: str = "", rank: int | None = None
 ) -> Picture:
-    """Draw the largest singular values of several matrices as bars, in descending order.
+    """Draw the ten largest singular values of several matrices as bars, in descending order.
 
     Args:
         singular_values: name of the matrix → its singular values, in any order.
-        shown: the number of singular values that are drawn for each matrix.
-        title: a sentence that says what the picture shows.
         rank: the rank after whose singular values a vertical line is drawn.
     """
     figure, axes = one_panel(title=title)
     largest = {
-        name: sorted(map(float, values), reverse=True)[:shown]
+        name: sorted(map(float, values), reverse=True)[:10]
         for name, values in singular_values.items()
     }
     grouped_bars(axes, largest, first=1)
     axes.set(xlabel="singular value, by size", ylabel="value")
-    axes.set_xticks(range(1, shown + 1))
+    axes.set_xticks(range(1, 11))
     if rank is not None:
         axes.axvline(rank + 0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         place: Style = {"xytext": (5, -2), "textcoords": "offset points", "va": "top"}

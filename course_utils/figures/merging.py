@@ -59,10 +59,6 @@ def rounding_line(
         weight: one of the levels, but neither zero nor the first or last level.
         update: what is added to the weight: not zero, and at most half as large as the weight.
         dtype: the 16-bit format of the lower line, "bfloat16" or "float16".
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: the weight, the update or the dtype is not allowed.
     """
     one_of("dtype", dtype, SIGNIFICANT)
     inner = [level for level in levels[1:-1] if level != 0]
@@ -174,7 +170,6 @@ def update_reach(reach: ArrayLike, title: str = "") -> Picture:
     Args:
         reach: for each weight, the size of its update, divided by the distance from the weight to
             the midpoint.
-        title: a sentence that says what the picture shows.
     """
     values = np.asarray(reach, dtype=float).ravel()
     edges = np.geomspace(1e-3, 10, 81)

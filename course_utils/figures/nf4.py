@@ -27,10 +27,6 @@ def quantile_levels(bits: int = 4, title: str = "") -> Picture:
 
     Args:
         bits: the number of bits of a code, from 2 to 4. More levels have no room in the picture.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: bits is not 2, 3 or 4.
     """
     from course_utils.quantization import normal_float, normal_float_quantiles
 
@@ -110,10 +106,6 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
 
     Args:
         block: the weights, an even number of at least 8.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: the block has fewer than 8 weights, an odd number of weights, or only zeros.
     """
     import torch
 

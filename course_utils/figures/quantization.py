@@ -43,7 +43,6 @@ def bins(
         samples: name of the sample → weights divided by the absmax of their block, in [-1, 1]. The
             names are shown if there are several samples.
         codebooks: name of the code book → its levels in ascending order.
-        title: a sentence that says what the picture shows.
     """
     import torch
 
@@ -94,7 +93,6 @@ def code_use(
     Args:
         shares: name of the format → each code, in ascending order → share of the numbers that have
             this code, from 0 to 1.
-        title: a sentence that says what the picture shows.
         one_scale: whether all panels have the same scale, so that readers can compare the bars of
             different panels.
     """
@@ -121,9 +119,7 @@ def code_use(
     return Picture(figure, alt)
 
 
-def normal_quantiles(
-    samples: Mapping[str, Sequence[float]], most: float = 4, title: str = ""
-) -> Picture:
+def normal_quantiles(samples: Mapping[str, Sequence[float]], title: str = "") -> Picture:
     """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
 
     The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
@@ -131,20 +127,15 @@ def normal_quantiles(
 
     Args:
         samples: name of the sample → its numbers, at least 1,000.
-        most: the largest quantile shown, in standard deviations.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: a sample has fewer than 1,000 numbers.
     """
     if (smallest := min(map(len, samples.values()))) < 1000:
         raise ValueError(f"each sample must have at least 1,000 numbers, got {smallest:,}")
     figure, axes = one_panel(height=4, title=title)
-    axes.plot([-most, most], [-most, most], color=INK, linewidth=1, label="normal")
+    axes.plot([-4, 4], [-4, 4], color=INK, linewidth=1, label="normal")
     descriptions = []
     for name, sample, (colour, dash, marker) in with_strokes(samples):
         values = np.asarray(sample, dtype=float)
-        reach = min(most, NormalDist().inv_cdf(1 - 10 / len(values)))
+        reach = min(4, NormalDist().inv_cdf(1 - 10 / len(values)))
         expected = np.linspace(-reach, reach, 33)
         shares = [NormalDist().cdf(z) for z in expected]
         actual = np.quantile((values - values.mean()) / values.std(), shares)
@@ -167,7 +158,6 @@ def bits_per_weight(
         rows: name of the bar → name of the part → bits, such as {"64": {"codes": 4, "constants":
             0.5}}. A bar has up to four parts.
         chosen: the name of the bar that is marked with bold text and a dashed line.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=1.2 + 0.36 * len(rows), title=title)
     parts = dict.fromkeys(part for row in rows.values() for part in row)

@@ -7,7 +7,7 @@ formulas off in the texts of tokens.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, exp
@@ -24,7 +24,7 @@ from course_utils.figures.base import (
     panels_in_a_row,
     with_strokes,
 )
-from course_utils.palette import BLUE, GREY, ORANGE, PAPER, RED, SKY
+from course_utils.palette import BLUE, GREY, PAPER, RED, SKY
 
 TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
 # More rows of dots are drawn in two panels.
@@ -39,31 +39,23 @@ TOKEN_BOX = (
 SCALE = "display:inline-block;width:6em;height:0.8em;border:1px solid;vertical-align:middle"
 
 
-def next_tokens(
-    prompts: Mapping[str, Sequence[tuple[str, float]]],
-    highlight: Collection[str] = (),
-    title: str = "",
-) -> Picture:
+def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]], title: str = "") -> Picture:
     """Draw the most likely next tokens as bars, in one panel for each prompt.
 
     Args:
         prompts: prompt → pairs (text, probability from 0 to 1) of likely next tokens, such as {"The
             capital of France is": [("·Paris", 0.77), …], …}. The first pair is the most likely
             token.
-        highlight: texts of the tokens whose bars are orange.
-        title: a sentence that says what the picture shows.
     """
     figure, panels = panels_in_a_row(len(prompts), title=title)
     descriptions = []
     for axes, (prompt, likeliest) in zip(panels, prompts.items(), strict=True):
         texts, shares = zip(*likeliest, strict=True)
-        chosen = [ORANGE if text in highlight else BLUE for text in texts]
-        axes.barh(range(len(texts)), shares, color=chosen)
+        axes.barh(range(len(texts)), shares, color=BLUE)
         axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
         axes.invert_yaxis()
-        for row, (text, share) in enumerate(likeliest):
-            weight = "bold" if text in highlight else "normal"
-            axes.annotate(f" {share:.0%}", (share, row), va="center", weight=weight)
+        for row, share in enumerate(shares):
+            axes.annotate(f" {share:.0%}", (share, row), va="center")
         axes.set(xlim=(0, 1.15), xticks=[])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -85,7 +77,6 @@ def token_probabilities(
             two panels.
         series: name of the series → probability of each token, from 0 to 1, such as {"before": […],
             "after": […]}. The dots of the first series are hollow.
-        title: a sentence that says what the picture shows.
     """
     columns = 1 if len(texts) <= MOST_ROWS else 2
     rows = ceil(len(texts) / columns)
@@ -128,9 +119,6 @@ class TokenLosses:
         losses: the loss −log p of each token, in nats.
         graded: for each token, whether its loss counts in training. By default all tokens are
             graded.
-
-    Raises:
-        ValueError: the arguments have different lengths, or no token is graded.
     """
 
     texts: Sequence[str]
@@ -202,9 +190,6 @@ class MarkedTokens:
         texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
             each ↵.
         graded: for each token, whether its loss counts in training.
-
-    Raises:
-        ValueError: `texts` and `graded` have different lengths.
     """
 
     texts: Sequence[str]

@@ -40,7 +40,6 @@ def loss_curve(
             step.
         steps: the last step of the planned run, where the x axis ends. By default the axis ends at
             the last step of the history.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(title=title)
     return Picture(figure, _draw_losses(axes, history, steps))
@@ -112,7 +111,6 @@ def learning_curve(
             The steps are marked in the plot, and long answers are cut.
         steps: the last step of the planned run, where the x axis ends. By default the axis ends at
             the last step of the history.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(title=title)
     alt = _draw_losses(axes, history, steps)
@@ -134,7 +132,6 @@ def score_bars(numbers: DataFrame, title: str = "") -> Picture:
     Args:
         numbers: the table that `evaluation.intervals` returns. It contains scores from 0 to 1, with
             a row for each metric and the columns (name, "mean"), (name, "low") and (name, "high").
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(title=title)
     percent = 100 * numbers
@@ -178,7 +175,6 @@ def cost_lines(
         unit: the unit of the costs, as the label of the y axis.
         break_even: name of the way → number of requests at which its line meets another line. A dot
             marks this point.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=3.4, title=title)
     most = 2 * max(break_even.values(), default=500)
