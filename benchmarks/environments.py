@@ -236,7 +236,7 @@ class Colab:
         self.folder.mkdir(parents=True)
         self.python = self.folder / "venv" / "bin" / "python"
         call([interpreter("3.13"), "-m", "venv", self.folder / "venv"])
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--no-input"]
+        pip: list[str | Path] = [self.python, "-m", "pip", "install", "--quiet", "--no-input"]
         source = ["--extra-index-url", bootstrap.TORCH_CPU_INDEX]
         call([*pip, "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else [])])
         call([*pip, "--no-deps", *(stub_wheel(self.folder, *name) for name in STUBS)])

@@ -198,12 +198,7 @@ def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
     return steps
 
 
-def training(
-    model: PeftModel,
-    predicted: Estimate,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict:
+def training(model: PeftModel, predicted: Estimate, device: torch.device) -> dict:
     """Return the peak of the second step, the estimated peak, and the tokens/s of later steps."""
     run = predicted.settings
     set_checkpointing(model, run.gradient_checkpointing)
@@ -213,21 +208,19 @@ def training(
     torch.cuda.reset_peak_memory_stats(device)
     one()
     peak = torch.cuda.max_memory_allocated(device)
-    speed = run.tokens / median_seconds(one, device, clock)
+    speed = run.tokens / median_seconds(one, device)
     return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
 
 
-def median_seconds(
-    action: Callable[[], Any], device: torch.device, clock: Callable[[], float]
-) -> float:
+def median_seconds(action: Callable[[], Any], device: torch.device) -> float:
     """Return the median seconds of an action, including its work on the device."""
     durations = []
     for _ in range(REPEATS):
         synchronize(device)
-        begun = clock()
+        begun = time.perf_counter()
         action()
         synchronize(device)
-        durations.append(clock() - begun)
+        durations.append(time.perf_counter() - begun)
     return median(durations)
 
 
@@ -261,7 +254,7 @@ def check_managed(needed: int, free: int) -> None:
         )
 
 
-def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> dict:
+def paging(bits: int, device: torch.device) -> dict:
     """Compare unpaged and paged AdamW with states of 8 or 32 bits over the same updates.
 
     Returns:
@@ -271,15 +264,15 @@ def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.pe
     from bitsandbytes import optim
 
     check_managed(managed_bytes(), torch.cuda.mem_get_info(device)[0])
-    unpaged, unpaged_weights = updates(getattr(optim, f"AdamW{bits}bit"), device, clock)
-    paged, paged_weights = updates(getattr(optim, f"PagedAdamW{bits}bit"), device, clock)
+    unpaged, unpaged_weights = updates(getattr(optim, f"AdamW{bits}bit"), device)
+    paged, paged_weights = updates(getattr(optim, f"PagedAdamW{bits}bit"), device)
     pairs = zip(unpaged_weights, paged_weights, strict=True)
     differences = torch.stack([(one - other).abs().max() for one, other in pairs])
     return {"unpaged": unpaged, "paged": paged, "difference": differences.max().item()}
 
 
 def updates(
-    make: Callable[..., torch.optim.Optimizer], device: torch.device, clock: Callable[[], float]
+    make: Callable[..., torch.optim.Optimizer], device: torch.device
 ) -> tuple[dict, list[Tensor]]:
     """Update parameters of SIZES, and measure the memory of the states and the time.
 
@@ -308,7 +301,7 @@ def updates(
         "paged sizes": [state["state1"].numel() for state in moving],
         "allocated": grown,
         "free": lost,
-        "seconds": median_seconds(optimizer.step, device, clock),
+        "seconds": median_seconds(optimizer.step, device),
     }
     return figures, [parameter.detach() for parameter in parameters]
 

@@ -101,12 +101,12 @@ def run(name: str, arguments: list[str]) -> int:
     Returns:
         The exit status: 1 if the benchmark could not measure or found problems, otherwise 0.
     """
-    measured = False
+    measured, data = False, RESULTS / f"{name}.json"
     try:
         benchmark = find(name)
         options = vars(_parser(name, benchmark).parse_args(arguments))
         texts, output = options.pop("texts"), options.pop("output")
-        data = output / f"{name}.json" if output else benchmark.data or RESULTS / f"{name}.json"
+        data = output / f"{name}.json" if output else benchmark.data or data
         for report in [load_report(data)] if texts else benchmark.measure(**options):
             files.write_text(data, json.dumps(report, indent=1) + "\n")
             publish(name, benchmark, report, output)

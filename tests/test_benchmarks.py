@@ -81,16 +81,6 @@ def test_report_is_saved_and_quoted_between_its_marks(course, monkeypatch, capsy
     assert "| 3 m/s |" in page and page in capsys.readouterr().out
 
 
-def test_option_output_leaves_the_docs_unchanged(course, monkeypatch):
-    speed(monkeypatch)
-    before = (course / "docs" / "page.md").read_text()
-    assert runner.run("speed", ["--output", str(course / "aside")]) == 0
-    written = {path.name for path in (course / "aside").iterdir()}
-    assert written == {"speed.json", "speed.md"}
-    assert (course / "docs" / "page.md").read_text() == before
-    assert not (course / "build").exists()
-
-
 def test_option_texts_uses_the_last_report_without_measuring(course, monkeypatch, capsys):
     def measure():
         raise AssertionError("something was measured")
@@ -219,12 +209,6 @@ def test_fitcheck_reads_configs_from_the_local_hub():
     question = [case["model"], calculators.fitcheck_options(case)]
     answers = calculators.ask_peers({"fitcheck": [question], "accelerate": []}, SERVED)
     assert answers["fitcheck"][0]["tensors"] == pytest.approx(case["measured"], rel=0.05)
-
-
-@pytest.mark.full
-def test_error_of_another_calculator_is_shown():
-    with pytest.raises(RuntimeError, match="nobody/nothing"):
-        calculators.ask_peers({"fitcheck": [], "accelerate": ["nobody/nothing"]}, SERVED)
 
 
 def test_peak_of_a_tiny_model_agrees_with_the_estimate():
@@ -380,17 +364,6 @@ def test_tuning_that_is_not_better_than_a_prompt_is_a_problem():
         f"tuned, seed 0: house style is not better than {quality.LECTURE} beyond chance",
         "tuned, seed 0: house style is no better than 8-shot",
     ]
-
-
-def test_share_compares_turns_of_the_same_round():
-    # The rates in two rounds, by the number of neighbours.
-    rates = {0: (100, 200), 1: (50, 20), 2: (10, 10)}
-    pieces = [{"tokens": rates[n][k], "seconds": 1} for k in (0, 1) for n in neighbours.NEIGHBOURS]
-    way = {"pieces": pieces, "peak": 1}
-    report = {"ways": {f"{setting}, training": way for setting in neighbours.SETTINGS}}
-    assert neighbours.share(report, neighbours.COURSE, "training", 0) == 1
-    # The median of 50 / 100 and 20 / 200.
-    assert neighbours.share(report, neighbours.COURSE, "training", 1) == 0.3
 
 
 def test_busy_programs_run_until_the_end_of_the_block():

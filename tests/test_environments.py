@@ -160,15 +160,6 @@ def test_process_that_fails_is_a_failed_lecture(tmp_path):
     assert result["error"] == "the run ended with status 1"
 
 
-def test_current_python_runs_the_lectures_in_the_current_environment(monkeypatch):
-    monkeypatch.setattr(environments, "run_lecture", lambda *arguments: {"arguments": arguments})
-    own = "{}.{}".format(*sys.version_info)
-    path = environments.ROOT / "lectures" / "00_setup.ipynb"
-    result = environments.python_environment(own)(path)
-    assert result["arguments"][:2] == (Path(sys.executable), path)
-    assert result["versions"].startswith(f"python {own}.")
-
-
 def test_missing_python_is_reported():
     with pytest.raises(CourseError, match=r"Python 3\.99 is missing: install it, so that python3"):
         environments.interpreter("3.99")
@@ -215,41 +206,6 @@ def test_colabs_packages_meet_the_courses_requirements():
     # The set-up cell installs these two packages.
     assert missing == {"bitsandbytes", "gguf"}
     assert all(found[r.name] in r.specifier for r in needed if r.name in found)
-
-
-@pytest.fixture(scope="module")
-def python_with_stubs(tmp_path_factory):
-    """The Python of an environment that contains only the stubs of Colab's packages."""
-    folder = tmp_path_factory.mktemp("colab")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    wheels = [environments.stub_wheel(folder, *name) for name in environments.STUBS]
-    pip(python, "install", "--no-index", "--no-deps", *wheels)
-    return python
-
-
-def pip(python, *words):
-    command = [sys.executable, "-m", "pip", "--python", python, "--quiet", *words]
-    subprocess.run(command, check=True)
-
-
-@pytest.mark.full
-def test_kernel_has_imported_google_colab(python_with_stubs, tmp_path):
-    (tmp_path / "ipykernel").mkdir()
-    (tmp_path / "ipykernel" / "__init__.py").touch()
-    (tmp_path / "ipykernel" / "kernelapp.py").write_text(
-        "import sys\n"
-        "def launch_new_instance():\n"
-        "    print('google.colab' in sys.modules, sys.modules['__main__'].__spec__.name)\n"
-    )
-    done = subprocess.run(
-        [python_with_stubs, "-m", "colab_kernel_launcher"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "True colab_kernel_launcher\n"
 
 
 BEFORE = {"ipython": "7.34.0", "ipywidgets": "7.7.1", "numpy": "2.1.3", "torch": "2.11.0"}

