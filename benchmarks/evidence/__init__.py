@@ -147,7 +147,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 BENCHMARK = Benchmark(
     measure,
     {
-        "claim": tables.claim,
         "ways": tables.ways,
         "stories": tables.stories,
         "tiny": tables.tiny,

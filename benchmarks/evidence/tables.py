@@ -67,21 +67,6 @@ def results(evidence: Evidence, group: Group) -> list[str]:
     return [f"{runs['learning_rate'].iloc[0]:g}", spread(runs["test"]), *scores]
 
 
-def claim(report: Report) -> str | None:
-    """Return a short table with the three ways that the claim of the slides names."""
-    evidence, groups = measured(report, CLAIM)
-    if len(groups) < len(CLAIM):
-        return None
-    rows = []
-    for group in groups:
-        trained = evidence.tuned(group.way)["trained"].iloc[0]
-        _, *columns = results(evidence, group)
-        against = against_full(evidence, group.way, "test_losses")
-        rows.append([LABELS[group.way], f"{trained:,.0f}", *columns, against])
-    head = ("", "trained parameters", *HEAD[1:], "test loss, against full fine-tuning")
-    return table(head, rows)
-
-
 def against_full(evidence: Evidence, way: str, metric: str) -> str:
     """Return the difference of a way to full fine-tuning, with its interval and conclusion."""
     if way == "full":
