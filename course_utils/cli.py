@@ -714,58 +714,24 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 
 @command("badges", clone=True)
 @click.option("--set", "repository", metavar="URL", help="GitHub address of the course.")
-@click.option("--students", metavar="URL", help="GitHub address of the students' repository.")
-@click.option("--hub", metavar="URL", help="Print a link that opens the course on this JupyterHub.")
-@click.option("--unset", is_flag=True, help="Remove both GitHub addresses and all badges.")
-@click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
-def badges(
-    repository: str | None, students: str | None, hub: str | None, unset: bool, check_only: bool
-) -> None:
-    """Renew the badges for Colab, Kaggle and Binder.
+def badges(repository: str | None) -> None:
+    """Renew the badges for Colab and Binder.
 
     The badges are in README.md and at the top of the notebooks. They link to the repositories that
     pyproject.toml names, at the tag of this release. Set-up cells install the course from the same
-    repositories. --set and --students write the addresses of the repositories to pyproject.toml.
-    Badges of assignments link only to the students' repository, which has no solutions. The command
-    also renews the files that are made from CITATION.cff. With --check, the exit status is 1 if a
-    file is out of date. --hub prints a link that opens the students' repository on a
-    JupyterHub with the extension nbgitpuller.
+    repositories. --set writes the address of the course to pyproject.toml. Badges of assignments
+    link only to the students' repository, which has no solutions. Its address is the entry Students
+    below [project.urls]. The command also does what `course notebooks fix` does.
     """
     from course_utils.notebooks import course_folder
-    from course_utils.publishing import addresses, badges
+    from course_utils.publishing import addresses, notebook_check
 
-    sets = repository is not None or students is not None
-    if sets + unset + check_only + (hub is not None) > 1:
-        raise click.UsageError(
-            "--unset, --check, --hub, and the pair --set and --students exclude each other: "
-            "choose one"
-        )
     folder = course_folder()
-    if check_only:
-        lines = [
-            f"{path.relative_to(folder)} is out of date: run `course badges`"
-            for path in badges.outdated(folder)
-        ]
-        click.echo("\n".join(lines) or "all badges are up to date with pyproject.toml")
-        sys.exit(1 if lines else 0)
-    found = addresses.read(folder)
-    known = addresses.Addresses(package=found.package) if unset else found
-    published = addresses.Addresses(
-        known.repository if repository is None else addresses.github(repository),
-        known.students if students is None else addresses.github(students),
-        known.package,
-    )
-    if hub is not None:
-        if not published.students:
-            raise CourseError(
-                "pyproject.toml names no students' repository: add it with `course badges "
-                "--students https://github.com/OWNER/REPO`"
-            )
-        click.echo(addresses.pull_link(hub, published.students))
-        return
-    for path in badges.renew(folder, published):
+    if repository is not None:
+        addresses.write(folder, addresses.github(repository))
+    for path in notebook_check.fix_course(folder):
         click.echo(path.relative_to(folder))
-    if not published.repository and not unset:
+    if not addresses.read(folder).repository:
         click.echo(
             "Lectures have no badges, because pyproject.toml names no repository. To add one, run "
             "`course badges --set https://github.com/OWNER/REPO`."
@@ -780,26 +746,25 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
 
     `check` lists content that must not be committed, such as outputs. `fix` removes such content
     where possible, renews generated cells and then checks the notebooks. Without PATHS, the command
-    checks or fixes all notebooks of the course. The exit status is 1 if a problem remains.
+    checks or fixes all notebooks of the course, and the tables of lectures and the badges on other
+    pages. The exit status is 1 if a problem remains.
     """
-    from course_utils.files import write_text
     from course_utils.grading import layout
     from course_utils.notebooks import all_notebooks, course_folder
     from course_utils.publishing import course_map, notebook_check
 
     chosen = paths or all_notebooks(course_folder())
-    for path in chosen if action == "fix" else ():
-        is_arranged = path.resolve().parents[1].name == "solutions" and layout.fix(path)
-        if notebook_check.fix(path) or is_arranged:
+    if action == "fix":
+        solutions = (path for path in chosen if path.resolve().parents[1].name == "solutions")
+        cleaned = [path for path in solutions if layout.fix(path)]
+        cleaned += [path for path in chosen if notebook_check.fix(path)]
+        cleaned += [] if paths else course_map.fix_pages(course_folder())
+        for path in dict.fromkeys(cleaned):
             click.echo(f"{path}: cleaned")
-    pages = {} if paths else course_map.renewed_pages(course_folder())
-    for path, text in pages.items() if action == "fix" else ():
-        write_text(path, text)
-        click.echo(f"{path}: the table of the lectures is renewed")
     problems = [f"{path}: {problem}" for path in chosen for problem in notebook_check.check(path)]
-    if action == "check":
-        outdated = "the table of the lectures is out of date: run `course notebooks fix`"
-        problems += [f"{path}: {outdated}" for path in pages]
+    pages = {} if paths else course_map.renewed_pages(course_folder())
+    outdated = "the table of the lectures or the badges are out of date: run `course notebooks fix`"
+    problems += [f"{path}: {outdated}" for path in pages]
     click.echo("\n".join(problems) or f"{len(chosen)} notebooks are clean")
     sys.exit(1 if problems else 0)
 

@@ -18,7 +18,6 @@ from course_utils.validation import CourseError
 # course_utils/material. pyproject.toml puts the same files into the wheel.
 PATTERNS = (
     "lectures/[0-9][0-9]_*.ipynb",
-    "lectures/*/[0-9][0-9]_*.ipynb",
     "exercises/README.md",
     "exercises/[0-9][0-9]_*/*",
     "configs/*.yaml",

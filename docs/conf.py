@@ -10,7 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from course_utils import __version__
 from course_utils.live import fit
-from course_utils.publishing import addresses, live_tools, metadata
+from course_utils.publishing import addresses, live_tools
 from course_utils.publishing.html import picture_of
 from course_utils.publishing.mathml import to_mathml
 from course_utils.publishing.progress import progress_list
@@ -138,13 +138,6 @@ def add_scripts_of_tools(app, pagename, template, context, doctree):
         app.add_js_file("reader.mjs", type="module")
 
 
-def describe_lecture(app, pagename, template, context, doctree):
-    """Describe a lecture for search engines in the head of its page."""
-    path = COURSE / f"{pagename}.ipynb"
-    if pagename.startswith("lectures/") and path.is_file():
-        context["metatags"] += metadata.as_script(metadata.learning_resource(path))
-
-
 def visit_math(translator, node):
     """Write an inline formula as MathML."""
     translator.body.append(to_mathml(node.astext()))
@@ -202,6 +195,5 @@ def setup(app):
     # With this priority, the handler runs before napoleon's handler.
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
     app.connect("html-page-context", add_scripts_of_tools)
-    app.connect("html-page-context", describe_lecture)
     app.connect("html-page-context", launch_from_the_students_repository)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

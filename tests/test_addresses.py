@@ -1,29 +1,25 @@
-"""Test addresses: they are read from and written to pyproject.toml, and links contain them."""
+"""Test addresses and badges: pyproject.toml contains addresses, and notebooks link to them."""
 
-import subprocess
-import tomllib
+import shutil
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from course_utils import __version__
-from course_utils.publishing import addresses
+from course_utils import __version__, notebooks
+from course_utils.grading.assignments import sources
+from course_utils.publishing import addresses, notebook_check
 from course_utils.publishing.addresses import Addresses, badges, github, with_badges
 from course_utils.validation import CourseError
 
+ROOT = Path(__file__).resolve().parents[1]
 COURSE = "https://github.com/example/qlora-course"
 STUDENTS = "https://github.com/example/qlora-exercises"
 BOTH = Addresses(COURSE, STUDENTS)
 
 PROJECT = """\
 # The course.
-[build-system]
-requires = ["hatchling>=1.27"]
-
 [project]
 name = "qlora-course"  # with a hyphen
-keywords = ["QLoRA"]
 
 # What a student needs.
 [project.optional-dependencies]
@@ -67,13 +63,10 @@ def test_valid_addresses_are_accepted(address):
         "https://gitlab.com/example/course",
         "https://github.com.example.org/example/course",
         "https://github.com/example",
-        "https://github.com/example/",
         "https://github.com/example/..",
-        "https://github.com/example/../",
         "https://github.com/example/.git",
         "https://github.com/example/course/tree/main",
         "https://github.com/example/course?x=1",
-        "https://github.com/example/course#x",
         "https://github.com/-example/course",
         "https://github.com/ex--ample/course",
         f"https://github.com/{'a' * 40}/course",
@@ -106,60 +99,27 @@ def test_addresses_are_read(tmp_path):
 
 
 def test_errors_in_pyproject_are_reported(tmp_path):
-    with pytest.raises(CourseError, match=r"pyproject\.toml is not TOML: "):
-        addresses.read(project(tmp_path, "[project\n"))
+    with pytest.raises(CourseError, match=r"pyproject\.toml can't be read: No such file"):
+        addresses.write(tmp_path, COURSE)
+    for act in (addresses.read, lambda folder: addresses.write(folder, COURSE)):
+        with pytest.raises(CourseError, match=r"pyproject\.toml is not TOML: "):
+            act(project(tmp_path, "[project\n"))
     with pytest.raises(CourseError, match=r"'https://example\.org/x' is not of the form"):
         addresses.read(project(tmp_path, '[project.urls]\nStudents = "https://example.org/x"\n'))
 
 
-def test_new_addresses_get_a_new_table_and_nothing_else_changes(tmp_path):
-    new = addresses.updated_project(project(tmp_path), BOTH)
-    assert new.replace(f"\n{URLS}", "") == PROJECT
-    assert addresses.read(project(tmp_path, new)) == BOTH
-    assert addresses.updated_project(tmp_path, BOTH) == new
-    assert addresses.updated_project(tmp_path, Addresses()) == PROJECT
+@pytest.mark.parametrize("urls", ["", f'[project.urls]\n# Ours.\nStudents = "{STUDENTS}"\n'])
+def test_only_the_line_of_the_address_changes(tmp_path, urls):
+    project(tmp_path, PROJECT + urls)
+    students = addresses.read(tmp_path).students
+    addresses.write(tmp_path, COURSE)
+    assert addresses.read(tmp_path) == Addresses(COURSE, students)
+    addresses.write(tmp_path, "")
+    text = (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+    assert text.startswith(PROJECT) and urls in text and COURSE not in text
 
 
-def test_a_new_table_has_blank_lines_around_it(tmp_path):
-    tool = "\n[tool.x]\n"
-    new = addresses.updated_project(project(tmp_path, PROJECT + tool), BOTH)
-    assert new == f"{PROJECT}\n{URLS}{tool}"
-    assert addresses.updated_project(project(tmp_path, new), Addresses()) == PROJECT + tool
-
-
-def test_an_existing_table_keeps_its_other_lines(tmp_path):
-    others = '# Where to find us.\nHomepage = "https://example.org"\n'
-    text = PROJECT.replace("[project.opt", f"[project.urls]\n{others}\n[project.opt", 1)
-    new = addresses.updated_project(project(tmp_path, text), BOTH)
-    assert addresses.read(project(tmp_path, new)) == BOTH and others in new
-    only = addresses.updated_project(tmp_path, Addresses(COURSE))
-    assert only == new.replace(f'Students = "{STUDENTS}"\n', "")
-    assert addresses.updated_project(tmp_path, Addresses()) == text
-
-
-def test_a_comment_below_the_addresses_is_kept(tmp_path):
-    text = PROJECT.replace("[project.opt", f"{URLS}\n# Or less.\n[project.opt", 1)
-    assert "# Or less.\n[project.opt" in addresses.updated_project(
-        project(tmp_path, text), Addresses()
-    )
-
-
-@pytest.mark.parametrize("notation", ['urls = {Homepage = "x"}', 'urls.Homepage = "x"'])
-def test_addresses_are_added_to_inline_tables_and_dotted_keys(tmp_path, notation):
-    project(tmp_path, PROJECT.replace("keywords", f"{notation}\nkeywords"))
-    new = addresses.updated_project(tmp_path, BOTH)
-    assert addresses.read(project(tmp_path, new)) == BOTH
-    assert tomllib.loads(new)["project"]["urls"]["Homepage"] == "x"
-
-
-def test_a_missing_or_invalid_pyproject_cannot_be_updated(tmp_path):
-    with pytest.raises(CourseError, match=r"pyproject\.toml can't be read: No such file"):
-        addresses.updated_project(tmp_path, BOTH)
-    with pytest.raises(CourseError, match=r"pyproject\.toml is not TOML: "):
-        addresses.updated_project(project(tmp_path, "[project\n"), BOTH)
-
-
-# --- links ---
+# --- badges ---
 
 LECTURE = Path("lectures/02_memory_calculator.ipynb")
 SOURCE, RELEASE = (Path(f"{name}/03_lora/03_lora.ipynb") for name in ("solutions", "exercises"))
@@ -171,9 +131,6 @@ def test_the_badges_of_a_lecture():
     assert badges(LECTURE, BOTH) == (
         f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
         f"({colab}/github/example/qlora-course/blob/{tag}/lectures/02_memory_calculator.ipynb) "
-        "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
-        f"(https://kaggle.com/kernels/welcome?src={COURSE}/blob/v{__version__}/lectures/"
-        "02_memory_calculator.ipynb) "
         "[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
         f"(https://mybinder.org/v2/gh/example/qlora-course/{tag}"
         "?urlpath=lab%2Ftree%2Flectures%2F02_memory_calculator.ipynb)"
@@ -186,11 +143,6 @@ def test_the_badges_of_an_assignment_open_the_students_repository():
     assert f"example/qlora-exercises/blob/v{__version__}/exercises/03_lora/03_lora.ipynb)" in line
     assert "?urlpath=lab%2Ftree%2Fexercises%2F03_lora%2F03_lora.ipynb)" in line
     assert "solutions" not in line and "qlora-course" not in line
-
-
-def test_the_badges_of_a_translation_open_the_translation():
-    line = badges(LECTURE.parent / "de" / LECTURE.name, BOTH)
-    assert f"/example/qlora-course/blob/v{__version__}/lectures/de/{LECTURE.name}" in line
 
 
 def test_a_notebook_without_an_address_has_no_badges():
@@ -212,71 +164,67 @@ def test_other_pictures_are_kept():
     assert with_badges(opening, "") == opening
 
 
-# --- the package and a JupyterHub ---
+# --- all files of a course ---
+
+FIRST, SECOND = (f"lectures/{path.name}" for path in notebooks.lectures(ROOT)[:2])
+NAME = sources(ROOT)[0].stem
+FILES = [f"exercises/{NAME}/{NAME}.ipynb", FIRST, SECOND, f"solutions/{NAME}/{NAME}.ipynb"]
+FILES += ["README.md"]
 
 
-@pytest.mark.parametrize(
-    ("entry", "package"),
-    [("published = true", "qlora-course"), ("published = false", ""), ('published = "yes"', "")],
-)
-def test_the_package_is_used_only_if_it_is_published(tmp_path, entry, package):
-    text = f"{PROJECT}\n[tool.qlora-course]\n{entry}\n"
-    assert addresses.read(project(tmp_path, text)).package == package
+@pytest.fixture
+def course(tmp_path):
+    """Return the folder of a course with two lectures and an assignment, but without addresses."""
+    for name in (*FILES[:-1], "docs/glossary.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "README.md").write_text("# The course\n\nText.\n", encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
+    # The copied notebooks contain badges if this repository has an address.
+    notebook_check.fix_course(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize(
-    "end", ["", "/", "/hub", "/hub/", "/hub/home", "/hub/spawn", "/user/me/lab"]
-)
-def test_a_link_for_a_hub_opens_the_first_lecture(end):
-    link = addresses.pull_link(f"https://hub.example.org:8000/base{end}", STUDENTS)
-    parts = urlsplit(link)
-    assert link.startswith("https://hub.example.org:8000/base/hub/user-redirect/git-pull?")
-    assert parse_qs(parts.query) == {
-        "repo": [STUDENTS],
-        "branch": ["main"],
-        "urlpath": ["lab/tree/qlora-exercises/lectures/00_setup.ipynb"],
-    }
+def fixed(folder):
+    return [path.relative_to(folder).as_posix() for path in notebook_check.fix_course(folder)]
 
 
-@pytest.mark.full
-def test_a_hub_pulls_the_students_repository_again(tmp_path):
-    """nbgitpuller, which opens the link, updates the folder and keeps the student's changes."""
-
-    def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=published, check=True)
-
-    def release(name):
-        (published / name).write_text("new\n", encoding="utf-8")
-        git("add", "--all")
-        git("commit", "--quiet", "--message", "Release")
-        git("tag", f"of-{name}")
-
-    def pull():
-        (branch,) = parse_qs(urlsplit(addresses.pull_link("http://localhost", STUDENTS)).query)[
-            "branch"
-        ]
-        puller = GitPuller(published.as_uri(), str(tmp_path / "home"), branch=branch)
-        assert list(puller.pull())
-
-    GitPuller = pytest.importorskip("nbgitpuller.pull").GitPuller
-    published = tmp_path / "published"
-    published.mkdir()
-    git("init", "--quiet", "--initial-branch", addresses.BRANCH)
-    release("first")
-    pull()
-    (tmp_path / "home/first").write_text("an answer\n", encoding="utf-8")
-    release("second")
-    pull()
-    assert (tmp_path / "home/second").is_file()
-    assert (tmp_path / "home/first").read_text(encoding="utf-8") == "an answer\n"
+def text_of(folder, name):
+    return (folder / name).read_text(encoding="utf-8")
 
 
-NO_HUBS = ["", "hub.example.org", "ftp://a", "https://", "https://[::1", "https://[bad]"]
-NO_HUBS += ["https://a b", " https://a", "https://a:b", "https://a?b", "https://a#", "https://a\n"]
+def test_addresses_are_added_to_all_files_and_removed_again(course):
+    before = {name: text_of(course, name) for name in FILES}
+    assert not any("badge.svg" in text or "mybinder" in text for text in before.values())
+    project(course, f'[project]\nname = "x"\n\n{URLS}')
+    assert fixed(course) == FILES
+    for name in FILES:
+        repository = "qlora-exercises" if f"/{NAME}/" in name else "qlora-course"
+        address = f"github/example/{repository}/blob/v{__version__}/"
+        text = text_of(course, name)
+        assert text.count("colab-badge.svg") == text.count(address) == 1, name
+    assert text_of(course, "README.md").splitlines()[2] == badges(course / FIRST, BOTH)
+    assert [notebook_check.check(course / name) for name in FILES[:-1]] == [[]] * 4
+    project(course, "")
+    assert fixed(course) == FILES
+    assert {name: text_of(course, name) for name in FILES} == before
 
 
-@pytest.mark.parametrize("hub", NO_HUBS)
-def test_an_address_that_is_no_hub_is_refused(hub):
-    with pytest.raises(CourseError, match="is not the address of a hub"):
-        addresses.pull_link(hub, STUDENTS)
+def test_without_a_students_repository_assignments_never_lead_to_the_solutions(course):
+    addresses.write(course, COURSE)
+    assert fixed(course) == [FIRST, SECOND, "README.md"]
+    for name in FILES[::3]:
+        text = text_of(course, name)
+        assert "github.com" not in text and "Run `%env COURSE_REPOSITORY=" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_outdated_badges_are_found_in_each_file(course, name):
+    project(course, f'[project]\nname = "x"\n\n{URLS}')
+    notebook_check.fix_course(course)
+    text = text_of(course, name)
+    (course / name).write_text(text.replace(f"blob/v{__version__}", "blob/v0.0.9"), "utf-8")
+    if name.endswith(".ipynb"):
+        assert any("is out of date" in problem for problem in notebook_check.check(course / name))
+    assert fixed(course) == [name]
+    assert text_of(course, name) == text

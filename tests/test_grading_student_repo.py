@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from course_utils import notebooks
 from course_utils.grading import assignments, student_repo
-from course_utils.publishing import addresses, notebook_check, translations
+from course_utils.publishing import addresses, notebook_check
 from course_utils.validation import CourseError
 from tests import assignment
 
@@ -138,9 +138,7 @@ def test_the_students_version_contains_what_students_need(whole):
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
     lectures = {name for name in names if name.startswith("lectures/")}
-    translated = [path for _, path in translations.translations(ROOT)]
-    shown = [*notebooks.lectures(ROOT), *translated]
-    assert lectures == {path.relative_to(ROOT).as_posix() for path in shown}
+    assert lectures == {path.relative_to(ROOT).as_posix() for path in notebooks.lectures(ROOT)}
     assert {"course_utils/data/news_briefs.jsonl", "binder/postBuild"} <= names
     assert os.access(tree / "binder/postBuild", os.X_OK)
 
@@ -487,6 +485,7 @@ def test_a_git_work_tree_is_updated(course, no_release, tmp_path):
         " D lectures/06_paged_optimizers.ipynb",
         " M LICENSE",
         " M README.md",
+        " M lectures/00_setup.ipynb",
         "?? lectures/08_paging.ipynb",
     ]
     kept = ("syllabus.md", ".github/workflows/ci.yml", ".venv/kept")
@@ -563,11 +562,13 @@ def test_a_target_that_can_t_be_written_is_an_error(course, no_release, tmp_path
 INSTRUCTORS, STUDENTS = "https://github.com/example/course", "https://github.com/example/class"
 
 
-def published(course, **where):
-    text = addresses.updated_project(course, addresses.Addresses(**where))
-    put(course, "pyproject.toml", text)
-    for path in notebooks.all_notebooks(course):
-        notebook_check.fix(path)
+def published(course, repository, students=""):
+    if students:
+        text = (course / "pyproject.toml").read_text(encoding="utf-8")
+        urls = f'[project.urls]\nStudents = "{students}"\n\n[project.scripts]'
+        put(course, "pyproject.toml", text.replace("[project.scripts]", urls, 1))
+    addresses.write(course, repository)
+    notebook_check.fix_course(course)
     commit(course)
 
 
@@ -580,7 +581,7 @@ def test_the_addresses_are_those_of_the_students_repository(course, no_release, 
         text = (tree / name).read_text(encoding="utf-8")
         assert "colab.research.google.com/github/example/class/blob/" in text
     assert [n for n, path in files(tree).items() if "example/course" in searchable_text(path)] == []
-    assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 12
+    assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 11
 
 
 def test_without_a_students_address_no_link_leads_to_the_solutions(course, no_release, tmp_path):

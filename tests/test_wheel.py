@@ -142,13 +142,13 @@ def test_start_refuses_the_clone_itself_and_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["release", "site", "badges", "translate", "notebooks", "lint", "test", "test-full"]
+    "name", ["release", "site", "badges", "notebooks", "lint", "test", "test-full"]
 )
 def test_commands_that_need_a_clone_say_so(tmp_path, monkeypatch, name):
     start(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "IS_WHEEL", True)
-    arguments = {"translate": ["check"], "notebooks": ["check"]}.get(name, [])
+    arguments = ["check"] if name == "notebooks" else []
     result = CliRunner().invoke(cli.main, [name, *arguments])
     assert result.exit_code == 1 and result.output.count("\n") == 1
     assert f"`course {name}` needs files that are only in the course's repository" in result.output

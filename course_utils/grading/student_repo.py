@@ -17,13 +17,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from course_utils import notebooks
 from course_utils.grading import assignments, release
-from course_utils.publishing import addresses, badges, course_map
+from course_utils.publishing import addresses, course_map, notebook_check
 from course_utils.validation import CourseError
 
 FOLDERS = ("LICENSES", "binder", "configs", "course_utils", "lectures")
@@ -57,7 +57,6 @@ WITHOUT_GIT = (
     "course_utils/data/**/*",
     "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
-    "lectures/*/[0-9][0-9]_*.ipynb",
 )
 # The Makefile's commands that students need.
 COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "finetune", "serve")
@@ -80,9 +79,6 @@ PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
 
 README = """\
 # The QLoRA course
-
-<!-- badges: begin -->
-<!-- badges: end -->
 
 In this course you load a real pretrained language model in 4 bits, account for every byte of it,
 and fine-tune it with QLoRA. Two CPU cores and a few minutes are enough. You need neither a GPU nor
@@ -298,8 +294,8 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
         (tree / name).write_text(text, encoding="utf-8", newline="\n")
     # The students' repository contains both the exercises and the lectures, so all badges link to
     # that repository.
-    published = addresses.read(folder)
-    badges.renew(tree, replace(published, repository=published.students))
+    addresses.write(tree, addresses.read(folder).students)
+    notebook_check.fix_course(tree)
     return copied
 
 

@@ -1,8 +1,8 @@
-"""Make the table of lectures for README.md, lecture 00, and two pages of docs/.
+"""Make the tables of lectures and the README's badges.
 
-Each row is made from a lecture: from its first cell, and from its study time. Below a table with
-study times, a paragraph states their sum. So nobody has to edit the tables when a lecture is added:
-`course notebooks fix` renews them, and `course notebooks check` finds tables that are out of date.
+Each row of a table is made from a lecture: from its first cell, and from its study time. Below a
+table with study times, a paragraph states their sum. `course notebooks fix` renews the tables and
+the badges of the first lecture, and `course notebooks check` finds pages that are out of date.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from course_utils.files import write_text
 from course_utils.notebooks import lectures, load
+from course_utils.publishing import addresses
 from course_utils.publishing.lecture import StudyTime, opening, study_time
 from course_utils.validation import CourseError
 
-PAGES = ("README.md", "docs/index.md", "docs/instructor-guide.md")
+README = "README.md"
+PAGES = (README, "docs/index.md", "docs/instructor-guide.md")
 COLUMNS = ("lecture", "slides", "question", "study time")
 TABLE = re.compile(
     r"^\| lecture \|.*(?:\n\|.*)*(?:\n\nTogether, the lectures take .*(?:\n.+)*)?", re.MULTILINE
@@ -68,13 +71,13 @@ def _row(lecture: Path, cells: list[dict[str, Any]], start: Path) -> dict[str, s
 
 
 def renewed(text: str, folder: Path, start: Path) -> str:
-    """Return a page's text with a renewed table of lectures, added if the page has no table.
+    """Return a page's text with a renewed table of lectures, if it has a table.
 
     Raises:
         CourseError: the table has a column that `COLUMNS` does not have.
     """
     if not (old := TABLE.search(text)):
-        return f"{text}\n\n{course_map(folder, start)}"
+        return text
     columns = tuple(cell.strip() for cell in old[0].splitlines()[0].strip("|").split("|"))
     if unknown := set(columns) - set(COLUMNS):
         raise CourseError(
@@ -85,10 +88,21 @@ def renewed(text: str, folder: Path, start: Path) -> str:
 
 
 def renewed_pages(folder: Path) -> dict[Path, str]:
-    """Return the new text of each of `PAGES` whose table is out of date, by the page's path."""
-    paths = [folder / page for page in PAGES if (folder / page).is_file()]
-    texts = {path: path.read_text(encoding="utf-8") for path in paths}
-    # A course that was made from this one may have pages without a table.
-    texts = {path: text for path, text in texts.items() if TABLE.search(text)}
-    new = {path: renewed(text, folder, path.parent) for path, text in texts.items()}
-    return {path: text for path, text in new.items() if text != texts[path]}
+    """Return the new text of each of `PAGES` that is out of date, by the page's path."""
+    pages = {}
+    for path in (folder / page for page in PAGES if (folder / page).is_file()):
+        text = path.read_text(encoding="utf-8")
+        new = renewed(text, folder, path.parent)
+        for first in lectures(folder)[:1] if path.name == README else ():
+            new = addresses.with_badges(new, addresses.badges(first, addresses.read(folder)))
+        if new != text:
+            pages[path] = new
+    return pages
+
+
+def fix_pages(folder: Path) -> list[Path]:
+    """Write the new texts of pages that are out of date, and return the paths of these pages."""
+    pages = renewed_pages(folder)
+    for path, text in pages.items():
+        write_text(path, text)
+    return list(pages)

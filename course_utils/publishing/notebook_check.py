@@ -10,46 +10,34 @@ generated for a lecture: its study time, its list of words, and the metadata of 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from course_utils import __version__
 from course_utils.files import write_text
-from course_utils.notebooks import FOLDERS, KERNEL, LANGUAGE, dump, load
+from course_utils.notebooks import FOLDERS, KERNEL, LANGUAGE, all_notebooks, dump, load
 from course_utils.publishing import addresses, glossary, lecture
-from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
-from course_utils.publishing.course_map import renewed
-from course_utils.publishing.lecture import (
-    HIDDEN,
-    MAP_CELL,
-    OPENING,
-    WORDS_CELL,
-    is_hidden,
-    opening,
-)
+from course_utils.publishing.addresses import TAG, badges, is_lecture, with_badges
+from course_utils.publishing.course_map import fix_pages, renewed
+from course_utils.publishing.lecture import HIDDEN, MAP_CELL, OPENING, WORDS_CELL, is_hidden
 from course_utils.validation import CourseError
 
 # Maximum number of lines in a code cell of a lecture, unless its source is hidden.
 MAX_LINES = 15
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
-    "tags",
-    "slideshow",
-    "nbgrader",
-    "qlora_course",
-    "editable",
-    "deletable",
-    "jupyter",
-    "raw_mimetype",
-    "cellView",
+    *("tags", "slideshow", "nbgrader", "qlora_course", "editable", "deletable", "jupyter"),
+    *("raw_mimetype", "cellView"),
 }
 
 # What to do about a problem that can be fixed automatically.
 RUN_FIX = "run `course notebooks fix`"
 # The number of a paper on arXiv, which must be in a link.
 ARXIV = re.compile(r"arXiv[: ]\s*\d{4}\.\d{4,5}")
+LINK = re.compile(r"\[[^\[\]]*\]\([^()]*\)")
+RUN_TIME = re.compile(r"\d+ minutes? on CPU, \d.* [GM]B of memory")
 
 # The key of a prediction.
 PREDICTION_KEY = re.compile(r"""^predict\(\s*["']([\w-]+)["']""", re.M)
@@ -85,28 +73,24 @@ KNOW = """\
     address = os.environ.get("COURSE_REPOSITORY")  # another address, if you name one
     course = f"git+{{address or '{address}'}}@{tag}"\
 """
-PACKAGE = """\
-    address = os.environ.get("COURSE_REPOSITORY")  # a git address, if you name one
-    course = f"git+{{address}}@{tag}" if address else "{package}=={version}"\
-"""
 
 
-def setup_cell(address: str = "", package: str = "") -> str:
+def setup_cell(address: str = "") -> str:
     """Return a set-up cell that installs the course on Colab and Kaggle.
 
     Args:
-        address: the git address of the course. If it is empty and there is no package, the cell
-            tells the user to set the address in a variable first.
-        package: the name of the course's package on Python's package index, which is used instead
-            of the address; "" if the course is not there.
+        address: the git address of the course. If it is empty, the cell tells the user to set the
+            address in a variable first.
     """
-    source = PACKAGE if package else KNOW if address else ASK
-    known = {"address": address, "package": package, "tag": TAG, "version": __version__}
-    return SETUP.format(source=source.format(**known))
+    source = KNOW if address else ASK
+    return SETUP.format(source=source.format(address=address, tag=TAG))
 
 
 # The set-up cell of a course that is not published.
 SETUP_CELL = setup_cell()
+
+
+# --- checking -------------------------------------------------------------------------------------
 
 
 def check(path: Path | str) -> list[str]:
@@ -126,15 +110,15 @@ def check(path: Path | str) -> list[str]:
         notebook = load(path)
     except CourseError as error:
         return [str(error).removeprefix(f"{path} ")]
-    cells = notebook["cells"]
-    problems = [*_format_problems(notebook), *_id_problems(cells)]
-    for number, cell in enumerate(cells):
-        name = f"cell {cell.get('id', number)}"
-        problems += [f"{name}: {problem}" for problem in _cell_problems(cell)]
+    problems = [*_format_problems(notebook), *_id_problems(notebook["cells"])]
+    if not problems:
+        problems += _differences(notebook, _fixed(path, notebook))
     if _is_of_the_course(path):
-        problems += _address_problems(cells, path, addresses.read(_course_of(path)))
+        problems += _setup_problems(notebook["cells"])
     if is_lecture(path):
-        problems += _lecture_problems(path, cells)
+        problems += _header_problems(notebook["cells"])
+        problems += _text_problems(notebook["cells"], _course_of(path))
+        problems += _code_problems(notebook["cells"])
     if not problems and dump(notebook) != path.read_text(encoding="utf-8"):
         problems = [f"is not formatted as Jupyter formats notebooks: {RUN_FIX}"]
     return problems
@@ -149,15 +133,6 @@ def _format_problems(notebook: dict[str, Any]) -> Iterator[str]:
     else:
         for error in iter_validate(notebook):
             yield f"is not valid in the notebook format: {error.message.splitlines()[0]}"
-    metadata = notebook.get("metadata", {})
-    if metadata.get("kernelspec", {}).get("name") != KERNEL["name"]:
-        yield f"the kernel must be {KERNEL['name']}"
-    if "widgets" in metadata:
-        yield "contains the state of widgets"
-    unwanted = sorted(set(metadata) - NOTEBOOK_METADATA - {"widgets"})
-    unwanted += ["language_info"] if metadata.get("language_info", LANGUAGE) != LANGUAGE else []
-    if unwanted:
-        yield f"contains metadata that must not be in git: {', '.join(unwanted)}"
 
 
 def _id_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
@@ -173,15 +148,25 @@ def _id_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
         seen.add(name)
 
 
-def _cell_problems(cell: dict[str, Any]) -> Iterator[str]:
-    if cell.get("outputs"):
-        yield "contains outputs"
-    if cell.get("execution_count") is not None:
-        yield "contains an execution count"
-    if unwanted := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
-        yield f"contains metadata that must not be in git: {', '.join(unwanted)}"
-    elif cell.get("metadata", {}) != lecture.with_view(cell):
-        yield f"the metadata that hides the source doesn't agree with the tag {HIDDEN}: {RUN_FIX}"
+def _differences(notebook: dict[str, Any], fixed: dict[str, Any]) -> Iterator[str]:
+    """Yield the differences between a notebook and its fixed copy, with a remedy."""
+    if unwanted := _changed_keys(notebook["metadata"], fixed["metadata"]):
+        yield f"the metadata must not be committed like this: {unwanted}: {RUN_FIX}"
+    new = {cell["id"]: cell for cell in fixed["cells"]}
+    for cell in notebook["cells"]:
+        name, clean = f"cell {cell['id']}", new[cell["id"]]
+        if cell.get("outputs"):
+            yield f"{name}: contains outputs: {RUN_FIX}"
+        if cell.get("execution_count") is not None:
+            yield f"{name}: contains an execution count: {RUN_FIX}"
+        if unwanted := _changed_keys(cell["metadata"], clean["metadata"]):
+            yield f"{name}: the metadata must not be committed like this: {unwanted}: {RUN_FIX}"
+        if cell["source"] != clean["source"]:
+            yield f"{name}: is out of date: {RUN_FIX}"
+
+
+def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return ", ".join(sorted(key for key in old | new if old.get(key) != new.get(key)))
 
 
 def _is_of_the_course(path: Path) -> bool:
@@ -194,84 +179,61 @@ def _course_of(path: Path) -> Path:
     return path.resolve().parents[1 if is_lecture(path) else 2]
 
 
-def _address_problems(
-    cells: list[dict[str, Any]], path: Path, published: Addresses
-) -> Iterator[str]:
-    """Yield the problems of the set-up cell and of the badges, which contain addresses."""
-    code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    wanted = setup_cell(published.of(path), published.package)
-    first = code[0] if code else {"source": ""}
-    if (first.get("id"), first["source"], is_hidden(first)) != ("setup", wanted, True):
+def _setup_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
+    if next((cell.get("id") for cell in cells if cell.get("cell_type") == "code"), "") != "setup":
         yield f"the first code cell must be the set-up cell, with the id setup: {RUN_FIX}"
-    for cell in cells[:1]:
-        if cell["source"] != with_badges(cell["source"], badges(path, published)):
-            name = cell.get("id")
-            yield f"cell {name}: the badges don't have the addresses in pyproject.toml: {RUN_FIX}"
 
 
-def _lecture_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
-    header = opening(cells)
+def _header_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
+    header = lecture.opening(cells)
     if not header["title"]:
         yield "the first cell must begin with a title such as: # 07 Fine-tuning with QLoRA"
     for label, example in OPENING.items():
         if not header[label]:
             yield f"the first cell must have a line such as: - **{label}:** {example}"
-    time = header["Run time"]
-    if time and not re.search(r"\d+ minutes? on CPU, \d.* [GM]B of memory", time):
+    if header["Run time"] and not RUN_TIME.search(header["Run time"]):
         yield f"the 'Run time' line must look like: - **Run time:** {OPENING['Run time']}"
-    for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
-        lines = len(cell["source"].splitlines())
-        if lines > MAX_LINES and not is_hidden(cell):
-            yield f"cell {cell.get('id')}: has {lines} lines; at most {MAX_LINES} are allowed"
-    yield from _content_problems(path, cells)
-    for cell, source in zip(cells, _generated(path, cells), strict=True):
-        if source != cell["source"]:
-            yield f"cell {cell.get('id')}: is out of date: {RUN_FIX}"
 
 
-def _content_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the problems of a lecture's words, names, predictions and hidden cells."""
+def _text_problems(cells: list[dict[str, Any]], folder: Path) -> Iterator[str]:
     if not any(cell.get("id") == WORDS_CELL for cell in cells):
         yield f"a Markdown cell must have the id {WORDS_CELL}: it lists the words of the lecture"
-    for place, anchor in glossary.broken_links(cells, glossary.entries(_course_of(path))):
+    for place, anchor in glossary.broken_links(cells, glossary.entries(folder)):
         yield f"cell {place}: {glossary.PAGE} has no term with the anchor #{anchor}"
+    for cell in cells:
+        number = ARXIV.search(LINK.sub("", cell["source"]))
+        if number and cell.get("cell_type") != "code":
+            yield f"cell {cell.get('id')}: {number[0]} must be a link to the paper"
+
+
+def _code_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
     for place, used in lecture.needs_deeper(cells):
         yield f"cell {place}: uses {used}, which only a section {lecture.DEEPER.strip()} defines"
-    yield from _key_problems(cells)
-    for cell in cells:
-        name, source = f"cell {cell.get('id')}", cell["source"]
-        if cell.get("cell_type") == "code":
-            if re.search(r"^\s*assert\b", source, re.M) and not is_hidden(cell):
-                yield (
-                    f"{name}: contains an assert. Asserts are for tests and students should not "
-                    f"see them: move them to a cell with the tag {HIDDEN}"
-                )
-        elif number := ARXIV.search(re.sub(r"\[[^\[\]]*\]\([^()]*\)", "", source)):
-            yield f"{name}: {number[0]} must be a link to the paper"
-
-
-def _key_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
     seen = set()
     for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
-        for key in PREDICTION_KEY.findall(cell["source"]):
+        name, source = f"cell {cell.get('id')}", cell["source"]
+        for key in PREDICTION_KEY.findall(source):
             if key in seen:
-                yield f"cell {cell.get('id')}: another prediction has the key {key}, too"
+                yield f"{name}: another prediction has the key {key}, too"
             seen.add(key)
+        if is_hidden(cell):
+            continue
+        lines = len(source.splitlines())
+        if lines > MAX_LINES:
+            yield f"{name}: has {lines} lines; at most {MAX_LINES} are allowed"
+        if re.search(r"^\s*assert\b", source, re.M):
+            yield (
+                f"{name}: contains an assert. Asserts are for tests and students should not "
+                f"see them: move them to a cell with the tag {HIDDEN}"
+            )
 
 
-def _generated(path: Path, cells: list[dict[str, Any]]) -> list[str]:
-    """Return the sources that the cells of a lecture should have."""
-    sources = [cell["source"] for cell in cells]
-    for number, cell in enumerate(cells):
-        if cell.get("id") == MAP_CELL:
-            sources[number] = renewed(cell["source"], _course_of(path), path.parent)
-        elif is_hidden(cell):
-            sources[number] = lecture.with_title(cell)
-        elif cell.get("id") == WORDS_CELL:
-            sources[number] = glossary.words(cells, glossary.entries(_course_of(path)))
-    if cells and cells[0].get("cell_type") == "markdown":
-        sources[0] = lecture.with_study_time(cells)
-    return sources
+# --- fixing ---------------------------------------------------------------------------------------
+
+
+def fix_course(folder: Path) -> list[Path]:
+    """Fix all notebooks of a course, renew its pages, and return the files that changed."""
+    return [*filter(fix, all_notebooks(folder)), *fix_pages(folder)]
 
 
 def fix(path: Path | str) -> bool:
@@ -288,49 +250,38 @@ def fix(path: Path | str) -> bool:
         CourseError: the file can't be read, or it is not a notebook.
     """
     path = Path(path)
-    notebook = load(path)
-    cells = notebook["cells"]
-    _strip(notebook)
-    if _is_of_the_course(path):
-        _put_addresses(cells, path, addresses.read(_course_of(path)))
-    if is_lecture(path):
-        for cell, source in zip(cells, _generated(path, cells), strict=True):
-            cell["source"] = source
-    for cell in cells:
-        cell["metadata"] = lecture.with_view(cell)
-    clean = dump(notebook)
+    clean = dump(_fixed(path, load(path)))
     changed = clean != path.read_text(encoding="utf-8")
     if changed:
         write_text(path, clean)
     return changed
 
 
-def _strip(notebook: dict[str, Any]) -> None:
-    metadata = notebook.get("metadata", {})
-    kept = {name: value for name, value in metadata.items() if name in NOTEBOOK_METADATA}
+def _fixed(path: Path, notebook: dict[str, Any]) -> dict[str, Any]:
+    """Return a fixed copy of the notebook that is stored at `path`."""
+    notebook = copy.deepcopy(notebook)
+    cells = notebook["cells"]
+    kept = {k: value for k, value in notebook["metadata"].items() if k in NOTEBOOK_METADATA}
     notebook["metadata"] = kept | {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
     if notebook.get("nbformat") == 4:
         notebook["nbformat_minor"] = 5
-    for cell in notebook["cells"]:
+    for cell in cells:
         metadata = cell.get("metadata", {})
         cell["metadata"] = {key: metadata[key] for key in metadata if key in CELL_METADATA}
         if cell.get("cell_type") == "code":
             cell["outputs"], cell["execution_count"] = [], None
+    if _is_of_the_course(path):
+        _renew_addresses(path, cells)
+    if is_lecture(path):
+        _renew_lecture(path, cells)
+    for cell in cells:
+        cell["metadata"] = lecture.with_view(cell)
+    return notebook
 
 
-def published_at(path: Path, published: Addresses) -> str:
-    """Return the JSON of a notebook with these addresses in its badges and its set-up cell.
-
-    Raises:
-        CourseError: the file can't be read, or it is not a notebook.
-    """
-    notebook = load(path)
-    _put_addresses(notebook["cells"], path, published)
-    return dump(notebook)
-
-
-def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses) -> None:
+def _renew_addresses(path: Path, cells: list[dict[str, Any]]) -> None:
     """Renew the badges and the set-up cell; a missing set-up cell is added below the first cell."""
+    published = addresses.read(_course_of(path))
     for cell in cells[:1]:
         cell["source"] = with_badges(cell["source"], badges(path, published))
     setup = next((cell for cell in cells if cell.get("id") == "setup"), None)
@@ -340,5 +291,18 @@ def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses
         cells.insert(1, setup)
     tags = setup["metadata"].get("tags", [])
     setup["metadata"]["tags"] = tags if HIDDEN in tags else [*tags, HIDDEN]
-    setup["source"] = setup_cell(published.of(path), published.package)
-    setup["metadata"] = lecture.with_view(setup)
+    setup["source"] = setup_cell(published.of(path))
+
+
+def _renew_lecture(path: Path, cells: list[dict[str, Any]]) -> None:
+    """Renew the table of lectures, the titles of hidden cells, the words and the study time."""
+    folder = _course_of(path)
+    for cell in cells:
+        if cell.get("id") == MAP_CELL:
+            cell["source"] = renewed(cell["source"], folder, path.parent)
+        elif is_hidden(cell):
+            cell["source"] = lecture.with_title(cell)
+        elif cell.get("id") == WORDS_CELL:
+            cell["source"] = glossary.words(cells, glossary.entries(folder))
+    if cells and cells[0].get("cell_type") == "markdown":
+        cells[0]["source"] = lecture.with_study_time(cells)
