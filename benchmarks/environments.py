@@ -59,7 +59,7 @@ Runner = Callable[[Path], Result]
 
 RUN_LECTURE = """
 import json, sys
-from course_utils.publishing.execute import execute
+from course_utils.execution import execute
 done = execute(sys.argv[1], sys.argv[2], timeout=int(sys.argv[3]))
 print(json.dumps({"error": done.error, "seconds": done.seconds, "peak_memory": done.peak_memory}))
 """

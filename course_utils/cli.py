@@ -246,12 +246,16 @@ def run(only: str | None, output: Path | None, timeout: int) -> None:
 
     Each lecture runs from top to bottom in a separate kernel. The exit status is 1 if a cell fails.
     """
+    from course_utils.execution import execute
     from course_utils.notebooks import course_folder, lectures
-    from course_utils.publishing.execute import execute
+    from course_utils.publishing.html import write_page
 
     folder = course_folder()
     output = output or folder / "build" / "lectures"
-    done = [execute(path, output, timeout=timeout) for path in lectures(folder, only)]
+    done = []
+    for path in lectures(folder, only):
+        done.append(execute(path, output, timeout=timeout))
+        write_page(done[-1].executed, path.parent)
     if not done:
         raise CourseError(f"there are no lectures in {folder / 'lectures'}")
     click.echo(_report(done))
@@ -271,7 +275,7 @@ def _report(done: list[Any]) -> str:
     lines += ["", f"{'lecture':{wide}}  {'seconds':>7}  {'peak MB':>7}  page"]
     for execution in done:
         numbers = f"{execution.seconds:7.1f}  {execution.peak_memory / 1e6:7.0f}"
-        page = f"{execution.page}{' (failed)' if execution.error else ''}"
+        page = f"{execution.executed.with_suffix('.html')}{' (failed)' if execution.error else ''}"
         lines.append(f"{execution.notebook.stem:{wide}}  {numbers}  {page}")
     return "\n".join(lines)
 
@@ -561,14 +565,11 @@ def release(
 
 
 def _write_model_solution(folder: Path, assignment: str) -> None:
-    from course_utils.files import write_text
     from course_utils.grading import model_solution
-    from course_utils.notebooks import load_node
-    from course_utils.publishing.html import to_html
+    from course_utils.publishing.html import write_page
 
     path = model_solution.write(folder, assignment)
-    page = path.with_suffix(".html")
-    write_text(page, to_html(load_node(path), title=path.stem))
+    page = write_page(path, path.parent)
     for written in (path, page):
         click.echo(written.relative_to(folder))
 

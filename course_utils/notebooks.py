@@ -1,8 +1,8 @@
 """Find the notebooks of the course, read a notebook, and format a notebook as JSON.
 
 Notebooks in git contain no outputs, and their JSON is formatted as Jupyter formats it. So a diff
-shows only what somebody edited. `publishing.execute` runs notebooks, and
-`publishing.notebook_check` finds content that must not be committed.
+shows only what somebody edited. `execution` runs notebooks, and `publishing.notebook_check` finds
+content that must not be committed.
 """
 
 from __future__ import annotations
@@ -115,12 +115,3 @@ def dump(notebook: dict[str, Any]) -> str:
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell.get("source", "")).splitlines(keepends=True)
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-
-
-def __getattr__(name: str) -> Any:
-    """Return `publishing.execute.execute`, which exercise 07 imports from this module."""
-    if name == "execute":
-        from course_utils.publishing.execute import execute
-
-        return execute
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

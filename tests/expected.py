@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import notebooks
+from course_utils.execution import execute
 from course_utils.files import write_text
 from course_utils.grading.assignments import sources
-from course_utils.publishing.execute import execute
 from tests.mutation import ROOT, offline
 
 FOLDED = """\
@@ -35,7 +35,7 @@ def expected(path: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as temporary, offline():
         run = execute(path, Path(temporary))
         assert not run.error, run.error
-        cells = notebooks.load(run.page.with_suffix(".ipynb"))["cells"]
+        cells = notebooks.load(run.executed)["cells"]
     return {
         cell["id"].removesuffix("-try") + "-expected": FOLDED.format(_text(cell["outputs"]))
         for cell in cells

@@ -46,9 +46,9 @@ from pathlib import Path
 
 import nbformat
 
+from course_utils.execution import execute
 from course_utils.grading import classroom, release
 from course_utils.grading.assignments import Assignment, Task, read, sources
-from course_utils.publishing.execute import execute
 from course_utils.units import format_bytes
 from tests.machine import machine
 

@@ -11,9 +11,9 @@ import textwrap
 import pytest
 
 from course_utils import checks, notebooks, values
+from course_utils.execution import execute
 from course_utils.grading import assignments, release, rules
 from course_utils.publishing import notebook_check
-from course_utils.publishing.execute import execute
 from course_utils.threads import one_thread
 from tests import expected, mutation, tables
 

@@ -183,7 +183,7 @@ def sources(path):
 def test_fix_makes_a_lecture_clean(write):
     predict = hidden("guess", 'predict("sum", "How many?", ["1", "2"])')
     path = write(text("long", "The perplexity. " * 2000), predict, hidden("test", "assert True"))
-    assert len(check(path)) >= 6
+    assert len(check(path)) >= 5
     assert fix(path) and check(path) == [] and not fix(path)
     after = sources(path)
     assert "- **Study time:** 40 minutes\n- **Run time:**" in after["opening"]
@@ -214,7 +214,7 @@ def test_the_tag_decides_whether_a_source_is_hidden(write):
     one["metadata"], two["metadata"] = {"tags": ["hide-input"]}, one["metadata"] | {"tags": []}
     two["metadata"]["jupyter"]["outputs_hidden"] = False
     path.write_text(notebooks.dump(content), encoding="utf-8")
-    message = f"the metadata that hides the source doesn't agree with the tag hide-input: {RUN_FIX}"
+    message = f"the metadata cellView, jupyter must not be in git, or is out of date: {RUN_FIX}"
     assert check(path) == [f"cell one: {message}", f"cell two: {message}"]
     fix(path)
     two = json.loads(path.read_text(encoding="utf-8"))["cells"][-1]
@@ -270,11 +270,3 @@ def test_each_line_of_the_opening_is_required(write, label):
         fix(path)
     line = f"- **{label}:** {lecture.OPENING[label]}"
     assert f"the first cell must have a line such as: {line}" in check(path)
-
-
-def test_the_run_time_must_name_minutes_and_memory(write):
-    path = write(opening=OPENING.replace("1 minute on CPU", "short"))
-    fix(path)
-    assert check(path) == [
-        "the 'Run time' line must look like: - **Run time:** 2 minutes on CPU, 1.2 GB of memory"
-    ]

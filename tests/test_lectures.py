@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from course_utils import notebooks, runtime
+from course_utils.execution import execute
 from course_utils.models import load_base
 from course_utils.publishing import claims
-from course_utils.publishing.execute import execute
+from course_utils.publishing.html import write_page
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
@@ -170,7 +171,7 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     dtype = "bfloat16" if runtime.cpu_has_bf16() else "float32"
     assert result.peak_memory <= memory(path, dtype) * 1e9
     assert "".join(result.summaries).strip()
-    page = result.page.read_text(encoding="utf-8")
+    page = write_page(result.executed, path.parent).read_text(encoding="utf-8")
     pictures = re.findall(r'<img [^>]*>|<svg [^>]*role="img"[^>]*>', page)
     assert pictures
     assert all(re.search(r"""(alt|aria-label)=(["'])(?!\2)""", picture) for picture in pictures)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from course_utils.execution import execute
 from course_utils.files import write_text
 from course_utils.notebooks import CELL_TIMEOUT, dump, lectures, load
-from course_utils.publishing.execute import execute
 from course_utils.validation import CourseError
 
 
@@ -40,7 +40,7 @@ def _run(path: Path, output: Path) -> Path:
     execution = execute(path, output, timeout=CELL_TIMEOUT)
     if execution.error:
         raise CourseError(f"{path.stem} failed in {execution.error}")
-    return execution.page.with_suffix(".ipynb")
+    return execution.executed
 
 
 def _last_run(path: Path, output: Path) -> Path:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from course_utils.files import write_text
 from course_utils.notebooks import WIDGET_VIEW, load_node
 from course_utils.publishing.lecture import folded, without_hidden_sources
 from course_utils.publishing.mathml import markdown_to_html
@@ -32,6 +33,27 @@ PAGE_TEMPLATE = """
 {%- endblock -%}
 """
 BADGE = '<span class="deeper">Going deeper</span>'
+
+
+def write_page(executed: Path, folder: Path) -> Path:
+    """Write an executed notebook as an HTML page beside it, and return the path of the page.
+
+    Args:
+        executed: the executed notebook.
+        folder: the folder of the original notebook. Links that begin with ../ are relative to it.
+    """
+
+    def rebased(link: re.Match[str]) -> str:
+        path = os.path.relpath(folder.resolve() / link[1], executed.parent.resolve())
+        return f'href="{Path(path).as_posix()}'
+
+    notebook = load_node(executed)
+    texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# (.+)$", texts, re.MULTILINE)
+    text = to_html(notebook, title=heading[1] if heading else executed.stem)
+    page = executed.with_suffix(".html")
+    write_text(page, re.sub(r'href="(\.\./[^":#]*)', rebased, text))
+    return page
 
 
 def to_html(notebook: Any, title: str) -> str:
@@ -118,19 +140,6 @@ def _distinguish_pictures(notebook: Any) -> None:
             output.data["text/html"] = SVG.sub(numbered, output.data["text/html"])
 
 
-def with_rebased_links(page: str, source: Path, target: Path) -> str:
-    """Return a page whose links work in the folder `target` as they did in the folder `source`.
-
-    Only links that begin with ../ are changed.
-    """
-
-    def rebased(link: re.Match[str]) -> str:
-        path = os.path.relpath(source.resolve() / link[1], target.resolve())
-        return f'href="{Path(path).as_posix()}'
-
-    return re.sub(r'href="(\.\./[^":#]*)', rebased, page)
-
-
 def freeze_widgets(notebook: Any) -> Any:
     """Return a copy of a notebook in which HTML replaces each widget.
 
@@ -161,16 +170,11 @@ def _frozen(widgets: dict[str, Any], model_id: str) -> str:
         return ""
     if kind.startswith("HTML"):
         return f"<div>{state.get('description', '')}{state.get('value', '')}</div>"
-    texts = [state.get("description", ""), _shown_value(state)]
-    return f"<div>{html.escape(' '.join(filter(None, texts)))}</div>"
-
-
-def _shown_value(state: dict[str, Any]) -> str:
-    """Return the text that a control shows: the label of the chosen option, or the value."""
+    value = state.get("value", "")
     if "_options_labels" in state:
-        index = state.get("index")
-        return "" if index is None else str(state["_options_labels"][index])
-    is_progress_bar = state.get("bar_style") is not None and "max" in state
-    if is_progress_bar:
-        return f"{state['value']:g} of {state['max']:g}"
-    return str(state.get("value", ""))
+        # A menu shows the label of the chosen option.
+        value = "" if state.get("index") is None else state["_options_labels"][state["index"]]
+    elif "bar_style" in state and "max" in state:
+        value = f"{value:g} of {state['max']:g}"
+    texts = [state.get("description", ""), str(value)]
+    return f"<div>{html.escape(' '.join(filter(None, texts)))}</div>"

@@ -150,8 +150,8 @@ def _id_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 def _differences(notebook: dict[str, Any], fixed: dict[str, Any]) -> Iterator[str]:
     """Yield the differences between a notebook and its fixed copy, with a remedy."""
-    if unwanted := _changed_keys(notebook["metadata"], fixed["metadata"]):
-        yield f"the metadata must not be committed like this: {unwanted}: {RUN_FIX}"
+    if keys := _changed_keys(notebook["metadata"], fixed["metadata"]):
+        yield f"the metadata {keys} must not be in git, or is out of date: {RUN_FIX}"
     new = {cell["id"]: cell for cell in fixed["cells"]}
     for cell in notebook["cells"]:
         name, clean = f"cell {cell['id']}", new[cell["id"]]
@@ -159,8 +159,8 @@ def _differences(notebook: dict[str, Any], fixed: dict[str, Any]) -> Iterator[st
             yield f"{name}: contains outputs: {RUN_FIX}"
         if cell.get("execution_count") is not None:
             yield f"{name}: contains an execution count: {RUN_FIX}"
-        if unwanted := _changed_keys(cell["metadata"], clean["metadata"]):
-            yield f"{name}: the metadata must not be committed like this: {unwanted}: {RUN_FIX}"
+        if keys := _changed_keys(cell["metadata"], clean["metadata"]):
+            yield f"{name}: the metadata {keys} must not be in git, or is out of date: {RUN_FIX}"
         if cell["source"] != clean["source"]:
             yield f"{name}: is out of date: {RUN_FIX}"
 

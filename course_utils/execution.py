@@ -8,19 +8,20 @@ import contextlib
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
 from course_utils.notebooks import KERNEL, WIDGET_VIEW, dump, load_node
-from course_utils.publishing.html import to_html, with_rebased_links
 from course_utils.runtime import process_peak
 from course_utils.validation import CourseError
+
+# The time between two measurements of memory, in seconds.
+INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Execution:
 
     Attributes:
         notebook: the notebook file that was run.
-        page: the HTML page with outputs; the executed notebook is in the same folder.
+        executed: the notebook with its outputs.
         seconds: wall time in seconds, including the start of the kernel.
         peak_memory: maximum memory of the kernel and its child processes, in bytes.
         summaries: the text outputs of the cells tagged "summary".
@@ -38,7 +39,7 @@ class Execution:
     """
 
     notebook: Path
-    page: Path
+    executed: Path
     seconds: float
     peak_memory: int
     summaries: tuple[str, ...] = ()
@@ -59,109 +60,32 @@ def execute(
 
     Args:
         path: the notebook file.
-        output_dir: the folder for the executed notebook and its HTML page.
+        output_dir: the folder for the executed notebook.
         timeout: maximum run time of a cell, in seconds; None sets no limit.
         progress: whether to show a progress bar on stderr, which advances with each cell.
-
-    Returns:
-        The result of the run. If a cell failed, the attribute `error` of the result names the cell.
 
     Raises:
         CourseError: the notebook can't be read, `output_dir` is the folder of the notebook, or
             Jupyter's packages are missing.
     """
     path = Path(path)
-    page = Path(output_dir) / f"{path.stem}.html"
-    if page.parent.resolve() == path.parent.resolve():
-        raise CourseError(f"{page.parent} contains the notebook itself: choose another folder")
-    notebook = _read(path)
-    started = time.monotonic()
-    error, peak = _run(notebook, path.parent, timeout, _bar(path, notebook, progress))
-    write_text(page.with_suffix(".ipynb"), dump(notebook))
-    html_text = to_html(notebook, title=_title(notebook, path.stem))
-    write_text(page, with_rebased_links(html_text, path.parent, page.parent))
-    seconds = time.monotonic() - started
-    return Execution(path, page, seconds, peak, tuple(_summaries(notebook)), error)
-
-
-def _read(path: Path) -> Any:
+    target = Path(output_dir) / path.name
+    if target.parent.resolve() == path.parent.resolve():
+        raise CourseError(f"{target.parent} contains the notebook itself: choose another folder")
     try:
-        return load_node(path)
+        notebook = load_node(path)
     except ImportError as missing:
         raise _needs_jupyter(missing) from None
+    started = time.monotonic()
+    with _bar(path, notebook, progress) as bar:
+        error, peak = _run(notebook, path.parent, timeout, bar)
+    write_text(target, dump(notebook))
+    seconds = time.monotonic() - started
+    return Execution(path, target, seconds, peak, tuple(_summaries(notebook)), error)
 
 
 def _needs_jupyter(missing: ImportError) -> CourseError:
     return CourseError(f"{missing.name} is missing: run `pip install nbclient nbconvert ipykernel`")
-
-
-def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:
-    """Execute a notebook in place; return its error, or None, and the peak memory in bytes."""
-    try:
-        from jupyter_client.kernelspec import NoSuchKernel
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    except ImportError as missing:
-        raise _needs_jupyter(missing) from None
-    monitor = _Monitor(bar)
-    monitor.client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name=KERNEL["name"],
-        resources={"metadata": {"path": str(folder)}},
-        coalesce_streams=True,
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        on_cell_start=monitor.start_cell,
-        on_cell_executed=monitor.end_cell,
-    )
-    with monitor:
-        try:
-            _execute_until_interrupted(monitor)
-            error = None
-        except CellExecutionError:
-            error = f"cell {monitor.cell.id}\n{_last_lines(monitor.cell)}"
-        except CellTimeoutError:
-            error = f"cell {monitor.cell.id}: it was still running after {timeout} seconds"
-        except DeadKernelError:
-            error = f"cell {monitor.cell.id}: the kernel died, probably because memory ran out"
-        except RuntimeError as reason:
-            error = f"the start of the kernel: {reason}"
-        except NoSuchKernel:
-            raise CourseError("there is no Python kernel: run `pip install ipykernel`") from None
-    return error, monitor.peak
-
-
-def _execute_until_interrupted(monitor: _Monitor) -> None:
-    """Execute the notebook in a separate thread, so that Ctrl-C does not interrupt nbclient's loop.
-
-    On Ctrl-C, the kernel is killed, so that the thread ends and cleans up. Then KeyboardInterrupt
-    is raised again.
-    """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        run = pool.submit(asyncio.run, monitor.client.async_execute(env=_kernel_environment()))
-        try:
-            run.result()
-        except KeyboardInterrupt:
-            monitor.kill_kernel()
-            raise
-        finally:
-            # If the kernel did not start, nbclient does not remove this exit handler, which would
-            # then fail when Python exits.
-            atexit.unregister(monitor.client._cleanup_kernel)
-
-
-def _kernel_environment() -> dict[str, str]:
-    """Return environment variables that show figures inline and hide the debugger's warnings."""
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return environment | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-
-
-def _last_lines(cell: Any, count: int = 8) -> str:
-    """Return the end of a failed cell's traceback, without colours and rulers."""
-    errors = [output for output in cell.outputs if output.output_type == "error"]
-    lines = [line for error in errors for line in error.traceback]
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines))
-    return "\n".join([line for line in plain.splitlines() if line.strip("- ")][-count:])
 
 
 def _bar(path: Path, notebook: Any, progress: bool) -> Any:
@@ -172,54 +96,90 @@ def _bar(path: Path, notebook: Any, progress: bool) -> Any:
     return tqdm(total=cells, desc=path.stem, bar_format=layout, disable=not progress)
 
 
-class _Monitor(threading.Thread):
-    """A thread that advances the progress bar and measures memory while a notebook runs.
+def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:
+    """Execute a notebook in place; return its error, or None, and the peak memory in bytes."""
+    try:
+        from jupyter_client.kernelspec import NoSuchKernel
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    except ImportError as missing:
+        raise _needs_jupyter(missing) from None
+    run = _Run(bar)
+    run.client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name=KERNEL["name"],
+        resources={"metadata": {"path": str(folder)}},
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+        on_cell_start=run.start_cell,
+        on_cell_executed=run.end_cell,
+    )
+    error = None
+    try:
+        run.execute()
+    except CellExecutionError:
+        error = f"cell {run.cell.id}\n{_last_lines(run.cell)}"
+    except CellTimeoutError:
+        error = f"cell {run.cell.id}: it was still running after {timeout} seconds"
+    except DeadKernelError:
+        error = f"cell {run.cell.id}: the kernel died, probably because memory ran out"
+    except RuntimeError as reason:
+        error = f"the start of the kernel: {reason}"
+    except NoSuchKernel:
+        raise CourseError("there is no Python kernel: run `pip install ipykernel`") from None
+    return error, run.kernel_peak + run.children_peak
+
+
+class _Run:
+    """A run of a notebook, which advances the progress bar and measures memory.
 
     The operating system records the peak memory of the kernel and of each child process. But the
     record of a child process is lost when the child process ends. So the unshared memory of all
     child processes is measured twice a second, and the maximum is added to the kernel's peak.
     """
 
-    def __init__(self, bar: Any, interval: float = 0.5):
-        super().__init__(daemon=True)
-        self.bar, self.interval = bar, interval
+    def __init__(self, bar: Any):
+        self.bar = bar
         self.client: Any = None
         self.cell: Any = None
         self.kernel_peak = self.children_peak = 0
-        self.ended = threading.Event()
 
-    @property
-    def peak(self) -> int:
-        """Return the maximum memory of the kernel and its child processes, in bytes."""
-        return self.kernel_peak + self.children_peak
+    def execute(self) -> None:
+        """Execute the notebook in another thread, so that Ctrl-C leaves nbclient's loop alone.
 
-    def __enter__(self) -> _Monitor:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.join()
-        self.bar.close()
-
-    def run(self) -> None:
-        while not self.ended.wait(self.interval):
-            self.measure()
-            if sys.stderr.isatty():
-                # The bar shows the elapsed time, so the bar is redrawn during a long cell.
-                self.bar.refresh()
+        On Ctrl-C, the kernel is killed, so that the thread ends and cleans up. Then
+        KeyboardInterrupt is raised again.
+        """
+        environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        # The debugger would write warnings.
+        environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            run = pool.submit(asyncio.run, self.client.async_execute(env=environment))
+            try:
+                while wait([run], timeout=INTERVAL).not_done:
+                    self.measure()
+                    if sys.stderr.isatty():
+                        # The bar shows the elapsed time, so the bar is redrawn during a long cell.
+                        self.bar.refresh()
+                run.result()
+            except KeyboardInterrupt:
+                self.kill_kernel()
+                raise
+            finally:
+                # If the kernel did not start, nbclient does not remove this exit handler, which
+                # would then fail when Python exits.
+                atexit.unregister(self.client._cleanup_kernel)
 
     def measure(self) -> None:
         """Measure the memory and update the peaks, if the kernel is running."""
         import psutil
 
-        try:
+        with contextlib.suppress(psutil.Error, OSError):
             self.kernel_peak = max(self.kernel_peak, process_peak(self.kernel.pid))
             children = self.kernel.children(recursive=True)
             unshared = sum(child.memory_full_info().uss for child in children)
             self.children_peak = max(self.children_peak, unshared)
-        except (psutil.Error, OSError):
-            return
 
     def kill_kernel(self) -> None:
         """Kill the kernel and its child processes."""
@@ -250,10 +210,12 @@ class _Monitor(threading.Thread):
         self.bar.update()
 
 
-def _title(notebook: Any, otherwise: str) -> str:
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    heading = re.search(r"^# (.+)$", text, re.MULTILINE)
-    return heading[1] if heading else otherwise
+def _last_lines(cell: Any, count: int = 8) -> str:
+    """Return the end of a failed cell's traceback, without colours and rulers."""
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    lines = [line for error in errors for line in error.traceback]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines))
+    return "\n".join([line for line in plain.splitlines() if line.strip("- ")][-count:])
 
 
 def _summaries(notebook: Any) -> Iterator[str]:
