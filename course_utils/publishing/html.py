@@ -6,7 +6,6 @@ import copy
 import html
 import os
 import re
-from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -63,18 +62,13 @@ def to_html(notebook: Any, title: str) -> str:
     without a network; a formula that can't be converted is shown as TeX. Links to notebooks in the
     same folder become links to the HTML pages of these notebooks.
     """
-    from jinja2 import DictLoader, pass_context
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
-
-    @pass_context
-    def to_page(context: Any, source: str) -> str:
-        attachments = context.get("cell", {}).get("attachments")
-        return markdown_to_html(source, strict=False, attachments=attachments)
 
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"page.html.j2": PAGE_TEMPLATE})],
         template_file="page.html.j2",
-        filters={"markdown2html": to_page},
+        filters={"markdown2html": markdown_to_html},
     )
     data = files("course_utils") / "data"
     sheets = [(data / name).read_text(encoding="utf-8") for name in ("badge.css", "page.css")]
@@ -86,58 +80,28 @@ def to_html(notebook: Any, title: str) -> str:
 def as_page(notebook: Any, badge: str = BADGE) -> Any:
     """Return a copy of an executed notebook with the cells that a page shows.
 
-    Widgets become HTML, hidden sources are removed, and *Going deeper* sections are folded. A
-    picture that appears again gets ids of its own.
-
-    Args:
-        notebook: the executed notebook.
-        badge: the markup of the words *Going deeper* in headings.
+    Widgets become HTML, hidden sources are removed, and *Going deeper* sections are folded. In
+    headings, `badge` replaces these words.
     """
     from nbformat import from_dict
 
     notebook = freeze_widgets(notebook)
-    _distinguish_pictures(notebook)
     notebook.cells = from_dict(folded(without_hidden_sources(notebook.cells), badge))
     return notebook
 
 
 def picture_of(path: Path, name: str) -> str:
-    """Return the inline picture in the output of a cell of an executed notebook.
-
-    Args:
-        path: the notebook.
-        name: the id of the cell.
+    """Return the inline picture in the output of the cell `name` of an executed notebook.
 
     Raises:
         CourseError: the cell's output contains no picture.
     """
     for cell in load_node(path).cells:
         for output in cell.get("outputs", []) if cell.id == name else []:
-            if picture := SVG.search(output.get("data", {}).get("text/html", "")):
+            page = output.get("data", {}).get("text/html", "")
+            if picture := re.search(r"<svg .*?</svg>", page, re.DOTALL):
                 return picture[0]
     raise CourseError(f"the output of the cell {name} of {path.name} contains no picture")
-
-
-# An inline picture, and the beginning of its ids, which equal pictures share.
-SVG = re.compile(r"<svg .*?</svg>", re.DOTALL)
-PREFIX = re.compile(r' id="(p[0-9a-f]{8}-)')
-
-
-def _distinguish_pictures(notebook: Any) -> None:
-    """Number the ids of pictures that are equal to earlier pictures of the notebook."""
-    seen: Counter[str] = Counter()
-
-    def numbered(picture: re.Match[str]) -> str:
-        prefix = PREFIX.search(picture[0])
-        if not prefix:
-            return picture[0]
-        seen[prefix[1]] += 1
-        number = f"{seen[prefix[1]]}-" if seen[prefix[1]] > 1 else ""
-        return picture[0].replace(prefix[1], prefix[1] + number)
-
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if "text/html" in output.get("data", {}):
-            output.data["text/html"] = SVG.sub(numbered, output.data["text/html"])
 
 
 def freeze_widgets(notebook: Any) -> Any:

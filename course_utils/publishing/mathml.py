@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from xml.etree import ElementTree
 
 # The number of child elements that a MathML element must have.
@@ -16,9 +15,7 @@ CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3}
 def to_mathml(tex: str, display: bool = False) -> str:
     r"""Return a TeX formula, such as "\alpha / r", as a MathML element.
 
-    Args:
-        tex: the formula, without dollar signs.
-        display: whether the formula is on a separate line.
+    If `display` is True, the formula is on a separate line.
 
     Raises:
         ValueError: the formula would not be shown correctly, because its braces don't match,
@@ -42,24 +39,11 @@ def to_mathml(tex: str, display: bool = False) -> str:
     return mathml
 
 
-def markdown_to_html(
-    source: str,
-    *,
-    strict: bool = True,
-    local_links: bool = True,
-    attachments: dict[str, Any] | None = None,
-) -> str:
+def markdown_to_html(source: str, local_links: bool = True) -> str:
     """Return Markdown as HTML with formulas as MathML.
 
-    Args:
-        source: the Markdown.
-        strict: whether a formula that can't be converted raises an error. If False, and also if
-            latex2mathml is not installed, the page shows such a formula as TeX.
-        local_links: whether links to files are kept; if False, they become plain text.
-        attachments: the pictures that are stored in the cell of the Markdown.
-
-    Raises:
-        ValueError: `strict` is True and a formula can't be converted.
+    A formula that can't be converted is shown as TeX, also if latex2mathml is not installed. If
+    `local_links` is False, links to files become plain text.
     """
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
@@ -74,13 +58,11 @@ def markdown_to_html(
             try:
                 return to_mathml(body, display=display)
             except (ImportError, ValueError):
-                if strict:
-                    raise
                 return f"<code>{self.escape_html(body)}</code>"
 
         def link(self, text: str, url: str, title: str | None = None) -> str:
             shown = local_links or "://" in url
             return super().link(text, url, title) if shown else text
 
-    renderer = Renderer(escape=False, exclude_anchor_links=not local_links, attachments=attachments)
+    renderer = Renderer(escape=False, exclude_anchor_links=not local_links)
     return MarkdownWithMath(renderer=renderer).render(source)

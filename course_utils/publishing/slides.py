@@ -37,16 +37,10 @@ from course_utils.validation import CourseError
 SIZE = (1280, 720)
 # Number of lines of code and plain output that fit on a slide below its title.
 LINES = 23
-# Maximum number of characters in a line of code; longer lines are wrapped.
-COLUMNS = 100
 # Number of lines and columns of code that fit on a slide in the larger type.
 LARGE = (16, 79)
-# Number of characters of running text that need the height of one line of code.
-TEXT = 50
-# A table row is one line higher for every ROW characters of its text.
-ROW = 80
-# The heights of a picture, a table row, a row of controls and a line break, in lines of code.
-HEIGHTS = {"<img": 20, '<svg role="img"': 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
+# The heights of a picture and of a table row, in lines of code.
+HEIGHTS = {"<img": 20, '<svg role="img"': 20, "<tr": 2}
 # The packages that make the slides.
 PACKAGES = ("nbconvert", "latex2mathml", "sphinx_revealjs")
 # The files of reveal.js that a deck needs.
@@ -63,12 +57,9 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
         only: convert only the lecture with this number or name.
         run: whether to execute the lectures first. If False, the last run of each lecture is used.
 
-    Returns:
-        The path of each deck's HTML page.
-
     Raises:
-        CourseError: a lecture can't be executed or has no usable last run, a package is missing,
-            or a formula can't be shown.
+        CourseError: a lecture can't be executed, has no usable last run or shows no cells, or a
+            package is missing.
     """
     reveal = _reveal_folder()
     notebooks = executed(folder, only, run=run)
@@ -93,7 +84,7 @@ def _write_deck(path: Path, output: Path) -> Path:
     page = output / f"{path.stem}.html"
     try:
         write_text(page, to_deck(load_node(path)))
-    # A formula that can't be shown raises ValueError, and so does a notebook without shown cells.
+    # A notebook without shown cells raises ValueError.
     except ValueError as error:
         raise CourseError(f"{path.stem} can't be converted to slides: {error}") from error
     return page
@@ -145,9 +136,9 @@ def laid_out(notebook: Any) -> Any:
 
     Skipped cells, outputs on stderr and hidden sources are left out. The *Going deeper* sections
     are moved to the end of the deck, so that a talk can end before them. Outputs that don't fit
-    below their code become separate cells, and each of these cells is a subslide. A note with the
-    right answer follows the question of a prediction. Notes are moved before the fragments of their
-    screen, so that the notes are not part of a fragment.
+    below their code become cells of their own, which are subslides. A note with the right answer
+    follows the question of a prediction. Notes are moved before the fragments of their screen, so
+    that the notes are not part of a fragment.
 
     The metadata of the first cell of a screen gets two entries. `topic` is the heading for a screen
     that does not begin with a heading. `large` is True if the content of the screen fits in the
@@ -265,60 +256,35 @@ def _without_stderr(cell: Any) -> Any:
 
 def _split(cell: Any) -> Iterator[Any]:
     """Yield the cell, or its code and its outputs separately if they don't fit on one screen."""
-    if cell.cell_type == "code":
-        cell.outputs = [part for output in cell.outputs for part in _tables(output)]
-    if cell.cell_type != "code" or not cell.outputs or _height(cell) <= LINES:
+    code = cell.source.splitlines() if cell.cell_type == "code" else []
+    outputs = cell.get("outputs", [])
+    if not code or not outputs or len(code) + sum(map(_height, outputs)) <= LINES:
         yield cell
         return
-    code: list[list[Any]] = [[]] if cell.source else []
-    for number, outputs in enumerate([*code, *_screenfuls(cell.outputs)]):
+    for number, part_of_outputs in enumerate([[], *_screenfuls(outputs)]):
         part = copy.deepcopy(cell)
-        part.outputs = outputs
+        part.outputs = part_of_outputs
         if number:
             part.id, part.source = f"{cell.id}-outputs-{number}", ""
             part.metadata["slideshow"] = {"slide_type": "subslide"}
         yield part
 
 
-def _tables(output: Any) -> Iterator[Any]:
-    """Yield an output, or each table separately if the output consists of several tables."""
-    page = output.get("data", {}).get("text/html", "")
-    tables = re.split(r"(?<=</table>)\s*(?=<table)", page) if page.startswith("<table") else [page]
-    for table in tables:
-        part = copy.deepcopy(output)
-        if len(tables) > 1:
-            part.data = {"text/html": table}
-        yield part
-
-
 def _screenfuls(outputs: list[Any]) -> list[list[Any]]:
     """Distribute outputs over as few screens as possible, in order."""
     screens: list[list[Any]] = []
-    free_lines = 0
     for output in outputs:
-        if not screens or _output_height(output) > free_lines:
+        if not screens or sum(map(_height, [*screens[-1], output])) > LINES:
             screens.append([])
-            free_lines = LINES
         screens[-1].append(output)
-        free_lines -= _output_height(output)
     return screens
 
 
-def _height(cell: Any) -> int:
-    """Return an estimate of the height of a cell with its outputs, in lines of code."""
-    if cell.cell_type != "code":
-        return sum(1 + len(line) // TEXT for line in cell.source.splitlines())
-    return len(cell.source.splitlines()) + sum(map(_output_height, cell.outputs))
-
-
-def _output_height(output: Any) -> int:
+def _height(output: Any) -> int:
+    """Return an estimate of the height of an output, in lines of code."""
     page = output.get("data", {}).get("text/html", "")
-    rows = [re.sub("<[^>]*>", "", row) for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL)]
-    lines = sum(height * page.count(part) for part, height in HEIGHTS.items())
-    lines += sum(len(row) // ROW for row in rows)
-    markdown = output.get("data", {}).get("text/markdown", "")
-    lines += sum(1 + len(line) // TEXT for line in markdown.splitlines())
-    return lines + sum(1 + (len(line) - 1) // COLUMNS for line in _text(output).splitlines())
+    pictures_and_rows = sum(height * page.count(part) for part, height in HEIGHTS.items())
+    return pictures_and_rows + len(_text(output).splitlines())
 
 
 def _text(output: Any) -> str:
@@ -328,8 +294,9 @@ def _text(output: Any) -> str:
 
 
 def _can_be_large(screen: list[Any]) -> bool:
-    """Return whether the code and plain outputs of a screen fit in the larger type."""
-    code = [cell for cell in screen if cell.cell_type == "code"]
-    texts = [text for cell in code for text in (cell.source, *map(_text, cell.outputs))]
-    columns = max((len(line) for text in texts for line in text.splitlines()), default=0)
-    return sum(map(_height, screen)) <= LARGE[0] and columns <= LARGE[1]
+    """Return whether the code, the texts and the outputs of a screen fit in the larger type."""
+    outputs = [output for cell in screen for output in cell.get("outputs", [])]
+    texts = [cell.source for cell in screen] + [_text(output) for output in outputs]
+    height = sum(len(cell.source.splitlines()) for cell in screen) + sum(map(_height, outputs))
+    columns = max(len(line) for text in texts for line in [*text.splitlines(), ""])
+    return height <= LARGE[0] and columns <= LARGE[1]

@@ -12,16 +12,14 @@ or if the output of a lecture does not support a claim about the slides.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.notebooks import dump, load_node
@@ -69,9 +67,6 @@ def build(folder: Path, notebooks: list[Path], output: Path) -> int:
     _raise_for(claims.unsupported(folder, notebooks))
     stage(folder, notebooks, work)
     _sphinx(folder, work)
-    for source_map in (work / "html").rglob("*.map"):
-        # Only developers of the theme need these large files.
-        source_map.unlink()
     _raise_for(site_check.problems(work / "html"))
     shutil.rmtree(output, ignore_errors=True)
     shutil.move(work / "html", output)
@@ -132,7 +127,7 @@ def modules(folder: Path) -> dict[str, str]:
 
 
 def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
-    """Write the files that Sphinx reads to `work`/pages, and pictures of outputs to `work`/extra.
+    """Write the files that Sphinx reads to `work`/pages, and files that it copies to `work`/extra.
 
     Raises:
         CourseError: a link leads to a file that does not exist.
@@ -144,7 +139,7 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
         target = work / "pages" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.endswith(".ipynb"):
-            notebook = stage_notebook(outputs.get(source, folder / source), source, links, work)
+            notebook = stage_notebook(outputs.get(source, folder / source), source, links)
             target.write_text(notebook, encoding="utf-8")
         elif source.endswith(".md"):
             text = (folder / source).read_text(encoding="utf-8")
@@ -228,18 +223,15 @@ class Links:
         return f"{link['picture']}[{link['text']}]({there}{hash_mark}{fragment})"
 
 
-PICTURE = re.compile(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"')
-
-
-def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
+def stage_notebook(path: Path, source: str, links: Links) -> str:
     """Return the JSON of a notebook that Sphinx can turn into a page of the site.
 
-    `as_page` describes what is left out and folded. Pictures become files, and links are changed
-    for the site. The id of each code cell becomes an anchor. The code of the checks in exercises is
-    hidden until the reader clicks to show the code. The badges are left out, because the site has
-    launch buttons. Predictions become forms that need no kernel, and the end of the page gets a
-    checkbox for readers who have done the notebook. Tables that pandas styled get the same look as
-    other tables of pandas.
+    `as_page` describes what is left out and folded. Links are changed for the site. The id of each
+    code cell becomes an anchor. The code of the checks in exercises is hidden until the reader
+    clicks to show the code. The badges are left out, because the site has launch buttons.
+    Predictions become forms that need no kernel, and the end of the page gets a checkbox for
+    readers who have done the notebook. Tables that pandas styled get the same look as other tables
+    of pandas.
     """
     from nbformat.v4 import new_markdown_cell
 
@@ -259,8 +251,9 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
             cell.metadata = {"anchor": cell.id} | view
             # Sphinx would leave out a code cell without a source, together with its outputs.
             cell.source = cell.source or "..."
-            _put_pictures(cell, work / "extra" / PurePosixPath(source).with_suffix(""))
-            _style_tables(cell)
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "text/html" in data:
+                    data["text/html"] = STYLED.sub(r'<table class="dataframe" ', data["text/html"])
     return dump(notebook)
 
 
@@ -269,32 +262,5 @@ FOLDED = {
     "tags": ["hide-input"],
     "mystnb": {"code_prompt_show": "Show the check", "code_prompt_hide": "Hide the check"},
 }
-
-
-def _put_pictures(cell: Any, folder: Path) -> None:
-    """Write the pictures in a cell's HTML to files in `folder`, which is next to the HTML page."""
-    names = (f"{cell.id}{f'-{n}' if n > 1 else ''}" for n in range(1, 1000))
-
-    def to_file(picture: re.Match[str]) -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{next(names)}.{picture[1]}"
-        (folder / name).write_bytes(base64.b64decode(picture[2]))
-        return f'src="{folder.name}/{name}"'
-
-    for data in _with_html(cell):
-        data["text/html"] = PICTURE.sub(to_file, data["text/html"])
-
-
+# The beginning of a table that pandas styled, which has no class.
 STYLED = re.compile(r'<table (?=id="T_\w+">)')
-
-
-def _style_tables(cell: Any) -> None:
-    """Give tables of pandas' Styler, which have no class, the class that the theme styles."""
-    for data in _with_html(cell):
-        data["text/html"] = STYLED.sub('<table class="dataframe" ', data["text/html"])
-
-
-def _with_html(cell: Any) -> Iterator[Any]:
-    for output in cell.get("outputs", []):
-        if "text/html" in output.get("data", {}):
-            yield output.data
