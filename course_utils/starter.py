@@ -71,9 +71,6 @@ def content(path: Path) -> bytes:
 def start(target: Path) -> tuple[list[str], list[str]]:
     """Copy the students' files to a new or existing folder, without changing existing files.
 
-    Args:
-        target: the folder.
-
     Returns:
         The relative paths of the files that were written, and those of existing files that differ
         from the course's files.

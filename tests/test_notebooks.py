@@ -16,11 +16,9 @@ import nbformat
 import psutil
 import pytest
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
 from course_utils import __version__, cli, notebooks, runtime
 from course_utils.execution import execute
-from course_utils.figures import Picture
 from course_utils.publishing import course_map, glossary
 from course_utils.publishing import html as html_pages
 from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, setup_cell
@@ -514,20 +512,6 @@ def test_a_page_shows_outputs_and_not_the_sources_of_hidden_cells():
     assert "<strong>Answer.</strong> It is <math" in page
     assert "secret" not in page and 'id="cell-id=check"' not in page
     assert re.sub("<.*?>", "", page).count("6 * 7") == 1
-
-
-def test_equal_pictures_of_a_page_have_ids_of_their_own():
-    picture = Picture(Figure((1, 1)), "A figure")
-    picture.figure.text(0, 0, "ab")
-    data = {"text/html": picture._repr_html_() * 2}
-    output = {"output_type": "display_data", "metadata": {}, "data": data}
-    cells = [code_cell(name, "draw()") | {"outputs": [output]} for name in ("one", "two")]
-    svgs = re.findall('<svg [^>]*role="img".*?</svg>', page_of(*cells), re.DOTALL)
-    ids = [re.findall(' id="(.*?)"', svg) for svg in svgs]
-    assert len(ids) == 4 and len(ids[0]) == 2
-    assert len({name for names in ids for name in names}) == 8
-    for svg, names in zip(svgs, ids, strict=True):
-        assert set(re.findall('href="#(.*?)"', svg)) == set(names)
 
 
 def test_a_page_folds_sections_that_go_deeper():

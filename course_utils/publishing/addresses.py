@@ -1,7 +1,6 @@
 """Read and write the addresses of the published course, and make badges from these addresses.
 
-pyproject.toml contains up to two addresses. Both are addresses of GitHub repositories, because
-Colab opens notebooks from GitHub:
+pyproject.toml names up to two repositories on GitHub, from which Colab opens notebooks:
 
     [project.urls]
     Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
@@ -34,12 +33,7 @@ REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Addresses:
-    """The places from which people open and install the course; "" for a missing one.
-
-    Attributes:
-        repository: the address of the course's repository.
-        students: the address of the students' repository.
-    """
+    """The addresses of the course's and of the students' repository; "" for a missing one."""
 
     repository: str = ""
     students: str = ""

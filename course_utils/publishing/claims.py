@@ -44,12 +44,7 @@ def evidence(folder: Path) -> list[Evidence]:
 
 
 def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
-    """Return messages about the claims that the executed lectures in `notebooks` don't support.
-
-    Returns:
-        A message for each missing cell, for each link without a quote, and for each quote that the
-        output of its cell does not contain.
-    """
+    """Return a message for each claim that the executed lectures in `notebooks` don't support."""
     outputs = {path.stem: dict(shown_outputs(path)) for path in notebooks}
     messages = []
     for claim in evidence(folder):

@@ -30,10 +30,7 @@ TABLE = re.compile(
 def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) -> str:
     """Return a Markdown table of all lectures and, below it, the sum of the study times.
 
-    Args:
-        folder: the course folder, which contains `lectures/`.
-        start: the folder of the page that shows the table; the links are relative to this folder.
-        columns: the columns of the table, chosen from `COLUMNS`.
+    Links are relative to `start`, the folder of the page that shows the table.
     """
     rows, times = [columns], []
     for path in lectures(folder):

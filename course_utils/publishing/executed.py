@@ -22,8 +22,7 @@ def executed(folder: Path, only: str | None = None, *, run: bool = True) -> list
     Args:
         folder: the course folder; its subfolder build/lectures contains the executed notebooks.
         only: return only the lecture with this number or name.
-        run: whether to execute each lecture now, with a progress bar on stderr. If False, the last
-            run of each lecture is used, with the current texts and cell metadata of the lecture.
+        run: whether to execute each lecture now, or to use its last run.
 
     Raises:
         CourseError: there are no lectures, a cell fails, or the last run of a lecture is missing,

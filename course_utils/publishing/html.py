@@ -58,9 +58,7 @@ def write_page(executed: Path, folder: Path) -> Path:
 def to_html(notebook: Any, title: str) -> str:
     """Return an executed notebook as one self-contained HTML page.
 
-    The page contains its pictures and shows the last state of each widget. Formulas are shown
-    without a network; a formula that can't be converted is shown as TeX. Links to notebooks in the
-    same folder become links to the HTML pages of these notebooks.
+    Links to notebooks in the same folder become links to the HTML pages of these notebooks.
     """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter

@@ -47,12 +47,7 @@ NOT_READ = re.compile(r"!\[[^\]]*\]\([^)]*\)|<[^>]*>|\]\([^)]*\)|^- \*\*Study ti
 
 
 def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the title of a lecture, and the texts after the labels in its first cell.
-
-    Returns:
-        A dict with the keys "title" and the labels of `OPENING`. A text is "" if the cell does not
-        contain it.
-    """
+    """Return the texts in the first cell by "title" and the labels of `OPENING`; "" if missing."""
     text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
     patterns = {"title": r"\A# (\S.*)$"}
     patterns |= {label: _line(label) for label in OPENING}
@@ -68,8 +63,7 @@ def _line(label: str) -> str:
 def with_study_time(cells: list[dict[str, Any]]) -> str:
     """Return the text of a lecture's first cell with the line for its study time.
 
-    If the line is missing, it is added above the line *Run time*. If that line is missing, too, the
-    text is not changed.
+    If the line is missing, it is added above the line *Run time*.
     """
     text = cells[0]["source"]
     line = f"- **Study time:** {study_time(cells)}"
@@ -83,12 +77,7 @@ def with_study_time(cells: list[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class StudyTime:
-    """The time that a student needs for a lecture, in minutes.
-
-    Attributes:
-        whole: the time for the whole lecture.
-        core: the time for the core path, which leaves out the *Going deeper* sections.
-    """
+    """The minutes that a student needs for a whole lecture and for its core path."""
 
     whole: int
     core: int
@@ -152,12 +141,8 @@ def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
 def folded(cells: list[Any], badge: str) -> list[Any]:
     """Return the cells of a page on which the *Going deeper* sections are folded.
 
-    The first cell of a section remains visible. Raw cells with HTML enclose the other cells, so
-    that a browser still finds their text.
-
-    Args:
-        cells: the cells.
-        badge: the markup that replaces the words *Going deeper:* in headings.
+    The first cell of a section remains visible, with `badge` instead of the words *Going deeper:*.
+    Raw cells with HTML enclose the other cells, so that a browser still finds their text.
     """
     result: list[Any] = []
     end: list[Any] = []
@@ -234,11 +219,7 @@ def is_check(cell: dict[str, Any]) -> bool:
 
 
 def with_view(cell: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a cell, with the entries by which editors hide its source.
-
-    JupyterLab and Notebook 7 hide a source with `jupyter.source_hidden`, and Colab hides it with
-    `cellView`.
-    """
+    """Return the metadata of a cell, with the entries by which editors hide its source."""
     metadata = {key: value for key, value in cell.get("metadata", {}).items() if key != "cellView"}
     jupyter = {**metadata.pop("jupyter", {})}
     jupyter.pop("source_hidden", None)
@@ -251,9 +232,8 @@ def with_view(cell: dict[str, Any]) -> dict[str, Any]:
 def with_title(cell: dict[str, Any]) -> str:
     """Return the source of a hidden cell with a title in its first line.
 
-    In place of the source, JupyterLab shows this line, and Colab shows the title. Without it, Colab
-    would show an empty box until the cell has run. A magic command such as %%capture must remain
-    in the first line.
+    JupyterLab and Colab show this line in place of the source. A magic command such as %%capture
+    must remain in the first line.
     """
     source = cell["source"]
     if source.startswith(("# @title ", "%%")):

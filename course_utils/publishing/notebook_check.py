@@ -34,9 +34,6 @@ CELL_METADATA = {
 
 # What to do about a problem that can be fixed automatically.
 RUN_FIX = "run `course notebooks fix`"
-# The number of a paper on arXiv, which must be in a link.
-ARXIV = re.compile(r"arXiv[: ]\s*\d{4}\.\d{4,5}")
-LINK = re.compile(r"\[[^\[\]]*\]\([^()]*\)")
 RUN_TIME = re.compile(r"\d+ minutes? on CPU, \d.* [GM]B of memory")
 
 # The key of a prediction.
@@ -97,10 +94,6 @@ def check(path: Path | str) -> list[str]:
     """Return a notebook's problems, which must be solved before the notebook is committed.
 
     A notebook in a folder named lectures must also have the form of a lecture.
-
-    Returns:
-        A message for each problem, with the cell's id if the problem is in a cell; empty if the
-        notebook is clean.
 
     Raises:
         CourseError: an address in the course's pyproject.toml is not valid.
@@ -200,10 +193,6 @@ def _text_problems(cells: list[dict[str, Any]], folder: Path) -> Iterator[str]:
         yield f"a Markdown cell must have the id {WORDS_CELL}: it lists the words of the lecture"
     for place, anchor in glossary.broken_links(cells, glossary.entries(folder)):
         yield f"cell {place}: {glossary.PAGE} has no term with the anchor #{anchor}"
-    for cell in cells:
-        number = ARXIV.search(LINK.sub("", cell["source"]))
-        if number and cell.get("cell_type") != "code":
-            yield f"cell {cell.get('id')}: {number[0]} must be a link to the paper"
 
 
 def _code_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
@@ -240,11 +229,8 @@ def fix(path: Path | str) -> bool:
     """Remove outputs and other content that must not be committed; renew generated content.
 
     These are generated: set-up cells, badges, the table of lectures, the study time and the words
-    of a lecture, and the titles and the metadata of hidden cells. Cells with unsuitable ids or with
-    too many lines of code are not fixed.
-
-    Returns:
-        Whether the file changed.
+    of a lecture, and the titles and the metadata of hidden cells. The result is whether the file
+    changed.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.

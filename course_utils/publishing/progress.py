@@ -33,29 +33,26 @@ def progress_list(folder: Path) -> str:
 
 def _row(path: Path) -> str:
     cells = load(path)["cells"]
-    name, title = path.stem, opening(cells)["title"]
-    time, predictions = "", ""
+    name, title = path.stem, html.escape(opening(cells)["title"])
     if path.parent.name == "lectures":
         place, time = f"lectures/{name}.html", study_time(cells).short()
         count = sum(bool(PREDICTION.search(cell["source"])) for cell in cells)
         predictions = f'<span data-guessed="{name}" data-count="{count}"></span>'
     else:
-        place = f"exercises/{name}/{name}.html"
         found = re.search(r"^- \*\*Takes:\*\* (.*?)[;\n]", cells[0]["source"], re.M)
-        time = found[1] if found else ""
-    words = html.escape(title)
-    label = f'<span class="visually-hidden">{words} is done</span>'
-    box = f"<label>{BOX.format(name=key(path))}{label}</label>"
+        place, time = f"exercises/{name}/{name}.html", found[1] if found else ""
+        predictions = ""
+    label = f'<span class="visually-hidden">{title} is done</span>'
     return (
-        f'<tr><td>{box}</td><th scope="row"><a href="{place}">{words}</a></th>'
+        f"<tr><td><label>{BOX.format(name=key(path))}{label}</label></td>"
+        f'<th scope="row"><a href="{place}">{title}</a></th>'
         f"<td>{predictions}</td><td>{html.escape(time)}</td></tr>"
     )
 
 
 def key(path: PurePath) -> str:
     """Return the key under which the browser stores whether a lecture or an exercise is done."""
-    kind = "lecture" if path.parent.name == "lectures" else "exercise"
-    return f"{kind}/{path.stem}"
+    return f"{'lecture' if path.parent.name == 'lectures' else 'exercise'}/{path.stem}"
 
 
 def done_box(path: PurePath) -> str:

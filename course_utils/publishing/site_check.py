@@ -25,10 +25,8 @@ def pages(site: Path) -> list[Path]:
 def problems(site: Path) -> list[str]:
     """Return the problems of the pages in `site`; the network is not used.
 
-    Returns:
-        A message for each link or anchor without a target, each id that a page uses twice, each
-        picture without an alternative text, and each request to another server; empty if the site
-        has no problem.
+    Problems are links and anchors without a target, ids that a page uses twice, pictures without an
+    alternative text, and requests to other servers.
     """
     parsed = {path: _Page(path) for path in pages(site)}
     messages = []

@@ -3,12 +3,9 @@
 The `slideshow` metadata of a cell, which Jupyter defines, determines the cell's place in the deck.
 A `slide` begins a topic, a `subslide` continues the topic on a new screen, and a `fragment`
 continues the topic on the same screen. A cell marked `skip` is left out, and `notes` are shown only
-to the speaker. A key press shows the outputs of a cell after its code. The outputs appear on the
-same screen if they fit there, and otherwise on the next screen. The outputs of a cell with a hidden
-source appear in the place of the cell. The *Going deeper* sections follow the end of the lecture.
-
-A question of `course_utils.predict` gets a screen of its own, and a note for the speaker with the
-right answer. The answer itself is a fragment.
+to the speaker. A key press shows the outputs of a cell after its code, on the next screen if they
+don't fit. A question of `course_utils.predict` gets a screen of its own, and a note for the speaker
+with the right answer.
 """
 
 from __future__ import annotations
@@ -41,8 +38,6 @@ LINES = 23
 LARGE = (16, 79)
 # The heights of a picture and of a table row, in lines of code.
 HEIGHTS = {"<img": 20, '<svg role="img"': 20, "<tr": 2}
-# The packages that make the slides.
-PACKAGES = ("nbconvert", "latex2mathml", "sphinx_revealjs")
 # The files of reveal.js that a deck needs.
 REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
@@ -50,10 +45,12 @@ REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js
 def build(folder: Path, output: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
     """Write lectures as decks, and return the paths of the decks' HTML pages.
 
+    The folder `output` gets a page for each deck, an index.html with links to all its decks, and
+    reveal.js in the subfolder reveal/.
+
     Args:
         folder: the course folder.
-        output: the folder for the decks. The function writes a page for each deck, an index.html
-            with links to all decks in the folder, and reveal.js in the subfolder reveal/.
+        output: the folder for the decks.
         only: convert only the lecture with this number or name.
         run: whether to execute the lectures first. If False, the last run of each lecture is used.
 
@@ -72,12 +69,11 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
 
 def _reveal_folder() -> Path:
     """Return the folder of reveal.js in the package sphinx_revealjs, which is not imported."""
-    # An uninstalled package may leave an empty folder behind. Such a folder has a spec without an
-    # origin.
-    origins = {name: spec.origin for name in PACKAGES if (spec := find_spec(name)) and spec.origin}
-    if missing := [name for name in PACKAGES if name not in origins]:
-        raise CourseError(f"{missing[0]} is missing: run `make slides`, which installs it")
-    return Path(origins["sphinx_revealjs"]).parent / "_static" / "revealjs"
+    spec = find_spec("sphinx_revealjs")
+    # An uninstalled package may leave an empty folder, which has a spec without an origin.
+    if spec is None or spec.origin is None:
+        raise CourseError("sphinx_revealjs is missing: run `make slides`, which installs it")
+    return Path(spec.origin).parent / "_static" / "revealjs"
 
 
 def _write_deck(path: Path, output: Path) -> Path:

@@ -45,15 +45,8 @@ API = "docs/api.md"
 def build(folder: Path, notebooks: list[Path], output: Path) -> int:
     """Build the website of a course, and return its number of pages.
 
-    The files that Sphinx reads remain in build/site-source of the course folder.
-
-    Args:
-        folder: the course folder.
-        notebooks: the executed lectures.
-        output: the folder for the site; an old site in this folder is replaced.
-
-    Returns:
-        The number of pages.
+    An old site in `output` is replaced. The files that Sphinx reads remain in build/site-source of
+    the course folder. `notebooks` are the executed lectures.
 
     Raises:
         CourseError: a claim about the slides is not supported, a link has no target, Sphinx reports
@@ -99,13 +92,10 @@ def site_paths(folder: Path) -> dict[str, str]:
     Notebooks have the same path on the site as in the repository, because the launch button of a
     page opens the notebook with the same path in the repository.
     """
-    paths = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
-    paths |= {
-        f"docs/images/{path.name}": f"images/{path.name}" for path in folder.glob("docs/images/*")
-    }
-    for pattern in ("lectures/*.ipynb", "exercises/*/*.ipynb"):
-        for path in folder.glob(pattern):
-            paths[path.relative_to(folder).as_posix()] = path.relative_to(folder).as_posix()
+    patterns = ("docs/*.md", "docs/images/*", "lectures/*.ipynb", "exercises/*/*.ipynb")
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    sources = [path.relative_to(folder).as_posix() for path in found]
+    paths = {source: source.removeprefix("docs/") for source in sources}
     paths["exercises/README.md"] = "exercises/index.md"
     paths["course_utils/data/DATASHEET.md"] = "datasheet.md"
     paths = {source: path for source, path in paths.items() if (folder / source).is_file()}
@@ -179,7 +169,6 @@ class Links:
     """The data that is needed to change links between course files to links between pages.
 
     Attributes:
-        folder: the course folder.
         site_paths: the paths of files on the site, as the function `site_paths` returns them.
         repository: the address of the course's repository; "" if the repository has no address.
     """
