@@ -403,10 +403,11 @@ def _model_cache() -> list[str]:
 def finetune(data: Path, **options: Any) -> None:
     """Fine-tune a model on your own file of prompts and answers.
 
-    DATA is a JSONL file: one JSON object in each line, such as {"prompt": "…", "answer": "…"}. The
-    command checks the file, and predicts the memory and time of the training before it downloads
-    the weights of the model. It holds some rows out, and measures the model on these rows before
-    and after training. At the end, it writes the adapters, a model card and a report page.
+    DATA is a CSV file, or a JSONL file: one JSON object in each line, such as {"prompt": "…",
+    "answer": "…"}. The command checks the file, and predicts the memory and time of the training
+    before it downloads the weights of the model. It holds some rows out, and measures the model on
+    these rows before and after training. At the end, it writes the adapters, a model card and a
+    report page.
     """
     from course_utils.tuning import finetune_file
 

@@ -1,8 +1,7 @@
 """Fine-tune a model on your own data with one command.
 
-    data        reads a JSONL file, checks its rows, and holds some of them out for measurements
-    forms       recognizes under which keys a row contains its prompt and its answer
-    notes       finds what is unusual in a file, and warns about it
+    rows        reads a JSONL or CSV file, and turns its rows into conversations
+    data        holds some rows out for measurements, and checks the lengths of all rows
     base        finds the base model, and reads its config before its weights are downloaded
     forecast    predicts the memory and time of training, and chooses a batch size that fits
     measure     measures a model on held-out rows, before and after training

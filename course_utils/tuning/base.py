@@ -18,6 +18,8 @@ from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, first_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from course_utils.memory import ModelShape
 
 
@@ -107,6 +109,39 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     except ValueError as error:
         raise CourseError(f"the memory that {name} needs can't be predicted: {error}") from error
     return Base(name, folder, shape, rate or suggested_rate(shape.parameters), repository)
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the tokenizer's end token to the token with which its chat template ends an answer.
+
+    During training, each answer is followed by the end token, so the model learns to stop. In some
+    families, such as Gemma and Phi-3, the chat template ends an answer with a token that is not the
+    tokenizer's end token. The model must then learn to write the token of the chat template, so
+    the function makes this token the end token.
+
+    Raises:
+        CourseError: the tokenizer has no chat template, or the chat template ends an answer with
+            text instead of a special token.
+    """
+    if not tokenizer.chat_template:
+        raise CourseError(
+            "the tokenizer has no chat template, so it can't turn a conversation into text: choose "
+            'a chat model, whose name often ends with "Instruct" or "it"'
+        )
+    answer = "Yes"
+    chat = [{"role": "user", "content": "Ready?"}, {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    rest = text.rpartition(answer)[2].lstrip()
+    end = tokenizer(rest, add_special_tokens=False)["input_ids"][:1]
+    if end == [tokenizer.eos_token_id]:
+        return
+    added = tokenizer.added_tokens_decoder
+    if not end or end[0] not in added or not added[end[0]].special:
+        raise CourseError(
+            "the chat template doesn't end an assistant's message with a special token, so the "
+            "model would never learn to stop: choose another model"
+        )
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0])
 
 
 def suggested_rate(parameters: int) -> float:

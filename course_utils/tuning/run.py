@@ -19,8 +19,8 @@ from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.models.fetch import is_repository
 from course_utils.tuning import report
-from course_utils.tuning.base import Base, find_base
-from course_utils.tuning.data import OwnData, check_lengths, prepare_tokenizer, read_data
+from course_utils.tuning.base import Base, find_base, prepare_tokenizer
+from course_utils.tuning.data import OwnData, check_lengths, read_data
 from course_utils.tuning.forecast import Forecast, forecast
 from course_utils.tuning.measure import METRICS, Measured, changes, measure
 from course_utils.validation import CourseError
