@@ -10,7 +10,6 @@ import hashlib
 import json
 import threading
 import zipfile
-from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,8 +31,6 @@ class Hub:
         facts: by "owner/name", further entries of the API's answer about a repository, such as
             library_name, config and safetensors.
         requests: the method, path and Authorization header of each request.
-        commits: the files of each commit, by repository and path; repositories that a client has
-            created are empty at first.
         url: the address of the hub.
     """
 
@@ -47,7 +44,6 @@ class Hub:
         self.missing = set(missing)
         self.facts = facts or {}
         self.requests: list[tuple[str, str, str | None]] = []
-        self.commits: dict[str, dict[str, bytes]] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -80,30 +76,6 @@ class Hub:
                 return self.about(repository, folder, path)
         return 404, {"X-Error-Code": "RepoNotFound"}, b""
 
-    def accept(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Return the answer to a request that creates a repository or commits files to it."""
-        if path == "/api/repos/create":
-            about = json.loads(body)
-            name = "/".join(filter(None, [about.get("organization"), about["name"]]))
-            self.commits.setdefault(name, {})
-            return as_json({"url": f"{self.url}/{name}", "id": name})
-        if path == "/api/validate-yaml":
-            return as_json({"errors": [], "warnings": []})
-        for repository, files in self.commits.items():
-            if path == f"/api/models/{repository}/preupload/main":
-                names = [file["path"] for file in json.loads(body)["files"]]
-                entries = [
-                    {"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names
-                ]
-                return as_json({"files": entries})
-            if path == f"/api/models/{repository}/commit/main":
-                lines = [json.loads(line) for line in body.splitlines()]
-                added = (line["value"] for line in lines if line["key"] == "file")
-                files |= {file["path"]: b64decode(file["content"]) for file in added}
-                url = f"{self.url}/{repository}/commit/{COMMIT}"
-                return as_json({"commitUrl": url, "commitOid": COMMIT, "success": True})
-        return 404, {"X-Error-Code": "RepoNotFound"}, b""
-
     def about(self, repository: str, folder: Path, path: str) -> tuple[int, dict[str, str], bytes]:
         """Answer a request about a repository: what it is, which files it has, or one file."""
         if path.startswith(f"/api/models/{repository}/tree/"):
@@ -129,11 +101,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def reply(self, with_body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, path, self.headers.get("Authorization")))
-            if self.command == "POST":
-                sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, headers, body = hub.accept(path, sent)
-            else:
-                status, headers, body = hub.answer(path)
+            status, headers, body = hub.answer(path)
             self.send_response(status)
             all_headers = {"Content-Length": str(len(body)), "X-HF-Warning": NOTICE, **headers}
             for name, value in all_headers.items():
@@ -143,9 +111,6 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def do_GET(self) -> None:
-            self.reply(with_body=True)
-
-        def do_POST(self) -> None:
             self.reply(with_body=True)
 
         def do_HEAD(self) -> None:

@@ -26,82 +26,85 @@ from tests.waiting import wait_until
 
 TOWNS = ["Tarn", "Oskil", "Bray", "Halvik", "Mosel", "Ulm", "Riga", "Oslo", "Bonn", "Lund"]
 ROWS = [
-    {"prompt": f"Where is {town}{number}?", "answer": f"In {town}ia."}
+    {"prompt": f"Where is <script>{town}{number}?", "answer": f"In {town}ia."}
     for number in range(6)
     for town in TOWNS
 ]
 FAST = {"rank": 4, "learning_rate": 1e-2}
 
 
-@pytest.fixture
-def own(tmp_path):
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
     """A user's file with 60 rows."""
-    path = tmp_path / "towns.jsonl"
+    path = tmp_path_factory.mktemp("own") / "towns.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
 
 
-@pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def tune(own, tiny_base, tmp_path, said):
-    def run(**options):
-        settings = {"model": tiny_base, "output": tmp_path / "out", "say": said.append, **FAST}
-        return finetune_file(own, **settings | options)
+@pytest.fixture(scope="module")
+def tune(own, tiny_base, tmp_path_factory):
+    def run(data=own, **options):
+        output = tmp_path_factory.mktemp("runs") / "out"
+        settings = {"model": tiny_base, "output": output, "say": lambda _: None, **FAST}
+        return finetune_file(data, **settings | options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished(tune):
+    """A run, and what it said."""
+    said = []
+    return tune(licence="apache-2.0", say=said.append), said
 
 
 # -- the whole run ---------------------------------------------------------------------------------
 
 
-def test_a_run_trains_measures_and_writes_everything(tune, tiny_base, tmp_path, said):
-    done = tune(licence="apache-2.0")
+def test_a_run_trains_and_measures(finished, tiny_base):
+    done, said = finished
     assert done.run.finished and len(done.before.answers) == len(done.data.held_out) == 6
     assert done.after.mean("loss").mean < 0.8 * done.before.mean("loss").mean
     change = changes(done.before, done.after)["loss"]
     assert change.difference.high < 0 and change.p < 0.05
-    assert "60 rows" not in said[0] and said[0].startswith("towns.jsonl: 54 rows to train on")
+    assert said[0].startswith("towns.jsonl: 54 rows to train on")
     assert any(re.search(r"Training needs about .* are free, and about", line) for line in said)
-
-    card = ModelCard.load(tmp_path / "out" / "adapters" / "README.md")
-    assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
-    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert values["loss (nats per token)"] == round(done.after.mean("loss").mean, 4)
-    assert "The model was trained on 54 rows of towns.jsonl" in card.text
-
     base, _ = load_base(path=tiny_base, quantization="nf4")
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         expected = load_adapters(base, done.run.adapters).eval()(ids).logits
         base, _ = load_base(path=tiny_base, quantization="nf4")
-        model = load_adapters(base, tmp_path / "out" / "adapters").eval()
+        model = load_adapters(base, done.folder / "adapters").eval()
         assert torch.equal(model(ids).logits, expected)
 
-    page = (tmp_path / "out" / "report.html").read_text()
+
+def test_a_run_writes_a_model_card(finished):
+    done, _ = finished
+    card = ModelCard.load(done.folder / "adapters" / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["loss (nats per token)"] == round(done.after.mean("loss").mean, 4)
+    assert "The model was trained on 54 rows of towns.jsonl" in card.text
+    assert "| base weights | NF4" in card.text and "Only 54 examples" in card.text
+    result = done.results()[0]
+    assert f"| {result.metric} | {result.before} | {result.after} | {result.change} |" in card.text
+
+
+def test_a_run_writes_a_report_that_escapes_the_texts_of_the_file(finished):
+    done, _ = finished
+    page = (done.folder / "report.html").read_text()
     for result in done.results():
         assert result.after in page and result.metric in page
-    assert "Where is" in page and "<svg" in page
-    assert str(tmp_path / "out" / "report.html") in str(done)
+    assert "Where is &lt;script&gt;" in page and "<script" not in page and "<svg" in page
+    assert str(done.folder / "report.html") in str(done)
     assert done.results()[0].after in done._repr_html_()
 
 
-def test_texts_of_the_file_are_escaped_in_the_report(own, tune, tmp_path):
-    rows = [row | {"prompt": f"<script>alert('{i}')</script>"} for i, row in enumerate(ROWS)]
-    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tune(epochs=1)
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "&lt;script&gt;" in page and "<script" not in page
-
-
-def test_an_interrupted_run_is_resumed(tune, tmp_path, said, monkeypatch):
-    whole = tune(output=tmp_path / "whole")
+@pytest.mark.full
+def test_an_interrupted_run_is_resumed(finished, tune, tmp_path, monkeypatch):
     from course_utils.training import loop
 
-    step = loop.Trainer.step
+    whole, said, step = finished[0], [], loop.Trainer.step
 
     def interrupted(self, number):
         if number == 5:
@@ -110,40 +113,42 @@ def test_an_interrupted_run_is_resumed(tune, tmp_path, said, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "step", interrupted)
-        assert tune() is None
+        assert tune(output=tmp_path, say=said.append) is None
     assert said[-1].startswith("Stopped after step 4. To continue, add --resume")
-    assert not (tmp_path / "out" / "report.html").exists()
-    before = (tmp_path / "out" / "before.json").stat().st_mtime_ns
-    done = tune(resume=True)
-    assert (tmp_path / "out" / "before.json").stat().st_mtime_ns == before
+    assert not (tmp_path / "report.html").exists()
+    before = (tmp_path / "before.json").stat().st_mtime_ns
+    done = tune(output=tmp_path, resume=True)
+    assert (tmp_path / "before.json").stat().st_mtime_ns == before
     assert len(done.run.history) == len(whole.run.history)
     assert done.after.scores["loss"] == pytest.approx(whole.after.scores["loss"], abs=1e-4)
 
 
-def test_results_are_never_overwritten(tune, own, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+def test_results_are_never_overwritten(finished, tune, own, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
     for resume in (False, True):
         with pytest.raises(CourseError, match="is not empty: choose another output folder"):
-            tune(resume=resume)
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    settings = {"output": tmp_path / "run", "epochs": 1}
-    tune(**settings)
+            tune(output=tmp_path, resume=resume)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    folder = finished[0].folder
     with pytest.raises(CourseError, match="is not empty: continue its run with --resume"):
-        tune(**settings)
-    with pytest.raises(CourseError, match="used other rows or another model"):
-        tune(**settings, resume=True, held_out=0.2)
-    own.write_text(own.read_text() + json.dumps({"prompt": "a", "answer": "b"}) + "\n")
-    with pytest.raises(CourseError, match="used other rows or another model"):
-        tune(**settings, resume=True)
+        tune(output=folder)
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text(own.read_text() + json.dumps({"prompt": "a", "answer": "b"}) + "\n")
+    for options in ({"held_out": 0.2}, {"data": longer}):
+        with pytest.raises(CourseError, match="used other rows or another model"):
+            tune(output=folder, resume=True, **options)
 
 
+@pytest.mark.full
 def test_the_command_prints_what_it_found(own, tiny_base, tmp_path):
     arguments = ["finetune", str(own), "--model", str(tiny_base), "--epochs", "1", "--rank", "4"]
     result = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "6 held-out rows, before → after training:" in result.output
-    wrong = CliRunner().invoke(main, [*arguments, "--rank", "0"])
+
+
+def test_the_command_says_what_is_wrong(own, tiny_base, tmp_path):
+    wrong = CliRunner().invoke(main, ["finetune", str(own), "--model", str(tiny_base), "--rank=0"])
     assert wrong.exit_code == 1 and wrong.output.splitlines()[-1].startswith("Error: rank must be")
     missing = CliRunner().invoke(main, ["finetune", str(tmp_path / "missing.jsonl")])
     assert missing.exit_code == 1 and "missing.jsonl" in missing.output

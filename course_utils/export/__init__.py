@@ -7,12 +7,8 @@ The package has these modules:
     saved        reads saved adapters, and copies them into a folder that can be published
     merged       merges saved adapters into the weights of their base model, and saves the result
     gguf_files   converts models and adapters into GGUF files for llama.cpp, Ollama and LM Studio
-    ollama       writes a Modelfile, with which Ollama runs a GGUF model
-    card         writes a model card
-    hub          uploads a folder to the Hugging Face hub
 """
 
-from course_utils.export.card import CardFacts, Result, model_card, save_card
 from course_utils.export.gguf_files import (
     GGUF_FORMATS,
     adapter_tensors,
@@ -21,33 +17,24 @@ from course_utils.export.gguf_files import (
     save_gguf,
     write_adapter_gguf,
 )
-from course_utils.export.hub import push
 from course_utils.export.merged import save_dequantized, save_merged
 from course_utils.export.merging import NumberLine, merge, number_line, update_left
-from course_utils.export.ollama import ollama_template, save_modelfile
 from course_utils.export.saved import SavedAdapters, read_adapters, save_adapters
 
 __all__ = [
     "GGUF_FORMATS",
-    "CardFacts",
     "NumberLine",
-    "Result",
     "SavedAdapters",
     "adapter_tensors",
     "interleave",
     "merge",
-    "model_card",
     "number_line",
-    "ollama_template",
-    "push",
     "read_adapters",
     "save_adapter_gguf",
     "save_adapters",
-    "save_card",
     "save_dequantized",
     "save_gguf",
     "save_merged",
-    "save_modelfile",
     "update_left",
     "write_adapter_gguf",
 ]

