@@ -61,13 +61,6 @@ def seed(number: int) -> int:
 
     Each submission is tested with its own inputs, so that nobody gains from the inputs or the
     answers of another. A submission that is graded again is tested with the same inputs.
-
-    Args:
-        number: any number, such as the number of the task. Hidden tests with different numbers
-            draw different inputs.
-
-    Returns:
-        A number from 0 to 2^48 - 1.
     """
     digest = hashlib.sha256(f"{submission_seed} {number}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
@@ -77,7 +70,6 @@ class CheckFailed(AssertionError):
     """Raised if an answer isn't right. A notebook shows the message without a traceback.
 
     Args:
-        message: the call, what was wrong with it, and a hint.
         code: the call as code that can be run in the student's notebook; "" if there is none.
     """
 
@@ -127,11 +119,6 @@ class Check:
     The call is made when its value is first needed. Every method raises CheckFailed if the answer
     is not as expected, is not written yet, raises an exception or returns a value that isn't plain.
     Only the method `raises` expects an exception.
-
-    Args:
-        text: the call, as messages show it.
-        call: a function that makes the call and returns a plain value.
-        code: the call as code that can be run in the student's notebook; "" if there is none.
     """
 
     def __init__(self, text: str, call: Callable[[], Any], code: str = ""):
@@ -179,15 +166,9 @@ class Check:
         same items, and a tensor without dimensions counts as a number.
 
         Args:
-            expected: the correct value.
             mistakes: pairs of a mistake and the hint for it. A mistake is a wrong value, a function
                 that returns whether a value is this mistake, or the class of an exception.
             likely: the hint for any other wrong value or exception.
-            rel: the relative tolerance.
-            abs: the absolute tolerance.
-
-        Raises:
-            CheckFailed: the answer is not `expected`.
         """
         mistakes = list(mistakes)
         value = self._value(mistakes, likely)
@@ -207,10 +188,6 @@ class Check:
         Args:
             example: a value of the correct form. An int in the example allows only whole numbers. A
                 float allows whole numbers and floats.
-            likely: the hint for a value of another form, or for an exception.
-
-        Raises:
-            CheckFailed: the form of the answer differs from the form of the example.
         """
         value = self._value(likely=likely)
         if (difference := _form_difference(value, example)) is not None:
@@ -225,13 +202,8 @@ class Check:
         """Check that the answer raises an exception.
 
         Args:
-            exceptions: the classes of exceptions that are allowed.
             saying: a text that the exception's message must contain. Upper and lower case are not
                 distinguished.
-            likely: the hint if the answer does not raise such an exception.
-
-        Raises:
-            CheckFailed: the answer returns a value, or raises another exception.
         """
         names = " or ".join(exception.__name__ for exception in exceptions)
         expected = f"expected  {names}" + (f" with {saying!r} in its message" if saying else "")
@@ -250,26 +222,13 @@ class Check:
             self._fail(_returned(value), expected, _likely(likely))
 
     def that(self, holds: bool, expected: str, likely: str = "") -> None:
-        """Check a property of `value`.
-
-        Args:
-            holds: whether the value has the property.
-            expected: the property in words.
-            likely: the hint if the value does not have the property.
-
-        Raises:
-            CheckFailed: the value does not have the property.
-        """
+        """Check a property of `value`."""
         returned = _returned(self.value)
         if not holds:
             self._fail(returned, f"expected  {expected}", _likely(likely))
 
     def part(self, *keys: Any) -> Check:
-        """Return a check of one item of the answer, which fails if there is no such item.
-
-        Args:
-            keys: the keys or indices that lead to the item.
-        """
+        """Return a check of one item of the answer, which fails if there is no such item."""
 
         def item() -> Any:
             value = inner = self._make()
@@ -292,19 +251,7 @@ class Check:
 
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
-    """Prepare the check of a call `answer(*args, **kwargs)`.
-
-    Args:
-        answer: the student's function.
-        args: the positional arguments of the call, which must be plain values.
-        kwargs: the keyword arguments of the call, which must be plain values.
-
-    Returns:
-        A check of the value that the call returns.
-
-    Raises:
-        TypeError: an argument isn't a plain value.
-    """
+    """Prepare the check of a call `answer(*args, **kwargs)`."""
     name = getattr(answer, "__name__", "your answer")
     text = call_text(name, args, kwargs)
     args, kwargs = values.copied(args), values.copied(kwargs)
@@ -335,15 +282,7 @@ def _is_defined_by_hidden_test(answer: Callable[..., Any]) -> bool:
 
 
 def show(value: Any, width: int = MAX_VALUE) -> str:
-    """Write a plain value in one line.
-
-    Args:
-        value: the value. The digits of its numbers are in groups of three: 16_000.
-        width: the maximum number of characters. A longer text is cut.
-
-    Returns:
-        The text.
-    """
+    """Write a plain value in one line."""
     text = _shown(value)
     return text if len(text) <= width else text[:width] + " …"
 
@@ -517,13 +456,6 @@ def place(error: BaseException) -> list[str]:
     """Find the line of the student's own code that raised an exception.
 
     An exception from another process stores this line in its attribute `crossed_place`.
-
-    Args:
-        error: the exception.
-
-    Returns:
-        A list with one line for the message, or an empty list if no function of a cell raised the
-        exception.
     """
     if (crossed := getattr(error, "crossed_place", None)) is not None:
         return crossed
@@ -548,8 +480,6 @@ class Difference(NamedTuple):
         where: the indices that lead to the differing item, such as "['grads'][1]". The ending ", in
             its keys" or ", in its form" names what differs. The text is empty if the whole values
             differ.
-        actual: the answer's item.
-        expected: the expected item.
     """
 
     where: str

@@ -153,7 +153,6 @@ class Decoder:
     Args:
         model: A model that `supports` returns True for. The adapter is copied, so later changes of
             the adapter don't change the answers.
-        prefix: The tokens with which every prompt begins. There may be none.
     """
 
     @torch.inference_mode()
@@ -177,13 +176,7 @@ class Decoder:
     def answers(
         self, rests: Sequence[Sequence[int]], ends: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return the new tokens for each prompt of a batch. Tokens after an end token mean nothing.
-
-        Args:
-            rests: The tokens of each prompt after the prefix, at least one for each prompt.
-            ends: The tokens at which an answer ends.
-            max_new_tokens: Maximum length of an answer, in tokens.
-        """
+        """Return the new tokens for each prompt. Tokens after an end token mean nothing."""
         cache, new = Cache(self, list(map(len, rests)), room=max_new_tokens), []
         ended = torch.zeros(len(rests), dtype=torch.bool)
         size = max(1, READ // int(cache.used.max()))
@@ -201,11 +194,6 @@ class Decoder:
 
         In attention, the G query heads that share a key head are stacked: each token has G rows of
         queries.
-
-        Args:
-            rests: The rests of the prompts with the numbers `first`, `first` + 1, and so on.
-            cache: The cache of all prompts, in which these prompts have no keys and values yet.
-            first: The number of the first prompt.
 
         Returns:
             The result of the last layer for the last token of each prompt, (prompts, D).

@@ -50,9 +50,6 @@ class Comparison(NamedTuple):
 
     Attributes:
         difference: Mean of `after` minus mean of `before`, with its paired bootstrap interval.
-        gained: Number of stories on which `after` scores higher. If the metric is 0 or 1, these are
-            the stories that only `after` got right.
-        lost: Number of stories on which `before` scores higher.
         p: Two-sided p-value: the probability that chance alone makes a difference that is at least
             as large.
     """
@@ -114,23 +111,12 @@ def generate(  # noqa: PLR0913
     In 16 bits, the size of the batch changes the order in which numbers are added, and therefore
     also the rounding. If two tokens are almost equally likely, the answer may then change.
 
-    During the call the model is in eval mode. Afterwards each module's previous mode is restored.
-
     Args:
-        model: A plain transformers model or a PeftModel.
-        tokenizer: The tokenizer of the model, with a chat template.
-        conversations: Lists of chat messages. The last message of each list is the user's.
         max_new_tokens: Maximum length of an answer, in tokens.
-        batch_size: Maximum number of prompts in a batch.
         batch_tokens: Maximum number of tokens in a batch whose keys and values are stored,
             including new tokens. A token needs 23 kB in 16 bits for SmolLM2-135M. transformers
             stores the common beginning once for each prompt, so its tokens count for each prompt.
             `course_utils.decoding` stores it only once, so there its tokens don't count.
-        progress: Whether a progress bar is shown.
-
-    Raises:
-        ValueError: A batch size or number of tokens is not a whole number of at least 1, or a
-            conversation is not a list of messages, or is empty.
     """
     sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     for name, size in (sizes | {"batch_tokens": batch_tokens}).items():
@@ -208,10 +194,7 @@ def _slides(model: Model, tokens: int) -> bool:
 
 
 def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the row numbers of each batch, beginning with the widest rows.
-
-    So the first batch needs the most memory.
-    """
+    """Yield the row numbers of each batch, beginning with the widest rows."""
     order = sorted(range(len(widths)), key=lambda i: -widths[i])
     while order:
         size = min(batch_size, max(1, batch_tokens // widths[order[0]]))
@@ -305,10 +288,7 @@ def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Put a model into eval mode (no dropout, no checkpointing) inside the with block.
-
-    Afterwards each module's previous mode is restored.
-    """
+    """Put a model into eval mode (no dropout, no checkpointing) inside the with block."""
     packing = _pack_input(model.get_output_embeddings())
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -345,7 +325,6 @@ def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None
     """Return the section and the headline of an answer, or None if they cannot be read.
 
     Args:
-        answer: Text of a model.
         lenient: False accepts only a single JSON object, possibly with white space around it. The
             object must have exactly the keys "section" and "headline", each once and with text as
             its value. True reads the first {...} that is a JSON object, even inside other text or a
@@ -384,17 +363,9 @@ def score(
 
     An answer that cannot be read scores 0 in all four columns.
 
-    Args:
-        answers: Texts of a model.
-        references: News examples with story, section and headline, in the order of the answers.
-        lenient: Whether answers in other forms are read, too, as in `parse_answer`.
-
     Returns:
         A table with a row for each answer. The columns valid_json, section_right and house_style
         are 0 or 1. The column rouge_l is from 0 to 1 and compares the headlines.
-
-    Raises:
-        ValueError: The numbers of answers and examples differ, or there are no answers.
     """
     import pandas as pd
 
@@ -421,17 +392,6 @@ def score_sections(answers: Sequence[str], references: Sequence[Mapping[str, str
     """Score answers that should consist of the section alone, such as "sport".
 
     An answer counts only if it is equal to the section: "Sport" and "sport." score 0.
-
-    Args:
-        answers: Texts of a model or of a classifier.
-        references: News examples with section, in the order of the answers.
-
-    Returns:
-        A table with a row for each answer and the column section_right, which is 0 or 1. `compare`
-        can compare this table with a table of `score`.
-
-    Raises:
-        ValueError: The numbers of answers and examples differ, or there are no answers.
     """
     import pandas as pd
 
@@ -492,26 +452,10 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
     both models, and a hard story is hard for both. This common part cancels in the differences, so
     a paired test usually finds differences that a comparison of two separate intervals misses.
 
-    Comparing separate intervals has a second fault. Suppose that two models answered different
-    stories, and that one is called better only if the two 95% intervals don't touch. Then equally
-    good models are called different in about 0.6% of all cases, and not in 5%. A condition that is
-    so strict misses many real differences.
-
     The p-value is from `mcnemar` if the metric is 0 or 1, and from `sign_flip` for ROUGE-L. The
     interval of the difference is the `bootstrap` interval of the differences. Four metrics are four
     tests: if nothing changed and the metrics were independent, at least one of them would still
     have p < 0.05 with a probability of 19%.
-
-    Args:
-        before: Table of `score` with a row for each story.
-        after: Another such table, of the same stories in the same order.
-
-    Returns:
-        Metric → comparison, for each metric that both tables contain.
-
-    Raises:
-        ValueError: The tables have different numbers of rows, no rows, or no common metric, or a
-            score is missing.
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(
@@ -562,11 +506,6 @@ def before_after(
     """Return a table with a row for each metric and a column for each prompt or model.
 
     A cell contains the mean and its interval, such as "84% (76–90)".
-
-    Args:
-        scores: Name of a prompt or model → result of `score`, such as {"few-shot": …, "tuned": …}.
-        costs: Name of an additional row → its cells, such as {"prompt tokens": {"zero-shot": 214}}.
-            Numbers are rounded to whole numbers.
     """
     import pandas as pd
 
@@ -648,13 +587,8 @@ def side_by_side(
     """Return the first `n` stories with their references and the answers of each prompt or model.
 
     Args:
-        examples: News examples with story, section and headline.
         answers: Name of the prompt or model → its answers in the order of the examples, such as
             {"few-shot": […], "tuned": […]}.
-        n: Number of stories.
-
-    Raises:
-        ValueError: A prompt or model has more or fewer answers than there are examples.
     """
     if wrong := [name for name, texts in answers.items() if len(texts) != len(examples)]:
         raise ValueError(

@@ -74,7 +74,6 @@ class Evidence:
             and the results of `variants.run`.
         speed: a table with a row for each way of `benchmarks.evidence.speed`: the speeds of its
             rounds in tokens/s, and the peak memory of its process in bytes (B).
-        chat: the answers of the untrained model with 16-bit weights to the general questions.
     """
 
     runs: DataFrame
@@ -83,15 +82,7 @@ class Evidence:
     chat: list[str]
 
     def tuned(self, way: str, stories: int = ALL) -> DataFrame:
-        """Return the runs of all seeds at the best learning rate, sorted by seed.
-
-        Args:
-            way: a key of LABELS.
-            stories: the number of training stories.
-
-        Raises:
-            ValueError: there is no such way, or no run of it with this number of stories.
-        """
+        """Return the runs of all seeds at the best learning rate, sorted by seed."""
         one_of("way", way, tuple(LABELS))
         rate = best_rate(self.runs.to_dict("records"), way, stories)
         same = (self.runs["way"] == way) & (self.runs["stories"] == stories)
@@ -101,13 +92,8 @@ class Evidence:
         """Return the results of each test story with each seed, of shape (seeds, 96).
 
         Args:
-            way: a key of LABELS.
             metric: "valid_json", "section_right" or "house_style", which are 0 or 1, "rouge_l",
                 from 0 to 1, or "test_losses", in nats per token.
-            stories: the number of training stories.
-
-        Raises:
-            ValueError: there is no such metric, no such run, or a run stopped.
         """
         one_of("metric", metric, (*DIGITS, *NUMBERS))
         tuned = self.tuned(way, stories)
@@ -116,11 +102,7 @@ class Evidence:
         return np.stack(list(tuned[metric]))
 
     def untrained(self, way: str) -> Series:
-        """Return the results of the base model, which answers the few-shot prompt of lecture 07.
-
-        Args:
-            way: a key of LABELS for LoRA or QLoRA, which names the format of the weights.
-        """
+        """Return the results of the base model, which answers the few-shot prompt of lecture 07."""
         one_of("way", way, [name for name in LABELS if not name.startswith("full")])
         return self.runs[(self.runs["way"] == way) & (self.runs["stories"] == 0)].iloc[0]
 
@@ -155,13 +137,6 @@ def chosen_stories(count: int, seed: int) -> list[dict[str, str]]:
     """Return the training stories of a run: equally many of each section, or one more of some.
 
     With the same seed, a smaller number of stories is a part of a larger number.
-
-    Args:
-        count: the number of stories, from 1 to 336.
-        seed: the seed of the run. All 336 stories are the same with every seed.
-
-    Raises:
-        ValueError: there are not that many training stories.
     """
     stories = news.load_news()["train"].to_list()
     if not 1 <= count <= len(stories):
@@ -209,11 +184,7 @@ def mean_losses(
 
 
 def best_rate(runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL) -> float:
-    """Return the learning rate with the lowest mean validation loss over the first three seeds.
-
-    Raises:
-        ValueError: there is no learning rate with which all three seeds have finished.
-    """
+    """Return the learning rate with the lowest mean validation loss over the first three seeds."""
     means = mean_losses(runs, way, stories)
     if not any(map(math.isfinite, means.values())):
         raise ValueError(
@@ -231,9 +202,6 @@ def best_trials(trials: DataFrame) -> DataFrame:
 
     The best learning rate has the lowest mean validation loss over the seeds. A trial whose loss
     was not finite has an infinite loss. Learning rates without all seeds are left out.
-
-    Args:
-        trials: trials such as `Evidence.trials` or a part of it.
     """
     keys = [*SETTINGS, "learning_rate"]
     finite = trials.assign(validation=trials["validation"].fillna(math.inf))

@@ -36,11 +36,7 @@ def load_questions() -> list[dict]:
 
 
 def load_texts() -> list[dict]:
-    """Load the 48 general texts: explanations, stories, dialogues, instructions, letters, code.
-
-    Returns:
-        Dicts with id, kind and text.
-    """
+    """Load the 48 general texts: explanations, stories, dialogues, instructions, letters, code."""
     return _records("general_texts.jsonl")
 
 
@@ -52,11 +48,7 @@ def _records(name: str) -> list[dict]:
 def conversations(
     questions: Sequence[Mapping], answers: Sequence[str] | None = None
 ) -> list[list[Message]]:
-    """Make a conversation of each question, with the answer of a model if it is given.
-
-    Raises:
-        ValueError: The numbers of answers and questions differ.
-    """
+    """Make a conversation of each question, with the answer of a model if it is given."""
     asked = [[{"role": "user", "content": q["question"]}] for q in questions]
     if answers is None:
         return asked
@@ -74,17 +66,9 @@ def score(answers: Sequence[str], questions: Sequence[Mapping]) -> DataFrame:
     case: "It is Paris." is right, and so is "Paris" inside other text or JSON. So `right` measures
     what the model knows, and `news_json` measures how it answers.
 
-    Args:
-        answers: Texts of a model.
-        questions: The questions of `load_questions`, in the order of the answers.
-
     Returns:
         A table with a row for each answer and the columns right and news_json, which are 0 or 1.
         news_json is 1 if the answer begins like the answer to a news story, with {"section".
-
-    Raises:
-        ValueError: The numbers of answers and questions differ, there are no answers, or the right
-            answers of a question are not a list of texts.
     """
     import pandas as pd
 
@@ -119,9 +103,6 @@ def loss_on(
     If the answers are those of the model before it was fine-tuned, the loss says how far its way of
     answering has moved. The end token doesn't count, because an answer may have been cut off at
     `max_new_tokens`: a model rarely ends there, so this single token would have a large loss.
-
-    Raises:
-        ValueError: The numbers of answers and questions differ, or an answer is empty.
     """
     from course_utils import sft
     from course_utils.training import token_losses
@@ -136,14 +117,6 @@ def text_loss(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
 
     The texts are not conversations, and every token but the first of each text counts. So the loss
     says how well the model still continues general text.
-
-    Args:
-        model: A causal language model.
-        tokenizer: The tokenizer of the model.
-        texts: Texts such as those of `load_texts`, each with at least two tokens.
-
-    Raises:
-        ValueError: There are no texts.
     """
     from course_utils import sft
     from course_utils.training import token_losses

@@ -47,17 +47,6 @@ def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
 
     On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the parameters of the
     matrix (LoRA, section 4.1).
-
-    Args:
-        d_in: input features of the layer.
-        d_out: output features of the layer.
-        rank: rank r of the update.
-
-    Returns:
-        The number of parameters.
-
-    Raises:
-        ValueError: a size or the rank is not a whole number of at least 1.
     """
     return positive("rank", rank) * (positive("d_in", d_in) + positive("d_out", d_out))
 
@@ -68,16 +57,6 @@ def break_even_rank(d_in: int, d_out: int) -> float:
     The rank r solves r (d_in + d_out) = d_in d_out. At every whole rank below the solution, LoRA
     trains fewer parameters than full fine-tuning. For a square matrix the solution is half the
     width.
-
-    Args:
-        d_in: input features of the layer.
-        d_out: output features of the layer.
-
-    Returns:
-        The rank, not rounded: 500.0 for 1000 × 1000.
-
-    Raises:
-        ValueError: a size is not a whole number of at least 1.
     """
     d_in, d_out = positive("d_in", d_in), positive("d_out", d_out)
     return d_in * d_out / (d_in + d_out)
@@ -103,12 +82,8 @@ class LoRALinear(nn.Module):
 
     Args:
         base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen, but not copied.
-        rank: the rank r of the update, from 1 to the smaller dimension of the layer.
         alpha: the numerator α of the scale, a number above 0. The default α = r gives
             the slide's W + A B without a scale.
-
-    Raises:
-        ValueError: the base is not a linear layer, or the rank or α is out of range.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float | None = None):
@@ -155,9 +130,6 @@ class LoRALinear(nn.Module):
         """Subtract ΔW from the base's weights, if `merge` has added ΔW.
 
         The weights then equal the weights before `merge` up to rounding, but not bit for bit.
-
-        Raises:
-            ValueError: the base has 4-bit or 8-bit weights.
         """
         self._add_to_base(-1, merged=False)
 
@@ -178,17 +150,8 @@ class LoRALinear(nn.Module):
     def from_peft(cls, layer: LoraLayer, adapter: str = "default") -> LoRALinear:
         """Make a LoRALinear that computes the same function as a LoRA layer of peft.
 
-        Args:
-            layer: a LoRA layer of peft around a linear layer (peft.tuners.lora.Linear or
-                Linear4bit). If the layer has dropout, the dropout is ignored.
-            adapter: the name of the adapter.
-
         Returns:
             A layer that shares peft's base layer, and has copies of the adapter's A and B.
-
-        Raises:
-            ValueError: the layer has no adapter of this name, or the adapter is merged, uses DoRA,
-                or has a bias in B.
         """
         if adapter not in getattr(layer, "lora_A", {}):
             names = sorted(getattr(layer, "lora_A", {}))
@@ -220,18 +183,9 @@ def add_lora(
     """Freeze a model and replace each target layer by a LoRALinear.
 
     Args:
-        model: the model, which is changed in place.
-        rank: rank r of the updates.
         alpha: α of the updates, by default r.
         targets: names of layers such as ("q_proj", "v_proj"), or "all-linear" for every linear
             layer except the output head, as in the QLoRA paper and peft.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ValueError: a target is not in the model, a layer can't have this rank or α, or the model
-            has adapters already. After an error the model is unchanged.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model already has adapters: load the base model again")
@@ -260,12 +214,6 @@ def count_trainable(model: nn.Module) -> tuple[int, int]:
     A 4-bit weight stores two parameters in each byte, so the number of stored bytes is only half of
     the number of parameters. The parameters are therefore counted from the original shape of the
     weight. Tied weights are counted once.
-
-    Args:
-        model: the model, with its adapters.
-
-    Returns:
-        The number of trainable parameters, and the number of all parameters including adapters.
     """
     trainable = total = 0
     for parameter in model.parameters():
@@ -286,16 +234,10 @@ def subspace_similarity(one: Tensor, other: Tensor, i: int, j: int) -> float:
 
     Args:
         one: A of the first adapter in peft's layout, (rank, in).
-        other: A of the second adapter, with the same number of inputs. The ranks may differ.
-        i: number of directions of the first adapter, from 1 to its rank.
-        j: number of directions of the second adapter, from 1 to its rank.
 
     Returns:
         A number from 0, if all directions are perpendicular, to 1, if the smaller of the two spaces
         lies within the larger. Two random spaces have about max(i, j) / in.
-
-    Raises:
-        ValueError: the adapters have different numbers of inputs, or i or j is not allowed.
     """
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
         raise ValueError(

@@ -100,10 +100,6 @@ def errors_by_rule(headline: str, story: str) -> dict[str, list[str]]:
     word with a capital inside a sentence. If the story contains the word with a capital only at the
     start of a sentence, the word counts as a name unless it also occurs without a capital.
 
-    Args:
-        headline: the headline.
-        story: the story of the headline.
-
     Returns:
         A dict from each of `HOUSE_RULES` to one text for each error; the list is empty if the
         headline follows the rule. An empty headline breaks only the rule about its length.
@@ -189,14 +185,7 @@ def _bare(word: str) -> str:
 
 
 def answer(example: Mapping[str, str]) -> str:
-    """Write the correct answer to an example as the model should write it.
-
-    Args:
-        example: a mapping with "section" and "headline".
-
-    Returns:
-        One JSON object as text.
-    """
+    """Write the correct answer to an example as the model should write it."""
     return json.dumps(
         {"section": example["section"], "headline": example["headline"]}, ensure_ascii=False
     )
@@ -216,18 +205,9 @@ def messages(
     message is the user's and contains the story of the example.
 
     Args:
-        example: a mapping with "story".
-        shots: other examples with "story", "section" and "headline".
         instruction_in: "system" puts the instruction into a system message, "user" puts it before
             the story in each user message, and "both" does both. The default had the best results
             on the validation split (data/DATASHEET.md).
-
-    Returns:
-        The messages, each with "role" and "content".
-
-    Raises:
-        ValueError: one of the shots is the example itself, so the prompt would contain the answer;
-            or `instruction_in` isn't allowed.
     """
     if instruction_in not in INSTRUCTION_PLACES:
         raise ValueError(
@@ -256,12 +236,6 @@ def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
     With the NF4 model, the default sections had the best average result of all choices that were
     tried, on stories outside the test split (data/DATASHEET.md). `benchmarks/quality.py` compares
     the default sections with other sections.
-
-    Args:
-        sections: the sections of the examples.
-
-    Returns:
-        One example for each section.
     """
     train = load_news()["train"].to_list()
     by_section = ([e for e in train if e["section"] == section] for section in sections)
@@ -273,13 +247,6 @@ def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list
 
     The model learns most of the rules from the training examples, so the prompt need not repeat the
     rules. The model answers a short prompt faster than a long one.
-
-    Args:
-        example: a mapping with "story", and with "section" and "headline" if it is answered.
-        answered: True adds the correct answer as the assistant's message, for training.
-
-    Returns:
-        The messages, each with "role" and "content".
     """
     prompt = [
         {"role": "system", "content": TUNED_INSTRUCTION},

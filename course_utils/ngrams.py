@@ -33,13 +33,6 @@ def predict_sections(
 
     Sources: Spärck Jones (1972), Journal of Documentation 28, for the weights of rare terms; Hoerl
     and Kennard (1970), Technometrics 12, for ridge regression.
-
-    Args:
-        train: News examples with story and section, such as `news.load_news()["train"]`.
-        test: News examples with story.
-
-    Raises:
-        ValueError: There are no training stories.
     """
     train = list(train)
     if not train:

@@ -26,13 +26,6 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     The divergence is 0 if q equals p. It is large if p gives a large probability to a token, but q
     gives the same token a small one. Probabilities below 1e-12 in q count as 1e-12, so the
     divergence is never infinite.
-
-    Args:
-        p: the probabilities of the reference model, of shape (…, vocab).
-        q: the probabilities of the other model, of shape (…, vocab).
-
-    Returns:
-        The divergence of each row as float64, of shape (…).
     """
     p, q = p.double(), q.double().clamp_min(SMALLEST)
     return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
@@ -47,7 +40,6 @@ def probabilities(
         next_token: a function that gets the token ids of a prompt, and returns the probabilities of
             the next token, of shape (vocab,). Such functions are `Engine.next_token_probabilities`
             and the result of `of_model`.
-        prompts: the token ids of each prompt.
     """
     return torch.stack([next_token(list(prompt)) for prompt in prompts])
 

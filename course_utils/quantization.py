@@ -129,15 +129,6 @@ def linear_codebook(bits: int = 4) -> Tensor:
 
     One of the 2^bits codes is not used, so that zero is exact and there are as many negative as
     positive levels.
-
-    Args:
-        bits: the number of bits of a code, from 2 to 8.
-
-    Returns:
-        float32 tensor of shape (2^bits - 1,), ascending, in [-1, 1].
-
-    Raises:
-        ValueError: bits is not a whole number from 2 to 8.
     """
     most = 2 ** (_checked_bits(bits) - 1) - 1
     return torch.arange(-most, most + 1) / most
@@ -151,12 +142,6 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
             5.3.3) with one sign bit, two exponent bits and one mantissa bit. "bitsandbytes" is the
             FP4 format of the library bitsandbytes. The smallest positive level is 1/12 for "ocp"
             and 1/192 for "bitsandbytes".
-
-    Returns:
-        float32 tensor of shape (15,), ascending, in [-1, 1].
-
-    Raises:
-        ValueError: kind is neither "ocp" nor "bitsandbytes".
     """
     magnitudes = {
         "ocp": E2M1[1:],
@@ -174,9 +159,6 @@ def dynamic_codebook() -> Tensor:
     decade below it. In effect each code is a floating-point number. Larger numbers have fewer
     exponent bits and more mantissa bits (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv
     1511.04561).
-
-    Returns:
-        float32 tensor of shape (256,).
     """
     levels = [torch.tensor([0.0, 1.0])]
     for decade in range(7):
@@ -195,16 +177,8 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     with absmax c has the weight c², because its error is multiplied by c. In general neither zero
     nor ±1 is a level.
 
-    Args:
-        x: the numbers, for example a sample of the numbers that will be quantized.
-        bits: the number of bits of a code, from 2 to 8.
-        block_size: the number of elements that share a constant, as in `quantize`.
-
     Returns:
         float32 tensor of shape (2^bits,), ascending, in [-1, 1].
-
-    Raises:
-        ValueError: `quantize` would not accept x, or x has fewer numbers than there are levels.
     """
     flat = _as_row(x, block_size).float()
     levels = 2 ** _checked_bits(bits)
@@ -238,9 +212,6 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
 def midpoints(codebook: Tensor) -> Tensor:
     """Return the midpoints of neighbouring levels, which are the borders between their bins.
 
-    Args:
-        codebook: ascending levels, of shape (levels,).
-
     Returns:
         The mean of each pair of neighbouring levels, of shape (levels - 1,).
     """
@@ -249,9 +220,6 @@ def midpoints(codebook: Tensor) -> Tensor:
 
 def bin_edges(codebook: Tensor) -> Tensor:
     """Return the edges of the bins of all levels in [-1, 1].
-
-    Args:
-        codebook: ascending levels, of shape (levels,).
 
     Returns:
         A tensor of shape (levels + 1,) with -1, the midpoints of the levels, and 1.
@@ -277,14 +245,10 @@ class Quantized(nn.Module):
         constants: the absmax of each block, float32 (blocks,). With double quantization, the
             constants minus their mean, as a `Quantized`. In MXFP4 and NVFP4, the scale of each
             block, float8 (blocks,).
-        codebook: the levels, float32 (levels,).
         offset: with double quantization the mean of the constants, a float32 scalar; otherwise
             None.
         tensor_scale: in NVFP4 the factor of all scales, a float32 scalar; otherwise None.
         zero_point: the index of the level whose code is 0.
-        shape: shape of the tensor that was quantized.
-        dtype: dtype of the tensor that was quantized.
-        block_size: the number of elements that share a constant.
     """
 
     # The arguments are the attributes of the class.
@@ -334,14 +298,7 @@ class Quantized(nn.Module):
         return codes.view(self.shape) - self.zero_point
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Compute level[code] · absmax in float32, and round the product to the result's dtype.
-
-        Args:
-            dtype: dtype of the result, by default the dtype of the tensor that was quantized.
-
-        Returns:
-            A tensor in the shape of the tensor that was quantized.
-        """
+        """Compute level[code] · absmax in float32, and round the product to the result's dtype."""
         count, size, per_byte = self.shape.numel(), self.block_size, _codes_per_byte(self.codebook)
         table, absmax = self._levels_of_bytes(), self.absmax
         out = torch.empty(count, dtype=dtype or self.dtype, device=self.packed.device)
@@ -402,14 +359,6 @@ def quantize(
             byte.
         block_size: the number of elements that share a constant, which must be even, or None for
             one constant for the whole tensor.
-        double_quant: whether the constants are quantized, too.
-
-    Returns:
-        The quantized tensor.
-
-    Raises:
-        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the code book
-            or the block size is not allowed.
     """
     codebook = codebook.detach().float()
     # Both comparisons are False for NaN.
@@ -431,17 +380,6 @@ def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = Fa
     But on a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within
     a block. If the matrix is passed to bitsandbytes as a single row, bitsandbytes returns the same
     correct result as this function.
-
-    Args:
-        x: the tensor, as in `quantize`.
-        block_size: the number of elements that share a constant, as in `quantize`.
-        double_quant: whether the constants are quantized, too.
-
-    Returns:
-        The quantized tensor.
-
-    Raises:
-        ValueError: x or the block size is not allowed, as in `quantize`.
     """
     return quantize(x, nf4_codebook(), block_size, double_quant)
 
@@ -454,16 +392,7 @@ def quantize_linear(
     The codes of 4 bits are -7 … 7. A number halfway between two codes gets the even code.
 
     Args:
-        x: the tensor, as in `quantize`.
-        bits: the number of bits of a code, from 2 to 8.
         block_size: the number of elements that share a constant, by default all elements.
-        double_quant: whether the constants are quantized, too.
-
-    Returns:
-        The quantized tensor.
-
-    Raises:
-        ValueError: bits is not from 2 to 8, or x or the block size is not allowed in `quantize`.
     """
     codebook = linear_codebook(bits)
     most = len(codebook) // 2
@@ -484,17 +413,8 @@ def quantize_mxfp4(x: Tensor, block_size: int = MXFP4_BLOCK) -> Quantized:
 
     Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.2 and 6.3.
 
-    Args:
-        x: float32, float16 or bfloat16 tensor of any shape, which is divided into blocks row by
-            row.
-        block_size: the number of elements in a block. The specification allows only 32.
-
     Returns:
         The quantized tensor. Its `constants` have the dtype float8_e8m0fnu.
-
-    Raises:
-        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the block
-            size is not 32.
     """
     blocks, absmax = _float_blocks(x, block_size, MXFP4_BLOCK, "MXFP4")
     # frexp returns absmax = m · 2^n with m from 0.5 up to 1, so e is n - 1, without rounding.
@@ -513,17 +433,8 @@ def quantize_nvfp4(x: Tensor, block_size: int = NVFP4_BLOCK) -> Quantized:
 
     Source: NVIDIA, "Introducing NVFP4 for Efficient and Accurate Low-Precision Inference" (2025).
 
-    Args:
-        x: float32, float16 or bfloat16 tensor of any shape, which is divided into blocks row by
-            row.
-        block_size: the number of elements in a block. NVFP4 has only blocks of 16.
-
     Returns:
         The quantized tensor. Its `constants` have the dtype float8_e4m3fn.
-
-    Raises:
-        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the block
-            size is not 16.
     """
     blocks, absmax = _float_blocks(x, block_size, NVFP4_BLOCK, "NVFP4")
     largest = absmax.max() if absmax.numel() else absmax.new_zeros(())
@@ -568,13 +479,7 @@ def _in_e2m1(
 
 
 class _Code(NamedTuple):
-    """A code for the numbers in [-1, 1].
-
-    Attributes:
-        codebook: the levels, of shape (levels,).
-        encode: a function from numbers to the indices of their levels.
-        zero_point: the index of the level whose code is 0.
-    """
+    """A code for the numbers in [-1, 1]."""
 
     codebook: Tensor
     encode: Callable[[Tensor], Tensor]
@@ -612,8 +517,6 @@ def _quantize(x: Tensor, code: _Code, block_size: int | None, double_quant: bool
 
 def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
     """Subtract the mean from the constants, and quantize the differences to 8 bits.
-
-    The function returns the quantized differences and the mean.
 
     On a CPU bitsandbytes looks up each code in a table with 65,536 entries for [-1, 1], so this
     function rounds to the same entries.
@@ -681,10 +584,7 @@ def _packed(codes: Tensor, count: int, per_byte: int) -> Tensor:
 
 
 def _chunks(count: int, block_size: int) -> list[tuple[int, int]]:
-    """Return the start and stop of chunks of complete blocks, of about CHUNK numbers each.
-
-    If `count` is 0, there is one empty chunk.
-    """
+    """Return the start and stop of chunks of complete blocks, of about CHUNK numbers each."""
     step = block_size * max(1, CHUNK // block_size)
     return [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
@@ -721,19 +621,6 @@ def overhead_bits(
     With 64 numbers in a block, a float32 constant adds 32/64 = 0.5 bits. With double quantization
     the constants add 8/64 + 32/(64 · 256) = 0.126953125 bits (QLoRA, section 3). The code books and
     the offset are not counted, because their size does not grow with the tensor.
-
-    Args:
-        block_size: the number of elements that share a constant.
-        double_quant: whether the constants are quantized, too.
-        constant_bits: bits of a constant that is not quantized.
-        nested_bits: bits of a quantized constant.
-        nested_block_size: the number of quantized constants that share one unquantized constant.
-
-    Returns:
-        The number of additional bits for each number.
-
-    Raises:
-        ValueError: a block size is not a whole number of at least 1.
     """
     positive("block_size", block_size)
     positive("nested_block_size", nested_block_size)
@@ -771,14 +658,7 @@ class NF4Linear(nn.Module):
     Outputs and gradients equal the results of bitsandbytes' Linear4bit (QLoRA, equation 5).
 
     Args:
-        linear: the layer to quantize. Its weights are read, not changed.
-        block_size: the number of weights that share a constant.
-        double_quant: whether the constants are quantized, too.
         compute_dtype: dtype of the matrix products, by default the dtype of x.
-
-    Raises:
-        ValueError: the layer is not an unquantized nn.Linear, or its weights or the block size are
-            not allowed in `quantize`.
     """
 
     def __init__(

@@ -36,11 +36,7 @@ INSTALL = "llama.cpp is not installed: run `pip install xllamacpp`"
 
 
 class RequestError(CourseError):
-    """Raised if the server refuses a request. The message is the server's own error message.
-
-    Attributes:
-        status: the HTTP status code of the response, such as 400 for an invalid request.
-    """
+    """Raised if the server refuses a request. The message is the server's own error message."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -55,29 +51,13 @@ class Engine:
     without adapters.
 
     Args:
-        model: the path of the model's GGUF file.
-        adapters: a mapping from the name of each adapter to the path of its GGUF file.
         default: the name of the adapter that is used for requests without the field "lora". The
             server's web page and many other programs send such requests. By default, the base model
             answers them without adapters.
-        port: the port of the server; 0 chooses a free one.
-        slots: the number of requests that the server processes at the same time.
-        context: the maximum number of tokens in a prompt and its answer together.
         threads: the number of threads that compute; by default, one less than the number of usable
             cores, but at least one.
         chat_template: the name of one of llama.cpp's chat templates, or the text of a chat
             template. It replaces the chat template in the GGUF file.
-        log: whether llama.cpp prints its messages.
-
-    Attributes:
-        url: the address of the server, such as "http://127.0.0.1:8080".
-        load_seconds: the time in seconds that llama.cpp needed to load the model.
-
-    Raises:
-        ValueError: an option has a value that is not allowed: `slots`, `context` and `threads` must
-            be at least 1, `port` must be from 0 to 65535, and `default` must name an adapter.
-        CourseError: llama.cpp is not installed, a file is missing or is not a GGUF file, the port
-            can't be used, or llama.cpp can't load the model or an adapter.
     """
 
     def __init__(  # noqa: PLR0913 -- options of a server, given by name
@@ -158,14 +138,8 @@ class Engine:
     def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Send a request to the server, and return the server's answer, parsed from JSON.
 
-        Args:
-            path: the path in the URL, such as "/v1/chat/completions" or "/health".
-            body: the fields of a POST request, which are sent as JSON. If it is None, a GET request
-                is sent.
-
         Raises:
             RequestError: the server refuses the request.
-            CourseError: the server doesn't answer.
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
@@ -195,10 +169,6 @@ class Engine:
     ) -> Tensor:
         """Return the probability of each token in the vocabulary as the next token after a prompt.
 
-        Args:
-            prompt: the prompt as a string or as token ids.
-            adapter: the name of an adapter, or None for the base model.
-
         Returns:
             A float32 tensor of shape (vocab,).
         """
@@ -225,12 +195,6 @@ class Engine:
     ) -> dict[str, Any]:
         """Continue a prompt with greedy decoding.
 
-        Args:
-            prompt: the prompt as a string or as token ids.
-            adapter: the name of an adapter, or None for the base model.
-            options: further fields of the request, such as n_predict (the maximum number of new
-                tokens).
-
         Returns:
             llama.cpp's answer as a dict. The item "content" is the new text, and "timings" contains
             the times that llama.cpp has measured.
@@ -243,11 +207,6 @@ class Engine:
         self, messages: Sequence[Mapping[str, str]], adapter: str | None = None, **options: Any
     ) -> dict[str, Any]:
         """Answer a conversation with greedy decoding.
-
-        Args:
-            messages: dicts with "role" and "content". The last message is the user's.
-            adapter: the name of an adapter, or None for the base model.
-            options: further fields of the request, such as max_tokens or response_format.
 
         Returns:
             The answer in the format of OpenAI's API. Its text is the item
@@ -270,14 +229,8 @@ class Engine:
         model.
 
         Args:
-            conversations: lists of chat messages. The last message of each list is the user's.
-            adapter: the name of an adapter, or None for the base model.
-            max_new_tokens: the maximum length of an answer, in tokens.
             schema: a JSON schema. If it is given, llama.cpp chooses only tokens that can lead to an
                 answer that conforms to the schema.
-
-        Returns:
-            The text of each answer, in the order of the conversations.
         """
         options: dict[str, Any] = {"max_tokens": positive("max_new_tokens", max_new_tokens)}
         if schema is not None:
@@ -291,12 +244,6 @@ class Engine:
         """Return the value of a request's field "lora", which gives each adapter its scale.
 
         The scale is 1 for the adapter that is used, and 0 for all others.
-
-        Args:
-            adapter: the name of an adapter, or None for the base model.
-
-        Raises:
-            ValueError: the engine has no adapter with this name.
         """
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none"
@@ -322,19 +269,9 @@ def serve(
         model: a GGUF file, or the folder of a model. If it is None, the server uses the base model
             of the first adapters that are given as a folder. If there are no such adapters, it uses
             the small model of the course.
-        adapters: a mapping from the name of each adapter to its GGUF file or to its folder.
         weights: the weights of the model if `model` is None and there are adapters. QLoRA trains
             adapters on the "dequantized" weights, and LoRA without quantization trains them on the
             "original" weights. In all other cases, the model's weights are used as they are.
-        stored_as: the format of the weights if the model is converted into a GGUF file: a key of
-            `export.GGUF_FORMATS`.
-        say: a function that is called with each message. By default, the messages are printed.
-        options: further arguments for `Engine`.
-
-    Raises:
-        ValueError: an option has a value that is not allowed.
-        CourseError: the adapters or the model can't be converted, or `Engine` can't start the
-            server.
     """
     from course_utils import export
     from course_utils.models import fetch_base
@@ -409,12 +346,7 @@ def _gguf(path: str | Path) -> Path:
 
 
 def _free_port(port: int) -> int:
-    """Return `port`, or the number of a free port if `port` is 0.
-
-    Raises:
-        ValueError: `port` is not a whole number from 0 to 65535.
-        CourseError: the port can't be used, for example because another program uses it.
-    """
+    """Return `port`, or the number of a free port if `port` is 0."""
     whole_number("port", port, least=0, most=65535)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -61,18 +61,11 @@ def encode(
     """Tokenize one conversation for training, with loss only on the assistant's last message.
 
     Args:
-        messages: Chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
-        tokenizer: A tokenizer with a chat template.
-        max_length: Maximum length of prompt and answer together, in tokens.
         on_too_long: "error" raises ValueError for a longer conversation. "truncate" cuts the end of
             the last user message, never the answer.
 
     Returns:
         {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
-
-    Raises:
-        ValueError: The last message is not the assistant's or is empty, or the conversation is
-            longer than `max_length`, and truncation is not allowed or not sufficient.
     """
     if on_too_long not in ("error", "truncate"):
         raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
@@ -152,9 +145,6 @@ def collate(
     Returns:
         input_ids, attention_mask and labels, each a (batch, width) int64 tensor. At the positions
         of padding, the mask is 0 and the labels are -100.
-
-    Raises:
-        ValueError: The batch is empty.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
@@ -188,9 +178,6 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
     Returns:
         input_ids, position_ids and labels, each of shape (1, tokens), and lengths of shape
         (batch,). All four tensors are int64.
-
-    Raises:
-        ValueError: The batch is empty.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
@@ -227,10 +214,6 @@ class Collator:
 
 
 def collator(tokenizer: PreTrainedTokenizerBase, packed: bool = False) -> Collator:
-    """Return the collator for a tokenizer.
-
-    The collator pads with the tokenizer's padding token, or with the end token if the tokenizer has
-    no padding token.
-    """
+    """Return the collator for a tokenizer."""
     pad = tokenizer.pad_token_id
     return Collator(tokenizer.eos_token_id if pad is None else pad, packed)

@@ -29,10 +29,7 @@ SIGNIFICANT = 0.05
 
 
 class Interval(NamedTuple):
-    """A mean with the ends of its 95% confidence interval.
-
-    A share is from 0 to 1, and a difference of two shares is from -1 to 1.
-    """
+    """A mean with the ends of its 95% confidence interval."""
 
     mean: float
     low: float
@@ -48,13 +45,7 @@ class Interval(NamedTuple):
 def wilson(successes: float, trials: int) -> Interval:
     """Return Wilson's 95% score interval of a rate.
 
-    Unlike an interval based on a normal distribution, this interval is also valid for rates near 0
-    and 1.
-
     Source: Wilson (1927), Journal of the American Statistical Association 22.
-
-    Raises:
-        ValueError: There are no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(
@@ -70,8 +61,6 @@ def wilson(successes: float, trials: int) -> Interval:
 
 def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Return the 95% percentile bootstrap interval of a mean.
-
-    The ends of the interval are quantiles of the means of resampled values.
 
     Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
     """
@@ -95,10 +84,6 @@ def difference(before: ArrayLike, after: ArrayLike) -> Interval:
     Args:
         before: scores of the first way, of shape (seeds, stories).
         after: scores of the second way, of shape (seeds, stories). The number of seeds may differ.
-
-    Raises:
-        ValueError: a score is missing, the ways did not answer the same number of stories, or there
-            are fewer than two stories or two seeds of a way.
     """
     from scipy.stats import t
 
@@ -133,13 +118,6 @@ def mcnemar(gained: int, lost: int) -> float:
         gained 9, lost 1:  p = 2 · (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024 = 0.021
 
     Source: McNemar (1947), Psychometrika 12, with the exact distribution instead of chi-squared.
-
-    Args:
-        gained: Number of stories that only the second model got right.
-        lost: Number of stories that only the first model got right.
-
-    Raises:
-        ValueError: A number is negative or not whole.
     """
     gained, lost = whole_number("gained", gained, least=0), whole_number("lost", lost, least=0)
     n = gained + lost
@@ -183,17 +161,9 @@ def power(stories: int, gained: float, lost: float) -> float:
 
     The power is exact: it adds the probabilities of all results with p < 0.05.
 
-    Args:
-        stories: number of stories that both models answer.
-        gained: share of all possible stories that only the second model gets right.
-        lost: share that only the first model gets right.
-
     Returns:
         A probability. If gained equals lost, the models are equally good, and the result is the
         probability of a false alarm.
-
-    Raises:
-        ValueError: a share is not from 0 to 1, or together they exceed 1.
     """
     n = whole_number("stories", stories, least=1)
     if min(gained, lost) < 0 or gained + lost > 1:
@@ -217,16 +187,12 @@ def conclusion(interval: Interval, bound: float) -> str:
     """Say what the 95% interval of a difference shows, given a bound for "equally good".
 
     Args:
-        interval: mean difference with its interval.
         bound: differences that are smaller than the bound count as equally good. It must be chosen
             before the measurement.
 
     Returns:
         "equal" if the whole interval is within the bound, "different" if it excludes 0 and is not
         within the bound, and otherwise "open": more stories or seeds could decide.
-
-    Raises:
-        ValueError: the bound is not above 0.
     """
     if not bound > 0:
         raise ValueError(f"bound must be above 0, got {bound!r}")

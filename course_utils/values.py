@@ -40,12 +40,6 @@ def encode(value: Any) -> bytes:
     OrderedDict (which `state_dict` returns) to a dict, and parameters and tensors with gradients to
     plain tensors on the CPU.
 
-    Args:
-        value: the value.
-
-    Returns:
-        The bytes, from which `decode` restores the value.
-
     Raises:
         TypeError: the value, or a part of it, is not plain; the message says which part.
         ValueError: the value is nested too deeply, contains itself, or is too large.
@@ -59,17 +53,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """Convert bytes back to the value that `encode` converted.
-
-    Args:
-        data: the bytes, which may come from an untrusted source.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: the bytes do not represent a plain value.
-    """
+    """Convert bytes back to the value that `encode` converted."""
     try:
         tree, arrays, tensors = _parts(data)
         stores = {"array": _load("numpy", arrays), "tensor": _load("torch", tensors)}
@@ -80,18 +64,7 @@ def decode(data: bytes) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """Return an independent copy of a plain value, made with `encode` and `decode`.
-
-    Args:
-        value: the value.
-
-    Returns:
-        A copy that shares nothing with the value.
-
-    Raises:
-        TypeError: the value, or a part of it, is not plain.
-        ValueError: the value is nested too deeply, contains itself, or is too large.
-    """
+    """Return an independent copy of a plain value, made with `encode` and `decode`."""
     return decode(encode(value))
 
 

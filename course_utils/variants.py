@@ -62,14 +62,7 @@ class Trial:
             "nf4-dq" (with double quantization), "fp4" and "int4" train LoRA on weights that are
             rounded to this format in blocks of 64. The other ways are variants of LoRA: LoftQ on
             weights in NF4, all others on unquantized weights.
-        learning_rate: the peak learning rate.
-        rank: the rank of the adapters.
         alpha: adapters are scaled by alpha / rank, or by alpha / √rank with rsLoRA.
-        targets: the layers with adapters: "all-linear" or "q and v".
-        seed: the seed of the adapters and of the training examples.
-
-    Raises:
-        ValueError: a setting has a value that is not allowed.
     """
 
     way: str = "lora"
@@ -157,13 +150,6 @@ def train(model: nn.Module, text: Tensor, optimizer: Optimizer, steps: int, seed
     """Train a model to predict the next byte in random windows of a text.
 
     The learning rate rises from a twenty-fifth of the optimizer's to this rate, and then falls.
-
-    Args:
-        model: a causal language model of bytes.
-        text: the bytes, int64 of shape (bytes,).
-        optimizer: the optimizer of the model, with its peak learning rates.
-        steps: number of steps.
-        seed: the seed of the windows.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -220,9 +206,6 @@ def start_at_rounding_error(model: PeftModel) -> None:
     The best correction of a rank is given by the largest singular values of W − Q(W). This is one
     iteration of LoftQ, as in peft's `replace_lora_weights_loftq`. peft's function needs a GPU, and
     it ignores the scale alpha / rank.
-
-    Args:
-        model: the tiny Llama with rounded weights and adapters.
     """
     for layer, original in zip(linears(model.get_base_model()), linears(pretrained()), strict=True):
         if hasattr(layer, "lora_A"):
@@ -235,12 +218,7 @@ def start_at_rounding_error(model: PeftModel) -> None:
 
 
 def rounded(weight: Tensor, name: str) -> Tensor:
-    """Return a weight with the values that it has in a 4-bit format, in blocks of 64.
-
-    Args:
-        weight: the weight, float32 or bfloat16.
-        name: the format: "nf4-dq" (with double quantization), "nf4", "fp4" or "int4".
-    """
+    """Return a weight with the values that it has in a 4-bit format, in blocks of 64."""
     from course_utils.quantization import fp4_codebook, nf4_codebook, quantize, quantize_linear
 
     if name == "int4":

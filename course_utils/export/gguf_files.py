@@ -56,12 +56,7 @@ USE_CONVERTER = (
 
 
 class Architecture(NamedTuple):
-    """llama.cpp's name for a family of models, and the order of the rows of q_proj and k_proj.
-
-    Attributes:
-        name: the name of the family's architecture in llama.cpp.
-        interleaved: whether `interleave` must reorder the rows of q_proj and k_proj.
-    """
+    """llama.cpp's name for a family of models, and the order of the rows of q_proj and k_proj."""
 
     name: str
     interleaved: bool
@@ -105,10 +100,6 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
     Args:
         rows: the weight of q_proj or k_proj, of shape (heads · d, in), the matrix B of the layer's
             adapter, of shape (heads · d, r), or the layer's bias, of shape (heads · d,).
-        heads: the number of heads of this layer.
-
-    Returns:
-        A tensor of the same shape with the rows in llama.cpp's order.
     """
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
@@ -124,19 +115,6 @@ def save_adapter_gguf(
 
     llama.cpp loads this file together with a GGUF file of the base model, and adds the output of
     the adapters to the output of the layers. The weights of the base model stay unchanged.
-
-    Args:
-        adapters: the folder of the saved adapters.
-        file: the path of the new file, such as "adapters.gguf".
-        base: the base model, as in `SavedAdapters.base_folder`; by default, the model that
-            adapter_config.json names. Only its config is read.
-
-    Returns:
-        The path of the new file.
-
-    Raises:
-        CourseError: the adapters or the config can't be read, the course can't convert this model,
-            llama.cpp has no name for an adapted layer, or the file can't be written.
     """
     saved = read_adapters(adapters)
     config = _config(saved.base_folder(base))
@@ -154,17 +132,9 @@ def adapter_tensors(
     from α/r, as with rsLoRA, the function multiplies the layer's B by s · r/α. The scaled update is
     then still s B A.
 
-    Args:
-        saved: the adapters.
-        config: the config of the base model, as transformers loads it.
-        alpha: the α that the GGUF file will contain.
-
     Yields:
         llama.cpp's name of the weight, A as float32 (r, in), and B as float32 (out, r) with its
         rows in llama.cpp's order.
-
-    Raises:
-        CourseError: llama.cpp has no name for an adapted layer.
     """
     names = _gguf_names(config)
     for layer, (A, B, scale) in saved.layers.items():
@@ -175,17 +145,7 @@ def adapter_tensors(
 def write_adapter_gguf(
     file: str | Path, config: Any, alpha: float, tensors: Iterator[tuple[str, Tensor, Tensor]]
 ) -> None:
-    """Write the tensors from `adapter_tensors` into a GGUF file.
-
-    Args:
-        file: the path of the new file.
-        config: the config of the base model, as transformers loads it.
-        alpha: the α from which llama.cpp will compute the scale α/r of each adapter.
-        tensors: the name, A and B of each adapted weight.
-
-    Raises:
-        CourseError: the file can't be written.
-    """
+    """Write the tensors from `adapter_tensors` into a GGUF file."""
     with _writer(Path(file), config) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
@@ -209,19 +169,6 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
     format `stored_as`. Tensors with one dimension are stored in float32. The embedding and the
     output head are stored in at least 8 bits (Q8_0). If `stored_as` is a format with blocks, but
     the length of a matrix's rows is not a multiple of 32, the matrix is stored in F16.
-
-    Args:
-        model: the folder of a model, such as a folder that `save_merged` has written.
-        file: the path of the new file, such as "model-q8_0.gguf".
-        stored_as: the format of the weight matrices, which is a key of GGUF_FORMATS.
-
-    Returns:
-        The path of the new file.
-
-    Raises:
-        ValueError: `stored_as` is not a key of GGUF_FORMATS.
-        CourseError: the model can't be read or converted, or the file can't be written. The message
-            gives the reason.
     """
     one_of("stored_as", stored_as, GGUF_FORMATS)
     folder = Path(model).expanduser()
@@ -307,11 +254,7 @@ def _config(folder: Path) -> Any:
 
 @contextmanager
 def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
-    """Yield a writer for a GGUF file.
-
-    The data go into a temporary file. If the with block ends without an error, this file is renamed
-    to `file`.
-    """
+    """Yield a writer for a GGUF file."""
     from gguf import GGUFWriter
 
     with written_aside(file) as part, silence("gguf"):
@@ -323,10 +266,7 @@ def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
 
 
 def _gguf_names(config: Any) -> Any:
-    """Return a function that translates Hugging Face's name of a tensor into llama.cpp's name.
-
-    The function raises a CourseError if llama.cpp has no name for the tensor.
-    """
+    """Return a function that translates Hugging Face's name of a tensor into llama.cpp's name."""
     import gguf
 
     arch = ARCHITECTURES[config.model_type].name
@@ -356,13 +296,7 @@ def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
 
 
 def add_sizes(writer: GGUFWriter, config: Any, stored_as: str) -> None:
-    """Write the hyperparameters of a model, such as its number of layers, into a GGUF file.
-
-    Args:
-        writer: the writer of the GGUF file.
-        config: the config of the model, as transformers loads it.
-        stored_as: the format of the weight matrices, which is a key of GGUF_FORMATS.
-    """
+    """Write the hyperparameters of a model, such as its number of layers, into a GGUF file."""
     from gguf import LlamaFileType
 
     writer.add_name(Path(config.name_or_path).name)
@@ -392,9 +326,6 @@ def _rotary_factors(config: Any) -> Tensor | None:
 
     Llama 3.1 divides the frequency of each rotary pair by a factor that depends on the pair. A head
     of width d has d/2 rotary pairs, so the factors have the shape (d/2,).
-
-    Raises:
-        CourseError: the course can't write this kind of RoPE scaling to a GGUF file.
     """
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":
@@ -438,16 +369,7 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
 
 
 def _split(raw: dict[str, Any], folder: Path) -> str:
-    """Return llama.cpp's name for the pre-tokenizer that a tokenizer uses.
-
-    Args:
-        raw: the content of the file tokenizer.json.
-        folder: the folder of the model, for the error message.
-
-    Raises:
-        CourseError: the tokenizer is not a byte-level BPE tokenizer, or SPLITS doesn't contain its
-            pre-tokenizer.
-    """
+    """Return llama.cpp's name for the pre-tokenizer that a tokenizer uses."""
     steps = raw.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
     found = tuple(

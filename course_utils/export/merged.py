@@ -1,10 +1,5 @@
 """Merge saved adapters into the weights of their base model, and save the result as a new model.
 
-`save_merged` reads the weights of the base model one at a time. To each weight W that has an
-adapter, it adds the update (α/r) B A of the adapter. It then rounds each weight once, usually to 16
-bits. `save_dequantized` saves the base model without adapters, but with the weights that QLoRA
-trains adapters on.
-
 Both functions also work for models that don't fit into memory, because they never load the whole
 model. The new weights are written into files of at most 400 MB each, and only the weights of one
 file are in memory at a time. A single weight of more than 400 MB gets a larger file of its own.
@@ -54,25 +49,11 @@ def save_merged(  # noqa: PLR0913
     of the new model in memory at a time.
 
     Args:
-        adapters: the folder of the saved adapters.
-        folder: the new folder. If it exists already, it must be empty.
         into: the weights to which the update of the adapters is added. "dequantized" means the
             weights on which QLoRA has trained the adapters: the weights of the base model after NF4
             has rounded them. "original" means the weights in the files of the base model.
-        stored_as: the dtype of the saved weights: "bfloat16", "float16" or "float32".
         base: the base model, as in `SavedAdapters.base_folder`; by default, the model that
             adapter_config.json names.
-        double_quant: whether double quantization was used in training. This matters only if `into`
-            is "dequantized".
-
-    Returns:
-        The new folder, which contains the weights as safetensors files, the config and the
-        tokenizer.
-
-    Raises:
-        ValueError: `into` or `stored_as` is not one of the allowed values.
-        CourseError: the adapters or the base model can't be read, the adapters don't belong to the
-            base model, a number is too large for float16, or the folder can't be written.
     """
     one_of("into", into, BASES)
     saved = read_adapters(adapters)
@@ -95,21 +76,6 @@ def save_dequantized(
     llama.cpp, can't round the original weights in this way, so they need the rounded weights in a
     file. If such a program used the adapters with the original weights, the weights would differ
     from those in training, and the answers would differ from the trained model's answers.
-
-    Args:
-        base: the folder of the base model.
-        folder: the new folder. If it exists already, it must be empty.
-        stored_as: the dtype of the saved weights: "bfloat16", "float16" or "float32".
-        double_quant: whether double quantization was used in training.
-
-    Returns:
-        The new folder, which contains the weights as safetensors files, the config and the
-        tokenizer.
-
-    Raises:
-        ValueError: `stored_as` is not one of the allowed values.
-        CourseError: the base model can't be read, a number is too large for float16, or the folder
-            can't be written.
     """
     source = Path(base).expanduser()
     check_model_files(source)
@@ -144,12 +110,7 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
 def _with_updates(
     weights: Iterable[tuple[str, Tensor]], saved: SavedAdapters, source: Path
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the given weights, with the updates of the adapters added to them in float32.
-
-    Raises:
-        CourseError: the adapters belong to another model: a weight and its update have different
-            shapes, or the model has no weight for an adapted layer.
-    """
+    """Yield the given weights, with the updates of the adapters added to them in float32."""
     foreign = f"the adapters in {saved.folder} don't belong to the model in {source}"
     left = set(saved.layers)
     for key, weight in weights:
@@ -197,14 +158,7 @@ def _linear_layers(folder: Path) -> set[str]:
 def _save(
     weights: Iterable[tuple[str, Tensor]], source: Path, folder: Path, stored_as: str
 ) -> Path:
-    """Round weights to a dtype, and save them with the config and the tokenizer of a base model.
-
-    Args:
-        weights: the name and the value of each weight.
-        source: the folder of the base model.
-        folder: the new folder.
-        stored_as: the name of the dtype.
-    """
+    """Round weights to a dtype, and save them with the config and the tokenizer of a base model."""
     dtype = DTYPES[one_of("stored_as", stored_as, DTYPES)]
     with written_aside(folder) as new:
         new.mkdir()

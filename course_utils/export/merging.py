@@ -49,36 +49,12 @@ def merge(
 ) -> PreTrainedModel:
     """Merge the active adapters of a model into the weights of its base model, which is in NF4.
 
-    The update U of the adapters can be added to two kinds of weights W, and the sum can be stored
-    in 4, 16 or 32 bits. Four examples:
-
-        merge(model, "dequantized", "nf4")        W: dequantized    W + U:  4 bits
-        merge(model, "dequantized", "bfloat16")   W: dequantized    W + U: 16 bits
-        merge(model, "original", "bfloat16")      W: original       W + U: 16 bits
-        merge(model, "original", "nf4")           W: original       W + U:  4 bits
-
-    The dequantized weights are those that the adapters were trained on. The original weights are
-    those in the files of the base model, which NF4 has not rounded.
-
     The function replaces the layers of `model` one after the other, so there is never a second
     model in memory. Afterwards `model` can't be used any more: use the model that is returned.
 
     Args:
-        model: a PeftModel around a base model in NF4.
-        into: the weights to which the update is added: "dequantized" or "original".
         stored_as: "nf4" to store the linear layers in 4 bits, or the dtype of all weights of the
             result: "bfloat16", "float16" or "float32".
-
-    Returns:
-        The base model with the adapters merged into its weights. If `stored_as` is a dtype, it is
-        an ordinary model that can be saved and converted.
-
-    Raises:
-        ValueError: an option is not allowed, `model` is not a PeftModel, the base model has no
-            4-bit layers, or the adapters can't be merged. Adapters can't be merged if they are
-            merged already, if they consist of more than A and B (DoRA or a bias), or if they belong
-            to an embedding that is also the output head.
-        CourseError: the files of the base model can't be found, or they lack the weight of a layer.
     """
     _check(model, into, stored_as)
     base = model.get_base_model()
@@ -114,19 +90,11 @@ def update_left(
     U, and divides the length of the projection by the length of U.
 
     Args:
-        model: a PeftModel around a base model in NF4.
-        into: the weights W to which the update would be added, as in `merge`.
-        stored_as: the format to which the sum would be rounded, as in `merge`.
         layer: the name of a layer, such as "model.layers.0.mlp.gate_proj". By default, all layers
             are measured together.
 
     Returns:
         The share: 1 if all of the update remains, and 0 if rounding removes all of it.
-
-    Raises:
-        ValueError: `merge` would raise a ValueError, there is no 4-bit layer of this name, the
-            layer has no adapters, or the update is zero.
-        CourseError: `merge` would raise a CourseError.
     """
     _check(model, into, stored_as, layer)
     base = model.get_base_model()
@@ -170,9 +138,6 @@ class NumberLine:
 
         The function assumes that the constants of the blocks stay the same. In fact, if an update
         changes the largest absolute value in a block, the constant of the block changes, too.
-
-        Returns:
-            The share for each weight, of shape (out, in).
         """
         beyond = torch.tensor([torch.inf])
         padded = torch.cat([-beyond, self.levels, beyond])
@@ -202,16 +167,7 @@ class NumberLine:
 
 @torch.no_grad()
 def number_line(model: PeftModel, layer: str) -> NumberLine:
-    """Return the NF4 levels, constants and codes of a layer, and the update of its adapters.
-
-    Args:
-        model: a PeftModel around a base model in NF4.
-        layer: the name of a layer, such as "model.layers.0.mlp.gate_proj".
-
-    Raises:
-        ValueError: there is no 4-bit layer of this name, the layer has no adapters, or `merge`
-            would refuse the adapters of the model.
-    """
+    """Return the NF4 levels, constants and codes of a layer, and the update of its adapters."""
     from bitsandbytes.functional import dequantize_blockwise
 
     _check(model, layer=layer)
@@ -287,16 +243,7 @@ def _check(
 def _weights(
     base: PreTrainedModel, into: str, layer: str | None = None
 ) -> Iterator[tuple[str, Linear4bit, Tensor]]:
-    """Yield the name of each 4-bit layer, the layer, and its weight W as float32 (out, in).
-
-    Args:
-        base: the base model.
-        into: "dequantized" or "original", as in `merge`.
-        layer: the name of the only layer to yield; by default, all layers are yielded.
-
-    Raises:
-        CourseError: the files of the base model can't be found, or they lack the weight of a layer.
-    """
+    """Yield the name of each 4-bit layer, the layer, and its weight W as float32 (out, in)."""
     layers = _layers(base)
     if layer is not None:
         layers = {layer: layers[layer]}
@@ -352,13 +299,7 @@ def _quantized(weight: Tensor, like: Linear4bit) -> Params4bit:
 
 
 def _rounded(weight: Tensor, like: Linear4bit, stored_as: str) -> Tensor:
-    """Round a weight to a format, and return the rounded weight in float32.
-
-    Args:
-        weight: the weight in float32.
-        like: the 4-bit layer whose settings are used if the format is "nf4".
-        stored_as: the format, as in `merge`.
-    """
+    """Round a weight to a format, and return the rounded weight in float32."""
     if stored_as == "nf4":
         new = _quantized(weight, like)
         return dequantized(new.data, new.quant_state, torch.float32)

@@ -56,8 +56,6 @@ class SavedAdapters:
     """LoRA adapters that were read from a folder in peft's format.
 
     Attributes:
-        folder: the folder of the adapters.
-        config: the settings of the adapters, as peft loads them.
         layers: a dict from the name of each adapted layer, such as "model.layers.0.mlp.gate_proj",
             to the matrices A (r, in) and B (out, r) of its adapter and the scale of the update.
     """
@@ -77,14 +75,6 @@ class SavedAdapters:
         If the model is in BASE_MODELS but not on this machine, it is downloaded first. No other
         model is downloaded. If another model is given by its name on the hub, it must be in the
         Hugging Face cache.
-
-        Args:
-            base: the folder of the base model, its key in BASE_MODELS, or its name on the hub,
-                "owner/name". By default, the base model is the one that adapter_config.json names.
-
-        Raises:
-            CourseError: the base model is not on this machine, and it is not in BASE_MODELS or
-                can't be downloaded.
         """
         named = str(base or self.config.base_model_name_or_path or "")
         if is_model(Path(named).expanduser()):
@@ -101,16 +91,7 @@ class SavedAdapters:
 
 
 def read_adapters(folder: str | Path) -> SavedAdapters:
-    """Read the LoRA adapters that peft has saved in a folder.
-
-    Args:
-        folder: a folder with adapter_config.json and adapter_model.safetensors.
-
-    Raises:
-        CourseError: the folder contains no adapters, the adapters can't be read, or they are not
-            plain LoRA adapters, which consist only of the matrices A and B. The message gives the
-            reason.
-    """
+    """Read the LoRA adapters that peft has saved in a folder."""
     from peft import PeftConfig, load_peft_weights
 
     folder = Path(folder).expanduser()
@@ -170,16 +151,6 @@ def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     Training saves the path of the base model's folder in adapter_config.json. On other machines,
     this path doesn't exist. So if the base model is in the Hugging Face cache or in the course's
     cache, the copy contains the model's name on the hub, "owner/name", instead of the path.
-
-    Args:
-        adapters: the folder of the saved adapters.
-        folder: the new folder. If it exists already, it must be empty.
-
-    Returns:
-        The new folder, which contains adapter_config.json and adapter_model.safetensors.
-
-    Raises:
-        CourseError: `read_adapters` can't read the adapters, or the new folder can't be written.
     """
     from safetensors.torch import save_file
 

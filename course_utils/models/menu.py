@@ -28,13 +28,6 @@ LONGEST = 192
 def menu(device: torch.device | str | None = None, free: int | None = None) -> list[dict[str, Any]]:
     """List the base models, with the memory that each of them needs in lecture 07.
 
-    Args:
-        device: "cpu" or a CUDA device, by default `runtime.device()`.
-        free: the free memory of the device in bytes (B), by default `runtime.free_memory(device)`.
-
-    Raises:
-        ValueError: the device is not known, or `free` is missing for a CUDA device that isn't here.
-
     Returns:
         One row for each key of BASE_MODELS. The keys of a row are "model" (the name), "parameters"
         (their number), "download" (2 B per parameter, because the models are published in
@@ -72,16 +65,7 @@ def check_fits(
     SMALL_MODEL is never refused: every machine can train it, and the prediction is an upper bound.
 
     Args:
-        name: a key of BASE_MODELS.
-        device: "cpu" or a CUDA device, by default `runtime.device()`.
-        quantization: "nf4" if the model is trained as in lecture 07, or None if it is only loaded,
-            in 16 bits.
         changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
-
-    Raises:
-        CourseError: the model doesn't fit. The message names a model that fits.
-        ValueError: the name, the quantization or the device is not known, or an option of a model
-            that can be refused.
     """
     known_model(name)
     one_of("quantization", quantization, QUANTIZATIONS)
@@ -111,11 +95,8 @@ def predicted_bytes(
     """Return the memory that a base model needs on a device, in bytes (B).
 
     Args:
-        name: a key of BASE_MODELS.
-        device: "cpu" or a CUDA device.
         quantization: "nf4" for the peak of training as in lecture 07, or None for the model's
             weights in 16 bits alone.
-        changes: options of `memory.estimate` that differ from lecture 07.
     """
     shape = _shape(name)
     if quantization is None:
@@ -124,16 +105,7 @@ def predicted_bytes(
 
 
 def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> int:
-    """Return the peak memory of QLoRA training as in lecture 07, in bytes (B).
-
-    Args:
-        shape: the shape of the base model.
-        device: "cpu" or a CUDA device.
-        changes: options of `memory.estimate` that differ from lecture 07.
-
-    Raises:
-        ValueError: the calculator can't predict the memory for these options.
-    """
+    """Return the peak memory of QLoRA training as in lecture 07, in bytes (B)."""
     from course_utils.memory import estimate
 
     return estimate(shape, "qlora", **_options(device) | changes).total

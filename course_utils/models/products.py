@@ -73,9 +73,6 @@ def multiply_in_float32(model: PreTrainedModel) -> None:
     """Let the linear layers of a model with bfloat16 weights multiply in float32.
 
     4-bit layers are not changed, because they compute in their own `compute_dtype`.
-
-    Args:
-        model: a model that has just been loaded.
     """
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:

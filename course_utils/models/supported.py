@@ -30,15 +30,7 @@ QUANTIZATIONS = (None, "nf4")
 
 
 def check_config(folder: Path, quantization: str | None) -> None:
-    """Raise an error if the course can't treat the model in a folder correctly.
-
-    Args:
-        folder: the folder with the model's files. A folder without config.json is not checked.
-        quantization: None or "nf4", as in `load_base`.
-
-    Raises:
-        CourseError: the model is not supported. The message says why.
-    """
+    """Raise an error if the course can't treat the model in a folder correctly."""
     if reason := _refusal(folder, quantization):
         raise CourseError(f"the model in {folder} can't be used: {reason}")
 
@@ -129,12 +121,7 @@ def _expert_counts(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def check_complete(folder: Path, missing: Iterable[str]) -> None:
-    """Raise a CourseError if a model's files lack weights, which then have random values.
-
-    Args:
-        folder: the folder with the model's files.
-        missing: the names of the missing weights, as transformers reports them.
-    """
+    """Raise a CourseError if a model's files lack weights, which then have random values."""
     if names := sorted(missing):
         raise CourseError(
             f"the model in {folder} can't be used: its files lack {len(names)} of the weights that "
@@ -159,13 +146,6 @@ def check_quantized(model: PreTrainedModel) -> None:
     Embeddings and the output head are left out of the count, as QLoRA does not quantize them.
     Tensors with one dimension, which are biases and the scales of normalization layers, are left
     out, too.
-
-    Args:
-        model: a model that was loaded with `nf4_config`.
-
-    Raises:
-        CourseError: the share of the parameters with 4 bits is below QUANTIZED_SHARE. The message
-            names the share and the largest tensor that was not quantized.
     """
     quantized, others = 0, dict[str, int]()
     for name, parameter in _layer_parameters(model):

@@ -39,18 +39,6 @@ def tiny_base(
 
     Weights that are not quantized are float32. Matrix products with NF4 weights are also computed
     in float32. So two correct ways to compute a gradient differ only by the rounding of float32.
-
-    Args:
-        seed: random seed of the weights. The state of PyTorch's random number generator does not
-            change.
-        quantization: "nf4" with double quantization, or None for float32 weights.
-        layers: number of layers.
-
-    Returns:
-        The model on the CPU, in eval mode, and safe to evaluate (see `make_safe_to_evaluate`).
-
-    Raises:
-        ValueError: `quantization` is neither "nf4" nor None.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -88,18 +76,7 @@ def tiny_base(
 
 
 def tiny_rounded(seed: int, name: str) -> LlamaForCausalLM:
-    """Make `tiny_base` in float32, with the values that its linear layers have in a 4-bit format.
-
-    Args:
-        seed: random seed of the weights.
-        name: the format, which is a key of TINY_FORMATS.
-
-    Returns:
-        The model on the CPU, in eval mode.
-
-    Raises:
-        ValueError: there is no such format.
-    """
+    """Make `tiny_base` in float32, with its linear layers rounded to one of TINY_FORMATS."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     one_of("name", name, tuple(TINY_FORMATS))
@@ -118,9 +95,7 @@ def tiny_losses(
     """Compute the mean loss of `tiny_base` in each format, also with wrongly shifted labels.
 
     Args:
-        seed: random seed of the weights.
         input_ids: token ids of shape (batch, length), int64.
-        labels: the same ids, or -100 where a token has no loss.
 
     Returns:
         The loss in nats per token that has a loss, by the format, which is a key of TINY_FORMATS,
@@ -151,10 +126,6 @@ def tiny_adapters(
     """Make random LoRA adapters for `tiny_base`.
 
     Args:
-        seed: random seed of the adapters.
-        rank: rank r of the adapters.
-        targets: names of the linear layers with adapters, such as "q_proj".
-        layers: number of layers of the base model.
         trained: whether B is random, as in adapters that have been trained. Otherwise B is zero.
 
     Returns:

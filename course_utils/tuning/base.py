@@ -31,9 +31,6 @@ class Base:
         name: the name that users see: "owner/name" if the model is from the hub, or else the name
             of its folder.
         folder: the folder with the config and the tokenizer. The weights may be missing there.
-        shape: the numbers that determine how much memory the model needs, such as its number of
-            layers.
-        learning_rate: the peak learning rate that is used if the user gives none.
         repository: the repository on the hub from which the weights are downloaded, or None if the
             weights are in the folder.
     """
@@ -45,11 +42,7 @@ class Base:
     repository: str | None = None
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer of the model.
-
-        Raises:
-            CourseError: the tokenizer can't be loaded.
-        """
+        """Load the tokenizer of the model."""
         from transformers import AutoTokenizer
 
         try:
@@ -60,11 +53,7 @@ class Base:
             ) from error
 
     def weights(self) -> Path:
-        """Return the folder of the complete model. If the weights are missing, download them first.
-
-        Raises:
-            CourseError: the weights can't be downloaded.
-        """
+        """Return the folder of the complete model, and download missing weights first."""
         return fetch_repository(self.repository) if self.repository else self.folder
 
 
@@ -73,15 +62,6 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
 
     If the model is on the hub, only its config and its tokenizer are downloaded. The exception is
     SMALL_MODEL, which is downloaded completely.
-
-    Args:
-        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
-            folder.
-
-    Raises:
-        CourseError: there is no such model, it can't be downloaded, the course can't fine-tune it,
-            or the memory calculator can't predict how much memory it needs. The message gives the
-            reason.
     """
     from course_utils.memory import ModelShape
 
@@ -118,10 +98,6 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     families, such as Gemma and Phi-3, the chat template ends an answer with a token that is not the
     tokenizer's end token. The model must then learn to write the token of the chat template, so
     the function makes this token the end token.
-
-    Raises:
-        CourseError: the tokenizer has no chat template, or the chat template ends an answer with
-            text instead of a special token.
     """
     if not tokenizer.chat_template:
         raise CourseError(

@@ -45,16 +45,9 @@ FEW_ROWS = 100
 class OwnData:
     """The conversations of a user's file, divided into rows for training and held-out rows.
 
-    The last message of each conversation is the assistant's answer.
-
     Attributes:
-        name: the name of the file, such as "my.jsonl".
-        train: the conversations for training, in the order of the file.
         held_out: the conversations for measurements. They are sorted by the hashes of their
             prompts, so the first few of them are a random sample.
-        train_lines: the line number of each conversation in `train`.
-        held_out_lines: the line number of each conversation in `held_out`.
-        notes: warnings about the file, in whole sentences.
     """
 
     name: str
@@ -90,14 +83,7 @@ def read_data(
     the same prompt are either all held out or all used for training.
 
     Args:
-        path: the path of the file.
-        prompt: the key of the prompt, for a file whose keys are not recognized.
-        answer: the key of the answer. It must be given if `prompt` is given, and only then.
         held_out: the share of the rows that is held out, above 0 and at most 0.5.
-
-    Raises:
-        DataError: the data can't be used. If rows have errors, the message lists the first 20
-            errors with their line numbers.
     """
     if not 0 < held_out <= 0.5:
         raise ValueError(f"held_out must be above 0 and at most 0.5, got {held_out}")
@@ -141,14 +127,6 @@ def check_lengths(
     data: OwnData, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[sft.Features], list[sft.Features]]:
     """Tokenize all conversations, and check that none of them has too many tokens.
-
-    Args:
-        data: the conversations.
-        tokenizer: the tokenizer of the model, after a call of `prepare_tokenizer`.
-        max_length: the maximum number of tokens of a prompt and its answer together.
-
-    Returns:
-        The tokenized conversations of `data.train` and of `data.held_out`.
 
     Raises:
         DataError: a conversation has too many tokens, an answer contains the end token, or the

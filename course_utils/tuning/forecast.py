@@ -37,16 +37,11 @@ class Forecast:
     """The predicted memory and time of a run, computed before the weights are downloaded.
 
     Attributes:
-        recipe: the recipe of the run, with a batch size that fits into memory.
-        longest: number of tokens of the longest example.
-        tokens: number of tokens that the run processes.
-        steps: number of optimizer steps.
         memory: predicted peak memory of the training in bytes (B), in addition to `in_use`.
         in_use: memory in bytes (B) that the process uses before the model is loaded, for Python and
             its libraries.
         free: free memory of the device in bytes (B).
         seconds: predicted duration of the training in seconds. It can be wrong by a factor of two.
-        device: the type of the device, such as "cpu".
     """
 
     recipe: Recipe
@@ -76,15 +71,6 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
 
     If a batch doesn't fit into memory, it is divided into equal micro-batches whose gradients are
     added. Up to rounding, this doesn't change the result of the training.
-
-    Args:
-        base: the base model.
-        examples: the tokenized training examples.
-        recipe: the recipe of the run. Its micro_batch_size is the largest size that is tried.
-
-    Raises:
-        CourseError: the memory can't be predicted, or not even a single example fits into the free
-            memory. In the second case, the message says what would fit.
     """
     device = runtime.known_device()
     free = runtime.free_memory(device)
@@ -113,18 +99,7 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
 
 
 def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: int) -> int:
-    """Predict the peak memory of training in bytes (B).
-
-    Args:
-        base: the base model.
-        device: the device.
-        recipe: the recipe of the run.
-        size: number of examples in a micro-batch.
-        length: number of tokens of each example.
-
-    Raises:
-        CourseError: the memory calculator doesn't support these settings.
-    """
+    """Predict the peak memory of training in bytes (B)."""
     try:
         return predicted_peak(
             base.shape,
@@ -154,12 +129,7 @@ def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, f
 
 
 def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
-    """Measure how many floating-point operations per second a matrix multiplication reaches.
-
-    Args:
-        device: the device.
-        seconds: the duration of the measurement in seconds.
-    """
+    """Measure how many floating-point operations per second a matrix multiplication reaches."""
     dtype, size = runtime.compute_dtype(device), 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b  # The first multiplication isn't timed, because it also includes the choice of a kernel.

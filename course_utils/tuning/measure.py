@@ -21,11 +21,8 @@ class Metric(NamedTuple):
     """A property of an answer that is measured on each held-out row.
 
     Attributes:
-        label: the name of the metric in tables.
-        meaning: one or two sentences that explain the metric to readers.
         is_share: True if a row can only have the value 1 (right) or 0 (wrong), so that the mean
             over all rows is the share of the rows with a right answer.
-        form: the format specification with which a mean is displayed, such as ".2f".
     """
 
     label: str
@@ -64,7 +61,6 @@ class Measured:
     """A model's answers to the held-out rows, and the value of each metric on each row.
 
     Attributes:
-        answers: the generated answers, one for each row.
         scores: a dict from each key of METRICS to a list with one number for each row.
     """
 
@@ -76,9 +72,6 @@ class Measured:
 
         The interval of a share is Wilson's interval. For all other metrics, it is a bootstrap
         interval.
-
-        Args:
-            metric: a key of METRICS.
         """
         from course_utils.significance import bootstrap, wilson
 
@@ -87,13 +80,7 @@ class Measured:
 
 
 class Change(NamedTuple):
-    """The change of a metric between two measurements on the same rows.
-
-    Attributes:
-        difference: the mean of the differences on the rows, with its 95% interval.
-        p: the p-value: the probability that chance alone makes a difference at least as large as
-            the measured difference.
-    """
+    """The change of a metric between two measurements on the same rows."""
 
     difference: Interval
     p: float
@@ -106,18 +93,7 @@ def measure(
     features: Sequence[Features],
     max_new_tokens: int,
 ) -> Measured:
-    """Let a model answer the held-out rows, and compute all metrics on each row.
-
-    Args:
-        model: the model, with or without adapters.
-        tokenizer: the tokenizer of the model.
-        conversations: the held-out rows. The last message of each row is the right answer.
-        features: the same rows, tokenized by `sft.encode`.
-        max_new_tokens: maximum length of a generated answer, in tokens.
-
-    Returns:
-        The generated answers, and the values of each metric in METRICS.
-    """
+    """Let a model answer the held-out rows, and compute all metrics on each row."""
     from course_utils.training.watch import token_losses
 
     prompts = [chat[:-1] for chat in conversations]
@@ -140,13 +116,6 @@ def changes(before: Measured, after: Measured) -> dict[str, Change]:
 
     The comparison is paired: it uses the difference on each row. The p-value is computed with
     McNemar's test if the metric is a share, and with a sign-flip test for all other metrics.
-
-    Args:
-        before: the results before training.
-        after: the results after training.
-
-    Returns:
-        A dict from each key of METRICS to the change of the metric.
     """
     from course_utils.significance import bootstrap, mcnemar, sign_flip
 

@@ -57,13 +57,7 @@ def page(done: Tuned) -> str:
 
 
 def model_card(done: Tuned, licence: str | None, source: str) -> str:
-    """Return the model card of a run's adapters, with metadata that the Hugging Face hub reads.
-
-    Args:
-        done: the run.
-        licence: the identifier of the adapters' licence, or None if none was chosen.
-        source: where the base model's weights are from, as `models.source_of` returns it.
-    """
+    """Return the model card of a run's adapters, with metadata that the Hugging Face hub reads."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     recipe = {name: getattr(done.forecast.recipe, name) for name in SETTINGS}
@@ -124,11 +118,6 @@ def examples(done: Tuned) -> list[dict[str, object]]:
     """Return some held-out rows with the answers before and after training.
 
     The rows are spread evenly over all held-out rows. They are not chosen by their results.
-
-    Returns:
-        A list of dicts with the keys "prompt", "right" (the answer in the file), "before" and
-        "after" (the generated answers), and "equal" (whether the answer after training equals the
-        right answer).
     """
     count = len(done.before.answers)
     chosen = range(0, count, max(1, -(-count // EXAMPLES)))

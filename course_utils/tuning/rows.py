@@ -48,10 +48,6 @@ def read_rows(
 
     Returns:
         The rows and the conversations by line number, and the keys.
-
-    Raises:
-        DataError: the file can't be read, or rows have errors. The message lists the first errors
-            with their line numbers.
     """
     text = _read(path)
     rows, errors = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)

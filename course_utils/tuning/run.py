@@ -36,13 +36,8 @@ class Result(NamedTuple):
     """The values of one metric before and after training, as text.
 
     Attributes:
-        metric: the name of the metric.
-        before: its mean before training, with its 95% confidence interval.
-        after: its mean after training, with its 95% confidence interval.
         change: the mean of the paired differences and its 95% confidence interval. A positive
             change means that the metric is larger after training.
-        p: the p-value of the change, such as "0.012" or "< 0.001".
-        value: the mean after training, as a number.
     """
 
     metric: str
@@ -58,13 +53,6 @@ class Tuned:
     """A finished run and its results.
 
     Attributes:
-        folder: the output folder, which contains the adapters, the model card and the report page.
-        base: the base model.
-        data: the user's data.
-        forecast: the predicted memory and time.
-        run: the training run, with the loss and the speed of each step.
-        before: the results on the held-out rows before training.
-        after: the results on the held-out rows after training.
         seconds: the duration of the training in seconds. If the run was interrupted and resumed,
             only the time after the interruption counts.
     """
@@ -134,32 +122,22 @@ def finetune_file(  # noqa: PLR0913
     """Fine-tune a model with QLoRA on a file of prompts and answers, and measure what it learned.
 
     Args:
-        path: the path of a JSONL file. `tuning.data.read_data` lists the forms that it may have.
         model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
             folder.
         output: the folder for the results. By default, it is the folder "finetuned/NAME", where
             NAME is the name of the file without its extension.
         prompt: the key of the prompt in each line, for a file whose keys are not recognized.
-        answer: the key of the answer. It must be given if `prompt` is given, and only then.
         held_out: the share of the rows that is held out for measurements, above 0 and at most 0.5.
         max_length: maximum number of tokens of a prompt and its answer together.
-        epochs: number of passes over the training rows.
         rank: rank of the adapters; α is twice the rank.
         learning_rate: peak learning rate; by default, it depends on the number of parameters.
         batch_size: number of examples per optimizer step. If they don't fit into memory, they are
             processed in smaller groups.
-        seed: random seed.
         licence: the identifier of a licence for the model card, such as "apache-2.0".
-        resume: whether to continue an interrupted run in the output folder.
         say: a function that is called with each message. By default, the messages are printed.
 
     Returns:
         The finished run, or None if the training was interrupted.
-
-    Raises:
-        ValueError: an option has a value that is not allowed.
-        CourseError: the data, the model or the output folder can't be used, or the training doesn't
-            fit into memory.
     """
     from course_utils.training import Recipe, attach_adapters, finetune
 
@@ -213,17 +191,7 @@ def finetune_file(  # noqa: PLR0913
 
 
 def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
-    """Create the output folder of a new run, or check that the run in it can be continued.
-
-    Args:
-        folder: the output folder.
-        settings: the hash of the training and held-out rows, and the name of the model.
-        resume: whether to continue the run in the folder.
-
-    Raises:
-        CourseError: the folder of a new run is not empty, the folder contains something other
-            than a run, or its run used other rows or another model.
-    """
+    """Create the output folder of a new run, or check that the run in it can be continued."""
     file = folder / SETTINGS
     text = json.dumps(dict(settings))
     if resume and file.is_file():
