@@ -43,6 +43,8 @@ METRICS = {
     "house_style": "house style",
     "rouge_l": "headline ROUGE-L",
 }
+# The metrics that can have any value. All others are 0 or 1, so their mean is a share.
+CONTINUOUS = ("rouge_l", "loss")
 
 
 class Comparison(NamedTuple):
@@ -432,12 +434,12 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 def summary(scores: DataFrame) -> dict[str, Interval]:
     """Return the mean and 95% interval of each column of a table of scores.
 
-    Rates have the intervals of `wilson`, and ROUGE-L has the interval of `bootstrap`.
+    Rates have the intervals of `wilson`, and CONTINUOUS metrics those of `bootstrap`.
     """
     from course_utils.significance import bootstrap, wilson
 
     return {
-        metric: bootstrap(values) if metric == "rouge_l" else wilson(values.sum(), len(values))
+        metric: bootstrap(values) if metric in CONTINUOUS else wilson(values.sum(), len(values))
         for metric, values in scores.items()
     }
 
@@ -452,7 +454,7 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
     both models, and a hard story is hard for both. This common part cancels in the differences, so
     a paired test usually finds differences that a comparison of two separate intervals misses.
 
-    The p-value is from `mcnemar` if the metric is 0 or 1, and from `sign_flip` for ROUGE-L. The
+    The p-value is from `mcnemar` if the metric is 0 or 1, and from `sign_flip` otherwise. The
     interval of the difference is the `bootstrap` interval of the differences. Four metrics are four
     tests: if nothing changed and the metrics were independent, at least one of them would still
     have p < 0.05 with a probability of 19%.
@@ -476,7 +478,7 @@ def _compare(metric: str, before: Series, after: Series) -> Comparison:
     if missing := sum(map(math.isnan, differences)):
         raise ValueError(f"scores of {metric!r} are missing for {missing} of {len(before)} stories")
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    p = sign_flip(differences) if metric == "rouge_l" else mcnemar(gained, lost)
+    p = sign_flip(differences) if metric in CONTINUOUS else mcnemar(gained, lost)
     return Comparison(bootstrap(differences), gained, lost, p)
 
 

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import ModelCard, constants
 
-from course_utils import runtime
+from course_utils import evaluation, runtime
 from course_utils.cli import main
 from course_utils.memory import ModelShape
 from course_utils.models import BASE_MODELS, load_base
@@ -18,7 +18,6 @@ from course_utils.training import Recipe, load_adapters
 from course_utils.tuning import finetune_file
 from course_utils.tuning.base import find_base, suggested_rate
 from course_utils.tuning.forecast import duration, forecast, operations_per_second
-from course_utils.tuning.measure import Measured, changes
 from course_utils.validation import CourseError
 from tests import interruptible
 from tests.hub import Hub
@@ -65,7 +64,7 @@ def test_a_run_trains_and_measures(finished, tiny_base):
     done, said = finished
     assert done.run.finished and len(done.before.answers) == len(done.data.held_out) == 6
     assert done.after.mean("loss").mean < 0.8 * done.before.mean("loss").mean
-    change = changes(done.before, done.after)["loss"]
+    change = evaluation.compare(done.before.table(), done.after.table())["loss"]
     assert change.difference.high < 0 and change.p < 0.05
     assert said[0].startswith("towns.jsonl: 54 rows to train on")
     assert any(re.search(r"Training needs about .* are free, and about", line) for line in said)
@@ -289,15 +288,3 @@ def test_a_smaller_model_is_proposed(monkeypatch, tiny_base):
 def test_speed_is_measured_and_durations_are_readable():
     assert operations_per_second(torch.device("cpu"), seconds=0.05) > 1e8
     assert [duration(s) for s in (40, 200, 9000)] == ["40 s", "3 min", "2.5 h"]
-
-
-# -- measurements ----------------------------------------------------------------------------------
-
-
-def test_changes_are_paired():
-    before = Measured([], {"loss": [2.0, 3.0], "exact": [0.0] * 8, "rouge_l": [0.5, 0.5]})
-    after = Measured([], {"loss": [1.0, 2.0], "exact": [1.0] * 8, "rouge_l": [0.5, 0.5]})
-    found = changes(before, after)
-    assert found["loss"].difference == (-1, -1, -1)
-    assert found["exact"].difference.mean == 1 and found["exact"].p == 2 / 2**8
-    assert found["rouge_l"].p == 1

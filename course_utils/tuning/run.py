@@ -14,14 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils import runtime
+from course_utils import evaluation, runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
 from course_utils.tuning.base import Base, find_base, prepare_tokenizer
 from course_utils.tuning.data import OwnData, check_lengths, read_data
 from course_utils.tuning.forecast import Forecast, forecast
-from course_utils.tuning.measure import METRICS, Measured, changes, measure
+from course_utils.tuning.measure import METRICS, Measured, measure
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Tuned:
         from course_utils.significance import p_text
 
         found = []
-        for name, change in changes(self.before, self.after).items():
+        compared = evaluation.compare(self.before.table(), self.after.table())
+        for name, change in compared.items():
             form = METRICS[name].form
             before, after = self.before.mean(name), self.after.mean(name)
             difference = _interval(change.difference, f"+{form}")
