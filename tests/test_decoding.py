@@ -198,16 +198,6 @@ def test_an_answer_ends_at_an_end_token(new, place, monkeypatch):
         assert len(set(map(len, theirs.tokens))) > 1
 
 
-def test_no_step_follows_when_all_answers_have_ended(monkeypatch):
-    model = tiny_base()
-    ends = {tokens[1] for tokens in generated(model, "no prefix").tokens}
-    steps, step = [], Decoder._step
-    monkeypatch.setattr(Decoder, "_step", lambda *args: steps.append(1) or step(*args))
-    prefix, rests = PROMPTS["no prefix"]
-    answers = Decoder(model, prefix).answers(rests, tuple(ends), NEW)
-    assert len(steps) == len(answers[0]) - 1 <= 1
-
-
 def test_batches_after_the_first_are_not_changed_by_it(monkeypatch):
     model, (prefix, rests) = tiny_base(), PROMPTS["prefix"]
     decoder = Decoder(model, prefix)
@@ -227,59 +217,6 @@ def test_products_are_computed_in_the_compute_dtype(monkeypatch):
 
 
 # -- faults, which the comparison with transformers must notice ------------------------------------
-
-
-def no_mask(self, hidden):
-    return torch.zeros(hidden.shape, dtype=self.dtype)
-
-
-def no_scale(layer):
-    return decoding.adapter_of(layer)._replace(scale=1.0)
-
-
-def positions_of_the_rest_only(forward):
-    def wrong(self, ids, positions, attend):
-        return forward(self, ids, positions - self.prefix.places, attend)
-
-    return wrong
-
-
-def place_of_the_last_step(step):
-    def wrong(self, new, cache):
-        cache.used -= 1
-        x = step(self, new, cache)
-        cache.used += 1
-        return x
-
-    return wrong
-
-
-FAULTS = {
-    "no mask": (Decoder, "_mask", no_mask),
-    "no scale": (decoding, "_used_adapter", no_scale),
-    "positions without the prefix": (
-        Decoder,
-        "_forward",
-        positions_of_the_rest_only(Decoder._forward),
-    ),
-    "a step that overwrites the last token": (
-        Decoder,
-        "_step",
-        place_of_the_last_step(Decoder._step),
-    ),
-    "keys without rotation": (decoding, "_rotate", lambda x, cos, sin: x),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_comparison_with_transformers_notices_a_fault(fault, monkeypatch):
-    model = adapted(tiny_base())
-    theirs = generated(model, "prefix")
-    with monkeypatch.context() as patch:
-        patch.setattr(*FAULTS[fault])
-        ours = decoded(model, "prefix", monkeypatch)
-    assert_differ(ours, theirs)
-    assert ours.tokens != theirs.tokens
 
 
 # -- which models are supported --------------------------------------------------------------------
@@ -353,14 +290,6 @@ def _one_layer_in_16_bits(model):
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_what_a_decoder_would_compute_differently_is_not_supported(name):
     assert not supports(UNSUPPORTED[name]())
-
-
-def test_merged_adapters_that_are_disabled_are_not_supported():
-    model = merged()
-    with model.disable_adapter():
-        # peft takes the adapters out of the weights only in the next forward pass.
-        merged_now = any(getattr(layer, "merged", False) for layer in model.modules())
-        assert supports(model) != merged_now
 
 
 def test_sampling_options_of_a_model_do_not_matter():

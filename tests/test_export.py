@@ -113,15 +113,6 @@ def test_a_merged_model_is_an_ordinary_model(model, tmp_path):
     assert merged.to(torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_a_model_merged_into_4_bits_keeps_its_4_bit_layers(model):
-    before = linear4bit_layers(model)
-    after = linear4bit_layers(merge(model, stored_as="nf4"))
-    assert len(after) == len(before)
-    for layer in after.values():
-        state = layer.weight.quant_state
-        assert state.nested and state.quant_type == "nf4" and state.dtype == torch.float32
-
-
 def test_4_bit_layers_without_adapters_are_dequantized_too():
     model = tuned(tiny_base(), Recipe(rank=4, targets=("q_proj",)))
     expected = logits(model)
@@ -230,27 +221,6 @@ def test_update_left_measures_what_merge_does(model, stored_as):
     left = update_left(model, stored_as=stored_as, layer=GATE)
     assert left == pytest.approx(expected, rel=1e-4)
     assert left != pytest.approx(update_left(model, stored_as=stored_as), rel=1e-4)
-
-
-def test_update_left_in_original_weights_compares_with_the_rounded_weights(saved):
-    model, without = loaded(saved), loaded(saved)
-    for name, parameter in without.named_parameters():
-        if "lora_B" in name:
-            parameter.data.zero_()
-    update = number_line(model, GATE).update
-    left = update_left(model, "original", "nf4", layer=GATE)
-    change = values(merge(model, "original", "nf4"))[GATE]
-    change -= values(merge(without, "original", "nf4"))[GATE]
-    expected = ((change * update).sum() / (update * update).sum()).item()
-    assert left == pytest.approx(expected, rel=1e-4)
-
-
-def test_update_left_does_not_change_the_model(model):
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    expected = logits(model)
-    update_left(model, stored_as="nf4")
-    assert_equal(model.state_dict(), before)
-    assert torch.equal(logits(model), expected)
 
 
 def test_update_left_is_not_defined_for_adapters_that_are_not_trained():

@@ -159,13 +159,6 @@ def test_adapters_of_another_model_are_refused(adapters, tokenizer, tmp_path, ch
     assert not (tmp_path / "new").exists()
 
 
-def test_options_are_checked(adapters, tmp_path):
-    with pytest.raises(ValueError, match="into must be 'dequantized' or 'original', got 'base'"):
-        export.save_merged(adapters, tmp_path / "new", into="base")
-    with pytest.raises(ValueError, match="stored_as must be"):
-        export.save_merged(adapters, tmp_path / "new", stored_as="nf4")
-
-
 def test_a_folder_with_files_is_not_replaced(adapters, tmp_path):
     (tmp_path / "new").mkdir()
     export.save_merged(adapters, tmp_path / "new")  # an empty folder may be used
@@ -266,16 +259,6 @@ def test_copied_adapters_name_the_base_model_on_the_hub(adapters, tmp_path, monk
     before, after = (load_file(f / "adapter_model.safetensors") for f in (adapters, copy))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_a_base_model_in_another_folder_keeps_its_name(adapters, tiny_base, tmp_path):
-    copy = export.save_adapters(adapters, tmp_path / "copy")
-    named = json.loads((copy / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named == str(tiny_base)
-    assert torch.equal(
-        logits(load_adapters(load_base(path=tiny_base)[0], copy)),
-        logits(load_adapters(load_base(path=tiny_base)[0], adapters)),
-    )
 
 
 # -- memory ----------------------------------------------------------------------------------------

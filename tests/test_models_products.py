@@ -99,14 +99,6 @@ def test_load_base_changes_the_layers_only_without_bf16_instructions(has, tiny_b
     assert dense_weight(base_layer(model.lm_head), dtype).dtype == dtype
 
 
-def test_weights_that_became_float32_and_autocast_are_computed_as_usual(no_bf16):
-    model, native = pair()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(IDS).logits.equal(native(IDS).logits)
-    model, native = model.float(), native.float()
-    assert model(IDS).logits.equal(native(IDS).logits)
-
-
 def test_float32_and_4_bit_weights_are_left_alone(no_bf16):
     for model in (make_model(), models.tiny_base()):
         models.finish_loading(model)

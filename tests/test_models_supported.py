@@ -10,7 +10,6 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from course_utils.models import linear4bit_layers, load_base
-from course_utils.models.supported import check_quantized
 from course_utils.validation import CourseError
 from tests import conftest
 
@@ -113,22 +112,6 @@ def test_configs_name_the_number_of_experts_differently(tiny, no_weights, entrie
     assert "mixture of" in refused(edited(tiny, **entries))
 
 
-@pytest.mark.parametrize(
-    "entries",
-    [
-        {"num_experts": 0},
-        {"num_experts": 1},
-        {"num_experts": None},
-        {"num_experts": 64, "is_moe": False},
-        {"vision_config": None},
-    ],
-)
-def test_a_config_with_at_most_one_expert_is_dense(tiny, entries):
-    assert linear4bit_layers(
-        load_base(path=edited(tiny, **entries), quantization="nf4", device="cpu")[0]
-    )
-
-
 def test_a_mixture_of_experts_can_be_loaded_in_16_bits(saved):
     config = tf.MixtralConfig(**SIZES, num_local_experts=4)
     folder = saved(tf.MixtralForCausalLM, config)
@@ -146,11 +129,6 @@ def test_parameters_that_stayed_in_16_bits_are_noticed_after_loading(saved, monk
     share = 12_288 / (12_288 + 196_608 + 1_024)
     assert f"only {share:.0%} of the parameters" in message
     assert "experts.gate_up_proj with 131,072 parameters" in message
-
-
-def test_a_model_without_4_bit_layers_is_noticed(model):
-    with pytest.raises(CourseError, match=r"only 0% of the parameters in the layers of this Llama"):
-        check_quantized(model)
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
@@ -198,13 +176,6 @@ def test_a_model_that_needs_code_of_its_own_is_refused(tiny, no_weights):
     edited(tiny, model_type="own", auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
     (tiny / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
     assert "'own' only with code from the model's folder (trust_remote_code)" in refused(tiny)
-
-
-def test_code_in_the_folder_is_ignored_if_transformers_knows_the_model(tiny):
-    edited(tiny, auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
-    (tiny / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
-    model, _ = load_base(path=tiny, quantization="nf4", device="cpu")
-    assert type(model) is tf.LlamaForCausalLM
 
 
 def test_an_unknown_type_of_model_is_refused(tiny, no_weights):

@@ -90,15 +90,6 @@ def test_loftq_starts_with_the_best_correction_of_the_rounding(alpha):
         assert torch.allclose(theirs["L"] @ theirs["R"], correction, atol=1e-5)
 
 
-def test_variants_have_the_options_of_peft():
-    def first(trial):
-        return next(linears(prepare(trial).get_base_model()))
-
-    assert first(Trial(rank=4)).scaling["default"] == 16 / 4
-    assert first(Trial("rsLoRA", rank=4)).scaling["default"] == 16 / 2
-    assert first(Trial("DoRA")).use_dora["default"]
-
-
 def test_lora_plus_trains_b_with_a_higher_rate():
     trial = Trial("LoRA+", learning_rate=1e-3)
     model = prepare(trial)
