@@ -281,9 +281,8 @@ class Decoder:
 def supports(model: PreTrainedModel | PeftModel) -> bool:
     """Return whether a `Decoder` can answer with a model, which must be a Llama on a CPU.
 
-    Its linear layers may be 4-bit layers, and must all compute in float32 or all in bfloat16.
-    Each may have one active adapter of plain LoRA, or disabled adapters. The model's generation
-    config must not change greedy answers, for example by a repetition penalty. The dequantized
+    Its linear layers must all compute in float32 or all in bfloat16. Each may have one active
+    adapter of plain LoRA. The generation config must not change greedy answers, and the dequantized
     weights may need at most half of the free memory.
     """
     from peft.utils.other import AuxiliaryTrainingWrapper

@@ -4,9 +4,8 @@
                                                  │        └────> compare -> comparison_table
                                                  └──> side_by_side
 
-Every rate has a 95% interval, because a rate on only 96 test stories depends a lot on chance. For
-example, the interval of 84% on 96 stories is from 76% to 90%. `compare` tests whether one prompt or
-model is better than another by more than chance.
+Every rate has a 95% interval: that of 84% on 96 test stories is from 76% to 90%. `compare` tests
+whether one prompt or model is better than another by more than chance.
 """
 
 from __future__ import annotations
@@ -99,19 +98,13 @@ def generate(  # noqa: PLR0913
 ) -> list[str]:
     """Generate the model's answer to each conversation, in the order of the conversations.
 
-    Decoding is greedy: each new token is the most likely token, up to the end token or
-    `max_new_tokens`. Prompts of similar length share a batch. All prompts begin with the same
-    tokens: the instruction and the worked examples. The model processes these tokens once, and
-    their keys and values are reused. With 8 shots, nine tenths of the tokens of a prompt are common
-    to all prompts. Only if a prompt exceeds the model's sliding window is nothing reused.
+    Decoding is greedy: each new token is the most likely token. Prompts of similar length share a
+    batch, and the keys and values of the tokens with which all prompts begin are computed only
+    once. `course_utils.decoding` computes the answers if it supports the model, and transformers'
+    `generate` otherwise.
 
-    If `course_utils.decoding` supports the model, such as a Llama on a CPU with or without an
-    adapter, it computes the answers. It dequantizes 4-bit weights only once, and its copy of the
-    weights is freed at the end. All other models answer with transformers' `generate`.
-
-    In float32 the model gives the same answer to a prompt in a batch and to the same prompt alone.
-    In 16 bits, the size of the batch changes the order in which numbers are added, and therefore
-    also the rounding. If two tokens are almost equally likely, the answer may then change.
+    In 16 bits, the size of a batch changes the order in which numbers are added, and therefore the
+    rounding. If two tokens are almost equally likely, the answer may then change.
 
     Args:
         max_new_tokens: Maximum length of an answer, in tokens.
@@ -408,10 +401,9 @@ def score_sections(answers: Sequence[str], references: Sequence[Mapping[str, str
 def rouge_l(candidate: str, reference: str) -> float:
     """Return the ROUGE-L F1 score of two texts, from 0 (no common word) to 1 (equal words).
 
-    L is the length of the longest common subsequence of words (lower case, letters and digits
-    only). Precision is L divided by the number of words of the candidate, recall is L divided by
-    the number of words of the reference, and F1 is the harmonic mean of precision and recall (Lin
-    2004, "ROUGE: A Package for Automatic Evaluation of Summaries").
+    With the length L of the longest common subsequence of words (lower case, letters and digits
+    only), F1 is 2 L / (words of the candidate + words of the reference) (Lin 2004, "ROUGE: A
+    Package for Automatic Evaluation of Summaries").
     """
     a, b = (re.findall(r"[^\W_]+", text.lower()) for text in (candidate, reference))
     return 2 * _common_subsequence(a, b) / (len(a) + len(b)) if a and b else 0.0
@@ -450,9 +442,8 @@ def summary(scores: DataFrame) -> dict[str, Interval]:
 def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
     """Compare two prompts or models that answered the same stories, metric by metric.
 
-    The comparison is paired: it looks at the difference on each story. An easy story is easy for
-    both models, and a hard story is hard for both. This common part cancels in the differences, so
-    a paired test usually finds differences that a comparison of two separate intervals misses.
+    The comparison is paired: it looks at the difference on each story. What is easy or hard for
+    both models cancels, so it finds differences that two separate intervals would hide.
 
     The p-value is from `mcnemar` if the metric is 0 or 1, and from `sign_flip` otherwise. The
     interval of the difference is the `bootstrap` interval of the differences. Four metrics are four

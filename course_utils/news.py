@@ -200,8 +200,7 @@ def messages(
     """Make a conversation that asks a model without fine-tuning for a section and a headline.
 
     The instruction states the task, the form of the answer, all sections and the house style. Each
-    shot adds a user message with its story and an assistant message with its answer. Without shots
-    the conversation is a zero-shot prompt, and with a few shots it is a few-shot prompt. The last
+    shot adds a user message with its story and an assistant message with its answer. The last
     message is the user's and contains the story of the example.
 
     Args:

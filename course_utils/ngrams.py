@@ -26,10 +26,9 @@ def predict_sections(
     """Learn the sections from training stories, and return a section for each test story.
 
     A story becomes a vector with one number for each n-gram, which is large if the n-gram is
-    frequent in the story and rare in other stories (tf-idf). Ridge regression then finds a weight
-    for each n-gram and section, such that the weighted sum is close to 1 for the section of a
-    training story and close to -1 for the other sections. A test story gets the section with the
-    largest sum. Training has no randomness and needs about a second.
+    frequent in the story and rare in other stories (tf-idf). Ridge regression finds weights such
+    that the weighted sum is close to 1 for the section of a training story and to -1 for the
+    others.
 
     Sources: Spärck Jones (1972), Journal of Documentation 28, for the weights of rare terms; Hoerl
     and Kennard (1970), Technometrics 12, for ridge regression.

@@ -1,11 +1,9 @@
 """Compare two forms of a model by their probabilities for the next token.
 
-Two programs can run the same model and still round differently. So it would be too strict to demand
-equal answers: where two tokens are almost equally likely, rounding decides which of them is chosen,
-and all later tokens depend on this choice. It would be too lenient to compare only the scores of
-the answers: a broken export can score as well as a correct one. The Kullback–Leibler divergence
-compares the probabilities of all tokens. It stays small if only the rounding differs, and it shows
-mistakes that don't change the scores.
+Equal answers would be too strict a test: where two tokens are almost equally likely, rounding
+decides which of them is chosen. Equal scores would be too lenient: a broken export can score as
+well as a correct one. The Kullback–Leibler divergence compares the probabilities of all tokens. It
+stays small if only the rounding differs, and it shows mistakes that don't change the scores.
 """
 
 from __future__ import annotations

@@ -172,10 +172,9 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     """Find the levels with the smallest squared error for a tensor that is quantized in blocks.
 
     Lloyd's iteration moves each level to the mean of the numbers that are nearest to it, until no
-    level moves. The result is a local minimum of the error. The density of the initial levels is
-    proportional to the cube root of a normal density (Panter and Dite 1951). A number in a block
-    with absmax c has the weight c², because its error is multiplied by c. In general neither zero
-    nor ±1 is a level.
+    level moves: a local minimum of the error. It starts with levels whose density is the cube root
+    of a normal density (Panter and Dite 1951). A number in a block with absmax c has the weight c².
+    In general neither zero nor ±1 is a level.
 
     Returns:
         float32 tensor of shape (2^bits,), ascending, in [-1, 1].
@@ -234,10 +233,9 @@ def bin_edges(codebook: Tensor) -> Tensor:
 class Quantized(nn.Module):
     """A quantized tensor: its codes and constants, and a method to dequantize it.
 
-    The class is an nn.Module, so a quantized tensor moves between devices and is saved together
-    with the layer that it belongs to. Casting the layer does not change the dtypes of the quantized
-    tensor: `.half()` has no effect. Shape, dtype and block size are not in the state dict, so load
-    a saved state into a layer that has the same shape, dtype and block size.
+    As an nn.Module, it moves between devices and is saved together with its layer. `.half()` does
+    not change its dtypes. Shape, dtype and block size are not in the state dict, so load a saved
+    state into a layer that has the same ones.
 
     Attributes:
         packed: the codes, uint8. A byte contains two codes of up to 4 bits, the first in its high
@@ -376,10 +374,8 @@ def quantize(
 def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = False) -> Quantized:
     """Quantize a tensor to 4-bit NormalFloat.
 
-    On a CPU, bitsandbytes computes bit-identical codes, constants and dequantized values.
-    But on a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within
-    a block. If the matrix is passed to bitsandbytes as a single row, bitsandbytes returns the same
-    correct result as this function.
+    On a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within a
+    block, unless the matrix is passed as a single row.
     """
     return quantize(x, nf4_codebook(), block_size, double_quant)
 
@@ -406,10 +402,9 @@ def quantize_linear(
 def quantize_mxfp4(x: Tensor, block_size: int = MXFP4_BLOCK) -> Quantized:
     """Quantize a tensor to MXFP4: numbers in E2M1, and a power of two as the scale of each block.
 
-    The scale is 2^(e - 2), where 2^e is the largest power of two that does not exceed the absmax
-    of the block. So the absmax is 4 to 8 times the scale. Numbers above 6 times the scale become 6
-    times the scale, which is the largest number of E2M1. A scale is stored as its exponent, in 8
-    bits (E8M0), so a number needs 4 + 8/32 = 4.25 bits.
+    The scale is 2^(e - 2), where 2^e is the largest power of two that does not exceed the absmax of
+    the block. Numbers above 6 times the scale become 6 times the scale, the largest number of E2M1.
+    A scale is stored as its exponent in 8 bits (E8M0), so a number needs 4 + 8/32 = 4.25 bits.
 
     Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.2 and 6.3.
 
@@ -635,9 +630,8 @@ def overhead_bits(
 class FrozenProduct(torch.autograd.Function):
     """Compute x Wᵀ + bias with a quantized W that gets no gradient.
 
-    Autograd would keep a 16-bit W from the forward pass for the backward pass. Here each pass
-    dequantizes W and frees it, so W is dequantized twice. The backward pass first rounds W to the
-    dtype that W had before it was quantized, as bitsandbytes does.
+    Each pass dequantizes W and frees it, so that autograd keeps no 16-bit W. The backward pass
+    first rounds W to the dtype that W had before it was quantized, as bitsandbytes does.
     """
 
     @staticmethod

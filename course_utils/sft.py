@@ -171,9 +171,8 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         lengths        4                        6
 
     A token may attend only to tokens of the same example. `lengths` and the restarts of
-    position_ids show where each example ends. Only the last example is followed by padding, so that
-    the number of tokens is a multiple of `multiple`. With causal attention the tokens of the last
-    example do not attend to this padding.
+    position_ids show where each example ends. Padding follows only the last example, so that the
+    number of tokens is a multiple of `multiple`.
 
     Returns:
         input_ids, position_ids and labels, each of shape (1, tokens), and lengths of shape
@@ -199,9 +198,9 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 class Collator:
     """A callable that applies `collate` or `pack` with the padding token of one tokenizer.
 
-    Lengths are rounded up to a multiple of 32, or of 64 in packed batches, so that batches have few
-    different shapes. On a CPU, oneDNN builds and stores a kernel of about 1 MB for every new shape,
-    and a model needs dozens of kernels. On a GPU, tensor cores are fastest at multiples of 8.
+    Lengths are rounded up to a multiple of 32, or of 64 in packed batches: on a CPU, oneDNN builds
+    and stores a kernel of about 1 MB for every new shape, and on a GPU, tensor cores are fastest at
+    multiples of 8.
     """
 
     pad_token_id: int

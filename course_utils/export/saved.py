@@ -148,9 +148,9 @@ def _scale(config: LoraConfig, name: str, rank: int) -> float:
 def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     """Copy adapters into a folder that can be published.
 
-    Training saves the path of the base model's folder in adapter_config.json. On other machines,
-    this path doesn't exist. So if the base model is in the Hugging Face cache or in the course's
-    cache, the copy contains the model's name on the hub, "owner/name", instead of the path.
+    Training saves the path of the base model's folder in adapter_config.json. If the base model is
+    in the Hugging Face cache or in the course's cache, the copy contains the model's name on the
+    hub, "owner/name", instead of the path.
     """
     from safetensors.torch import save_file
 

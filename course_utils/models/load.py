@@ -133,9 +133,8 @@ def _reason(error: BaseException) -> str:
 def finish_loading(model: nn.Module) -> None:
     """Prepare a model that transformers has just loaded, as `load_base` does.
 
-    The function saves memory: it limits oneDNN's cache of kernels, and if the model has 4-bit
-    weights, it removes the files with the 16-bit weights from memory. It also calls
-    `make_safe_to_evaluate` and, for a bfloat16 model on a CPU without instructions for bfloat16,
+    Limit oneDNN's cache of kernels, remove the files with 16-bit weights from memory if the model
+    has 4-bit weights, and call `make_safe_to_evaluate` and, where the CPU needs it,
     `multiply_in_float32`. Call it before the model computes anything.
     """
     runtime.limit_kernel_caches()
