@@ -91,7 +91,7 @@ class Tuned:
             difference = _interval(change.difference, f"+{form}")
             p = p_text(change.p)
             row = (METRICS[name].label, _interval(before, form), _interval(after, form))
-            found.append(Result(*row, difference, p, round(after.mean, 4)))
+            found.append(Result(*row, difference, p, round(float(after.mean), 4)))
         return found
 
 
