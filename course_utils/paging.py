@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 # assignment makes `course_utils.memory` unavailable.
 
 __all__ = [
-    "FLOPS",
     "PAGE",
     "PAGES",
-    "PCIE",
     "Event",
     "OutOfMemory",
     "Page",
@@ -62,19 +60,14 @@ PAGE = 2 * MiB
 # The name of the group of paged optimizer states, which `memory.GROUPS` does not contain.
 PAGES = "pages"
 
-# The PCIe generation of each GPU in `memory.GPUS`. Each GPU has 16 lanes (NVIDIA's data sheets).
-PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
 
-# Nominal operations per second of each GPU's matrix products: number of bytes of the numbers →
-# operations (NVIDIA's data sheets, without sparsity). 16-bit products are summed in float32. The
-# H100 is the SXM version.
-FLOPS: Mapping[str, Mapping[int, float]] = {
-    "T4": {2: 65e12, 4: 8.1e12},
-    "RTX 4090": {2: 165.2e12, 4: 82.6e12},
-    "A100-40": {2: 312e12, 4: 19.5e12},
-    "A100-80": {2: 312e12, 4: 19.5e12},
-    "H100": {2: 989e12, 4: 67e12},
-}
+def __getattr__(name: str) -> Any:
+    """Return `PCIE`: a dict from each GPU in `memory.GPUS` to the generation of its PCIe bus."""
+    if name != "PCIE":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from course_utils.memory import GPUS
+
+    return {gpu: size.pcie for gpu, size in GPUS.items()}
 
 
 def pcie_x16(generation: int) -> float:
@@ -105,7 +98,7 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
     bound: the GPU reaches its nominal speed, and nothing but these products takes time.
 
     Args:
-        gpu: A name from `FLOPS`.
+        gpu: A name from `memory.GPUS`.
         model: As in `memory.estimate`.
         method: As in `memory.estimate`.
         options: As in `memory.estimate`.
@@ -113,17 +106,22 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
     Raises:
         ValueError: The GPU is unknown, or as in `memory.estimate`.
     """
-    from course_utils.memory import DTYPE_BYTES, Plan
+    from course_utils.memory import DTYPE_BYTES, GPUS, Plan
 
-    if gpu not in FLOPS:
-        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(FLOPS)}")
+    if gpu not in GPUS:
+        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}")
     plan = Plan.of(model, method, options)
     settings = plan.settings
     each = DTYPE_BYTES[settings.compute_dtype]
     if settings.trains_weights:
         each = settings.precision.value
+    if each not in GPUS[gpu].flops:
+        raise ValueError(
+            f"the speed of {gpu} with numbers of {each} B is unknown: add it to the table GPUS in "
+            "course_utils/memory/gpus.py"
+        )
     passes = 2 + settings.gradient_checkpointing + settings.trains_weights
-    return 2 * passes * plan.shape.parameters * settings.tokens / FLOPS[gpu][each]
+    return 2 * passes * plan.shape.parameters * settings.tokens / GPUS[gpu].flops[each]
 
 
 # --- the optimizer states that may move to CPU memory ---------------------------------------------
@@ -476,7 +474,7 @@ def simulate(  # noqa: PLR0913
             CUDA needs.
         lengths: The sequence_length of each step, in tokens.
         bandwidth: Bandwidth of the bus in B/s. The default is the bandwidth of the named GPU's bus
-            (see `PCIE`), or of PCIe 3 if `gpu` is a number of bytes.
+            (see `memory.GPUS`), or of PCIe 3 if `gpu` is a number of bytes.
         page_size: Size of a page in bytes.
         pager: The class that decides which pages are evicted, `UnifiedMemory` or a subclass.
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
@@ -497,7 +495,7 @@ def simulate(  # noqa: PLR0913
     lengths = tuple(positive("a length", length) for length in tokens)
     gpu_name = gpu if isinstance(gpu, str) else "the GPU"
     if bandwidth is None:
-        bandwidth = pcie_x16(PCIE.get(gpu_name, 3))
+        bandwidth = pcie_x16(_pcie(gpu))
     if not isinstance(bandwidth, Real) or not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
     plan = _plan(model, method, options | {"sequence_length": max(lengths)})
@@ -515,6 +513,19 @@ def simulate(  # noqa: PLR0913
         out_of_memory=out_of_memory,
         state=unified.values(),
     )
+
+
+def _pcie(gpu: str | int) -> int:
+    """Return the generation of a GPU's bus, which is 3 for a GPU given by its bytes."""
+    from course_utils.memory import GPUS
+
+    generation = GPUS[gpu].pcie if isinstance(gpu, str) else 3
+    if generation is None:
+        raise ValueError(
+            f"the PCIe generation of {gpu} is unknown: pass the bandwidth, or add the generation "
+            "to the table GPUS in course_utils/memory/gpus.py"
+        )
+    return generation
 
 
 def _run_steps(

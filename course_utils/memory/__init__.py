@@ -51,7 +51,7 @@ from course_utils.memory.advice import Alternative, alternatives
 from course_utils.memory.allocator import Block, CachingAllocator, fresh_block, rounded
 from course_utils.memory.estimates import Estimate, estimate, timeline
 from course_utils.memory.families import ACTIVATIONS, FAMILIES, FUSED, PRESETS
-from course_utils.memory.gpus import GPUS, RESERVE, usable_bytes
+from course_utils.memory.gpus import GPU, GPUS, RESERVE, usable_bytes
 from course_utils.memory.plan import Plan, Trainable, trainable_tensors
 from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
 from course_utils.memory.settings import (
@@ -92,6 +92,7 @@ __all__ = [
     "DTYPE_BYTES",
     "FAMILIES",
     "FUSED",
+    "GPU",
     "GPUS",
     "GROUPS",
     "LOGITS",
