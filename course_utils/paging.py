@@ -35,6 +35,7 @@ from course_utils.validation import positive
 
 if TYPE_CHECKING:
     from course_utils.memory import Plan, StepPhase
+    from course_utils.memory.step import PhaseKind
 
 # Functions import `course_utils.memory` when they run, so that this module can be imported while an
 # assignment makes `course_utils.memory` unavailable.
@@ -369,6 +370,7 @@ class Event:
 
     Attributes:
         step: Number of the step; the first step is 1.
+        kind: Kind of the phase, see `memory.StepPhase`.
         name: Name of the phase, such as "the loss".
         gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for the group PAGES. The group
             "optimizer" contains only the states that can't move.
@@ -378,6 +380,7 @@ class Event:
     """
 
     step: int
+    kind: PhaseKind
     name: str
     gpu: Mapping[str, int]
     cpu: int
@@ -535,15 +538,13 @@ def _run_steps(
 
     The phase is None if the memory was sufficient.
     """
-    from course_utils.memory import UPDATE
-
     events: list[Event] = []
     for step, phases in enumerate(steps, 1):
         for phase in phases:
             before = unified.moved_in, unified.moved_out
             try:
                 unified.hold(phase.fixed)
-                if phase.name == UPDATE:
+                if phase.kind == "update":
                     _update(unified, plan, step)
             except OutOfMemory as error:
                 return events, _event(step, phase, unified, error.needed - phase.fixed, before)
@@ -615,4 +616,4 @@ def _event(
     gpu = phase.groups | {PAGES: pages}
     gpu["optimizer"] -= phase.paged
     moved = unified.moved_in - before[0], unified.moved_out - before[1]
-    return Event(step, phase.name, gpu, unified.bytes_in_cpu, *moved)
+    return Event(step, phase.kind, phase.name, gpu, unified.bytes_in_cpu, *moved)

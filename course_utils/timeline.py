@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # The loss, the update and a failed moment have the same width. This width is the number of moments
 # in a step divided by WIDE_MOMENTS, but at least 1. All other moments have width 1.
 WIDE_MOMENTS = 12
-# The phases of a step. Each name is a part of the names of the moments in this phase.
-PHASES = ("forward", "loss", "backward", "update")
 
 
 class Area(NamedTuple):
@@ -66,8 +64,6 @@ class TimelineView:
         Raises:
             ValueError: the run ended before one of the steps began.
         """
-        from course_utils.memory import LOSS, UPDATE
-
         failed = run.out_of_memory
         moments = (*run.events, failed) if failed else run.events
         last = moments[-1].step
@@ -78,7 +74,7 @@ class TimelineView:
         shown = tuple(sorted(set(steps))) or tuple(range(1, len(run.lengths) + 1))
         moments = tuple(moment for moment in moments if moment.step in shown)
         wide = max(1, run.phases_per_step // WIDE_MOMENTS)
-        widths = [wide if m.name in (LOSS, UPDATE) or m is failed else 1 for m in moments]
+        widths = [wide if m.kind in ("loss", "update") or m is failed else 1 for m in moments]
         edges = tuple(accumulate(widths, initial=0))
         return cls(run, shown, moments, edges, step_width=run.phases_per_step - 2 + 2 * wide)
 
@@ -139,11 +135,12 @@ class TimelineView:
     def phases(self) -> list[tuple[str, float]]:
         """Return each phase of each step with the x of its middle, from left to right.
 
-        The phases are those of PHASES. Phases that a step never reached are left out.
+        The moments between two layers belong to the phase "backward". Phases that a step never
+        reached are left out.
         """
         places: dict[tuple[int, str], list[int]] = {}
         for n, moment in enumerate(self.moments):
-            phase = next(name for name in PHASES if name in moment.name)
+            phase = "backward" if moment.kind == "between" else moment.kind
             places.setdefault((moment.step, phase), []).append(n)
         return [
             (phase, (self.edges[numbers[0]] + self.edges[numbers[-1] + 1]) / 2)

@@ -401,7 +401,7 @@ def step_timeline(
             line. A panel has no line if the line would be far above its areas.
         title: a sentence that says what the picture shows.
     """
-    from course_utils.memory import GROUPS, LOSS, UPDATE
+    from course_utils.memory import GROUPS
 
     figure = Figure(figsize=(504 / POINTS, 3.6), layout="constrained")
     panels = figure.subplots(1, len(ways), squeeze=False)[0]
@@ -413,7 +413,7 @@ def step_timeline(
     for axes, (name, every) in zip(panels, ways.items(), strict=True):
         phases = _drawn_phases(every)
         wide = max(1, len(phases) // 8)
-        widths = (wide if phase.name in (LOSS, UPDATE) else 1 for phase in phases)
+        widths = (wide if phase.kind in ("loss", "update") else 1 for phase in phases)
         edges = list(accumulate(widths, initial=0))
         seen |= _stack(axes, [phase.groups for phase in phases], edges, parts)
         axes.set(xlim=(0, edges[-1]), ylim=(0, 1.25 * max(p.total for p in phases) / GB), xticks=[])
@@ -439,13 +439,19 @@ def _drawn_phases(phases: Sequence[StepPhase]) -> list[StepPhase]:
     The moments between the backward passes of two layers are left out. Memory is lower for these
     moments, so that they would be drawn as stripes.
     """
-    from course_utils.memory import LOSS, UPDATE
-
-    layers = [phase for phase in phases if not phase.name.startswith("after")]
-    backward = (phase for phase in layers if phase.name.endswith("backward"))
-    peaks = {LOSS, UPDATE, max(backward, key=lambda phase: phase.total).name}
+    layers = [phase for phase in phases if phase.kind != "between"]
+    peaks = _moments(layers).values()
     step = 1 + len(layers) // 30
-    return [phase for n, phase in enumerate(layers) if n % step == 0 or phase.name in peaks]
+    return [phase for n, phase in enumerate(layers) if n % step == 0 or n in peaks]
+
+
+def _moments(phases: Sequence[StepPhase]) -> dict[str, int]:
+    """Return where the loss, the largest backward pass and the update are in a list of phases."""
+    places = {}
+    for kind in ("loss", "backward", "update"):
+        numbers = (n for n, phase in enumerate(phases) if phase.kind == kind)
+        places[kind] = max(numbers, key=lambda n: phases[n].total)
+    return places
 
 
 def _stack(
@@ -474,16 +480,8 @@ def _mark_moments(
     Returns:
         The memory at the highest of the three moments, and all three moments in words.
     """
-    from course_utils.memory import LOSS, UPDATE
-
     sizes = [phase.total for phase in phases]
-    names = [phase.name for phase in phases]
-    backward = [n for n, name in enumerate(names) if name.endswith("backward")]
-    moments = {
-        "loss": names.index(LOSS),
-        "backward": max(backward, key=sizes.__getitem__),
-        "update": names.index(UPDATE),
-    }
+    moments = _moments(phases)
     peak = max(moments, key=lambda name: sizes[moments[name]])
     middles = {name: (edges[n] + edges[n + 1]) / 2 for name, n in moments.items()}
     height = 1.16 * max(sizes) / GB

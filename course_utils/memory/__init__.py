@@ -39,7 +39,6 @@ arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
 """
 
 from course_utils.memory.activations import (
-    RESIDUAL,
     causal_masks,
     layer_backward,
     layer_saved,
@@ -67,16 +66,11 @@ from course_utils.memory.settings import (
 from course_utils.memory.shapes import ModelShape
 from course_utils.memory.step import (
     CUBLAS_WORKSPACE,
-    GROUPS,
-    LOGITS,
     LOSS,
-    PARTS,
-    REST,
     UPDATE,
-    WORK,
     StepPhase,
 )
-from course_utils.memory.terms import MemoryTerm
+from course_utils.memory.terms import GROUPS, LOGITS, PARTS, REST, WORK, MemoryTerm
 from course_utils.memory.weights import (
     SMALLEST_8BIT,
     SMALLEST_PAGED,
@@ -102,7 +96,6 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "RESERVE",
-    "RESIDUAL",
     "REST",
     "SEARCH_LIMIT",
     "SHARDINGS",

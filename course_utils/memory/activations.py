@@ -33,9 +33,6 @@ from course_utils.memory.terms import MemoryTerm, total_bytes
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
-# The name of the only gradient of an activation that exists between the backward passes of two
-# layers.
-RESIDUAL = "gradient of the residual stream"
 # The places where the inputs of linear layers are computed, in the order of the forward pass.
 SOURCES = ("first norm", "attention", "second norm", "MLP")
 
@@ -393,12 +390,21 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
     return [*max(candidates, key=total_bytes), *_during_backward(plan)]
 
 
+def residual_gradient(plan: Plan) -> MemoryTerm:
+    """Return the term for the gradient of the residual stream.
+
+    No other gradient of an activation exists between the backward passes of two layers.
+    """
+    t, h, each = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
+    name, formula = "gradient of the residual stream", f"{t} × {h} × {each}"
+    return _term(name, t * h * each, formula, AUTOGRAD)
+
+
 def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist during the entire backward pass of a layer."""
-    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
-    stream = settings.stream_bytes
-    size, formula = t * h * stream, f"{t} × {h} × {stream}"
-    yield _term(RESIDUAL, size, formula, AUTOGRAD)
+    settings = plan.settings
+    gradient = residual_gradient(plan)
+    yield gradient
     if not settings.gradient_checkpointing:
         return
     if settings.autocast and not settings.trains_weights:
@@ -409,8 +415,9 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     # tensor itself in its backward pass, not a float32 copy. So does an RMSNorm if the residual
     # stream is float32. In these two cases the terms of the layer count the input a second time, so
     # the input is subtracted here.
-    if plan.shape.norm == "layer" or stream == 4:
-        yield _term("less: the stored input", -size, formula, "what the first norm saves")
+    if plan.shape.norm == "layer" or settings.stream_bytes == 4:
+        size, formula = -gradient.size, gradient.formula
+        yield _term("less: the stored input", size, formula, "what the first norm saves")
 
 
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:

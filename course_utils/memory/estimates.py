@@ -13,8 +13,8 @@ from course_utils.memory.gpus import usable_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape
-from course_utils.memory.step import PARTS, Step, StepPhase, grouped
-from course_utils.memory.terms import MemoryTerm, total_bytes
+from course_utils.memory.step import Step, StepPhase
+from course_utils.memory.terms import PARTS, MemoryTerm, grouped, total_bytes
 from course_utils.units import format_bytes
 
 
@@ -79,7 +79,7 @@ class Estimate:
     @property
     def groups(self) -> dict[str, int]:
         """The bytes at the peak in each group of `GROUPS`, 0 for an empty group."""
-        return grouped(self.at_peak)
+        return grouped(self.terms)
 
     def table(self) -> str:
         """Return the memory at the peak as text: each group and the total in GB and GiB."""
@@ -196,7 +196,8 @@ def _absent(peak: StepPhase, size: Mapping[str, int]) -> Iterator[MemoryTerm]:
     for part, present in peak.parts.items():
         if present != size[part]:
             formula, source = "bytes not in memory", f"at {peak.name}"
-            yield MemoryTerm("transient", f"less {part}", present - size[part], formula, source)
+            missing = present - size[part]
+            yield MemoryTerm("transient", f"less {part}", missing, formula, source, group=part)
 
 
 def timeline(

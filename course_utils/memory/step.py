@@ -14,21 +14,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from course_utils.memory.activations import (
-    RESIDUAL,
     causal_masks,
     cos_and_sin,
     layer_backward,
     layer_saved,
     layers_saved,
+    residual_gradient,
     saved_mask,
     saved_terms,
 )
 from course_utils.memory.allocator import fresh_block
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import OPTIMIZERS
-from course_utils.memory.terms import MemoryTerm, total_bytes
+from course_utils.memory.terms import LOGITS, PARTS, WORK, MemoryTerm, grouped, total_bytes
 from course_utils.memory.weights import (
     on_one_gpu,
     paged_states,
@@ -38,10 +39,8 @@ from course_utils.memory.weights import (
     weight_terms,
 )
 
-PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
-LOGITS, WORK, REST = "logits and loss", "a layer's backward pass", "CUDA and the rest"
-# The groups into which figures and tables divide the memory at the peak.
-GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
+# The kinds of phases. A phase "between" begins when the backward pass of a layer has just ended.
+PhaseKind = Literal["forward", "loss", "backward", "between", "update"]
 # The names of two phases of a step.
 LOSS, UPDATE = "the loss", "the update"
 # The default size of PyTorch's cuBLAS workspace on GPUs older than Hopper, in bytes.
@@ -53,12 +52,14 @@ class StepPhase:
     """The memory in use in one phase of a training step, in bytes (B).
 
     Attributes:
+        kind: Kind of the phase, by which figures and `paging` recognize it.
         name: Name of the phase, such as "the loss".
         parts: For each part in `PARTS` except "transient", the bytes in memory in this phase.
         transients: A term for each tensor or buffer in memory that belongs to none of these parts.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory.
     """
 
+    kind: PhaseKind
     name: str
     parts: Mapping[str, int]
     transients: tuple[MemoryTerm, ...] = ()
@@ -91,21 +92,13 @@ class StepPhase:
         """
         sizes = Counter(self.parts)
         for term in self.transients:
-            sizes[term.name.partition(":")[0]] += term.size
+            sizes[WORK if term.group == WORK else term.name] += term.size
         return {name: size for name, size in sizes.items() if size}
 
     @property
     def groups(self) -> dict[str, int]:
         """The bytes in memory in each group of `GROUPS`, 0 for an empty group."""
-        return grouped(self.live_bytes)
-
-
-def grouped(live_bytes: Mapping[str, int]) -> dict[str, int]:
-    """Return the total bytes of the items in each group of `GROUPS`, 0 for an empty group."""
-    sizes = dict.fromkeys(GROUPS, 0)
-    for name, size in live_bytes.items():
-        sizes[LOGITS if "logits" in name else name if name in GROUPS else REST] += size
-    return sizes
+        return grouped(self.transients) | dict(self.parts)
 
 
 @dataclass(frozen=True)
@@ -162,13 +155,13 @@ class Step:
         """Return the memory in use at the end of a layer's forward pass."""
         saved = layers_saved(self.plan, layer + 1)
         kept = self._inputs_of_recomputation(self.plan.shape.layers)
-        return self._phase(f"forward of layer {layer + 1}", kept, activations=saved)
+        return self._phase("forward", f"forward of layer {layer + 1}", kept, activations=saved)
 
     def loss(self) -> StepPhase:
         """Return the memory in use when the loss is computed and all activations are stored."""
         kept = self._inputs_of_recomputation(self.plan.shape.layers)
         transients = [*kept, *self._kept_output, _loss_copies(self.plan)]
-        return self._phase(LOSS, transients, activations=self.size["activations"])
+        return self._phase("loss", LOSS, transients, activations=self.size["activations"])
 
     def backward(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer needs the most memory.
@@ -181,27 +174,29 @@ class Step:
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{self._layer_name(layer)}'s backward"
         kept = [*self._inputs_of_recomputation(layer + 1), *self._kept_output]
-        return self._phase(name, [*kept, *self._layer_terms], **parts)
+        return self._phase("backward", name, [*kept, *self._layer_terms], **parts)
 
     def between(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer has just ended."""
-        stream = [term for term in self._layer_terms if term.name.endswith(RESIDUAL)]
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
         kept = [*self._inputs_of_recomputation(layer), *self._kept_output]
-        return self._phase(name, [*kept, *stream], **parts)
+        stream = _work(residual_gradient(self.plan))
+        return self._phase("between", name, [*kept, stream], **parts)
 
     def update(self) -> StepPhase:
         """Return the memory in use during the update, which changes the trainable parameters."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
         kept = [*self._inputs_of_recomputation(0), *self._kept_output]
-        return self._phase(UPDATE, [*kept, *scratch], **parts)
+        return self._phase("update", UPDATE, [*kept, *scratch], **parts)
 
-    def _phase(self, name: str, transients: list[MemoryTerm], **parts: int) -> StepPhase:
+    def _phase(
+        self, kind: PhaseKind, name: str, transients: list[MemoryTerm], **parts: int
+    ) -> StepPhase:
         live_bytes = self._permanent | parts
         paged = self._paged if live_bytes["optimizer"] == self.size["optimizer"] else 0
-        return StepPhase(name, live_bytes, (*self._constant_terms, *transients), paged)
+        return StepPhase(kind, name, live_bytes, (*self._constant_terms, *transients), paged)
 
     # --- memory that several phases share ---
 
@@ -238,10 +233,7 @@ class Step:
 
     @cached_property
     def _layer_terms(self) -> list[MemoryTerm]:
-        return [
-            replace(term, part="transient", name=f"{WORK}: {term.name}")
-            for term in layer_backward(self.plan)
-        ]
+        return [_work(term) for term in layer_backward(self.plan)]
 
     @cached_property
     def _layer_saved(self) -> int:
@@ -267,8 +259,13 @@ class Step:
 # --- memory in use during the entire step ---------------------------------------------------------
 
 
-def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
-    return MemoryTerm("transient", name, size, formula, source)
+def _term(name: str, size: int, formula: str, source: str, group: str = "") -> MemoryTerm:
+    return MemoryTerm("transient", name, size, formula, source, group)
+
+
+def _work(term: MemoryTerm) -> MemoryTerm:
+    """Return a term of a layer's backward pass as a term of the phase."""
+    return replace(term, part="transient", name=f"{WORK}: {term.name}", group=WORK)
 
 
 def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
@@ -326,7 +323,7 @@ def _logits(plan: Plan) -> MemoryTerm:
     each = 2 if plan.settings.autocast else plan.settings.stream_bytes
     formula = f"{plan.tokens} tokens × {plan.shape.vocab} logits × {each}{_in_blocks(plan)}"
     size = _block(plan, plan.tokens * plan.shape.vocab * each)
-    return _term("logits", size, formula, "the model's output")
+    return _term("logits", size, formula, "the model's output", LOGITS)
 
 
 def _loss_copies(plan: Plan) -> MemoryTerm:
@@ -339,7 +336,7 @@ def _loss_copies(plan: Plan) -> MemoryTerm:
     # counted here.
     size = 3 * _block(plan, full) - full
     formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} logits × 4{_in_blocks(plan)}"
-    return _term("gradients of logits", size, formula, "cross entropy")
+    return _term("gradients of logits", size, formula, "cross entropy", LOGITS)
 
 
 def _in_blocks(plan: Plan) -> str:

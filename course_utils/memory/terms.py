@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
+LOGITS, WORK, REST = "logits and loss", "a layer's backward pass", "CUDA and the rest"
+# The groups into which figures and tables divide the memory at the peak.
+GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
+
 
 @dataclass(frozen=True)
 class MemoryTerm:
@@ -16,6 +21,8 @@ class MemoryTerm:
         size: Number of bytes (B), negative if the bytes are subtracted from the sum.
         formula: The formula for the number of bytes, as text.
         source: The code or the paper that the formula follows.
+        group: The group of `GROUPS` that contains the bytes. The default is the part, or REST for
+            the part "transient".
     """
 
     part: str
@@ -23,8 +30,22 @@ class MemoryTerm:
     size: int
     formula: str
     source: str
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            group = REST if self.part == "transient" else self.part
+            object.__setattr__(self, "group", group)
 
 
 def total_bytes(terms: Iterable[MemoryTerm]) -> int:
     """Return the sum of the bytes of all terms."""
     return sum(term.size for term in terms)
+
+
+def grouped(terms: Iterable[MemoryTerm]) -> dict[str, int]:
+    """Return the total bytes of the terms in each group of `GROUPS`, 0 for an empty group."""
+    sizes = dict.fromkeys(GROUPS, 0)
+    for term in terms:
+        sizes[term.group] += term.size
+    return sizes
