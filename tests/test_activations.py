@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from course_utils.measure import saved_for_backward
-from course_utils.memory import (
-    ModelShape,
-    Plan,
-    Settings,
-    estimate,
-    layer_backward,
-    layer_saved,
-    saved_terms,
-)
+from course_utils.memory import ModelShape, Plan, Settings, estimate
+from course_utils.memory.activations import layer_backward, layer_saved, saved_terms
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters
 

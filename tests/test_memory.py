@@ -33,9 +33,9 @@ from course_utils.memory import (
     largest,
     nf4_bytes,
     timeline,
-    trainable_tensors,
     usable_bytes,
 )
+from course_utils.memory.plan import trainable_tensors
 from course_utils.units import GB, GiB
 from tests.steps import CONFIGS, WINDOWED, config_of, step
 

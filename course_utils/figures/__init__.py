@@ -13,10 +13,8 @@ from course_utils.figures.base import Picture
 from course_utils.figures.charts import curves, histograms, measurements, pareto, relative_bars
 from course_utils.figures.diagrams import (
     course_map,
-    number_formats,
     qlora_layer,
     shift_by_one,
-    step_timeline,
     transformer_block,
     you_are_here,
 )
@@ -28,10 +26,11 @@ from course_utils.figures.double_quantization import (
 )
 from course_utils.figures.evidence import differences, experiment, heat_map, seed_lines
 from course_utils.figures.export import rotary_rows, ways_out
+from course_utils.figures.formats import number_formats
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
-from course_utils.figures.merging import rounding_line, update_reach
+from course_utils.figures.merging import rounding_line
 from course_utils.figures.nf4 import block_steps, quantile_levels
 from course_utils.figures.pages import PageFrame, page_frames
 from course_utils.figures.quantization import (
@@ -41,7 +40,7 @@ from course_utils.figures.quantization import (
     normal_quantiles,
 )
 from course_utils.figures.steps import layer_spikes, step_phases
-from course_utils.figures.timeline import memory_timeline
+from course_utils.figures.timeline import memory_timeline, step_timeline
 from course_utils.figures.tokens import (
     MarkedTokens,
     TokenLosses,
@@ -107,7 +106,6 @@ __all__ = [
     "step_timeline",
     "token_probabilities",
     "transformer_block",
-    "update_reach",
     "ways_out",
     "you_are_here",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from textwrap import wrap
 
@@ -13,12 +14,16 @@ from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from course_utils.figures.base import POINTS, Picture
-from course_utils.palette import GREY, INK, text_on
+from course_utils.palette import ADAPTERS, GREY, INK, WEIGHTS, text_on
 
 # The font sizes of a diagram in points: titles, texts, and notes next to a text.
 TITLE, TEXT, NOTE = 11.5, 9.5, 8.5
 # The height of a line of a title in points.
 TITLE_LINE = 17
+# A matrix is drawn at least this thick, in points, so that it can be seen.
+THINNEST = 2.0
+# The distance between W and its A and B in points.
+GAP = 3.0
 Point = tuple[float, float]
 
 
@@ -159,6 +164,36 @@ class Canvas:
         self.axes.imshow(pixels, extent=extent, interpolation="none", aspect="auto", zorder=2)
         frame = Rectangle(at, width, height, facecolor="none", edgecolor=GREY, linewidth=0.6)
         self.axes.add_patch(frame)
+
+    def weight(self, at: Point, size: Point, thick: float) -> Point:
+        """Draw a weight with its adapter: A to the left of W and as high, B above W and as wide.
+
+        Args:
+            at: the upper left corner of W.
+            size: the width and the height of W in points, which are d_out and d_in.
+            thick: the width of A and the height of B in points, of which at least THINNEST are
+                drawn; 0 for a weight without an adapter.
+
+        Returns:
+            The upper left corner of the weight and its adapter together.
+        """
+        (x, y), (width, height) = at, size
+        self.rectangle(at, size, WEIGHTS)
+        if not thick:
+            return at
+        thick = max(thick, THINNEST)
+        left, top = x - GAP - thick, y - GAP - thick
+        self.rectangle((left, y), (thick, height), ADAPTERS)
+        self.rectangle((x, top), (width, thick), ADAPTERS)
+        return left, top
+
+    def legend(self, at: Point, colours: Mapping[str, str], side: float, size: float) -> None:
+        """Draw a legend in a row: text of `size` → colour of the square of `side` before it."""
+        x, y = at
+        for text, colour in colours.items():
+            self.rectangle((x, y), (side, side), colour)
+            self.text((x + side + 4, y + side / 2), text, size=size, ha="left")
+            x += text_width(text, size) + 30
 
     def picture(self, alt: str) -> Picture:
         """Return the figure as a picture."""

@@ -10,29 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from course_utils.figures.base import Picture, Style, grouped_bars, one_panel
-from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
-from course_utils.palette import ADAPTERS, BLUE, INK, ORANGE, WEIGHTS
-
-# A rectangle is drawn at least this thick, in points, so that it can be seen.
-THINNEST = 2.0
-# The distance between W and its A and B in points.
-GAP = 3.0
-
-
-def draw_adapted(canvas: Canvas, at: Point, size: Point, thick: float) -> None:
-    """Draw a weight with its adapter: A to the left of W and as high, B above W and as wide.
-
-    Args:
-        canvas: the canvas.
-        at: the upper left corner of W.
-        size: the width and the height of W in points. The width is d_out, and the height is d_in.
-        thick: the width of A and the height of B in points; 0 for a weight without an adapter.
-    """
-    (x, y), (width, height) = at, size
-    canvas.rectangle(at, size, WEIGHTS)
-    if thick:
-        canvas.rectangle((x - GAP - thick, y), (thick, height), ADAPTERS)
-        canvas.rectangle((x, y - GAP - thick), (width, thick), ADAPTERS)
+from course_utils.figures.canvas import GAP, NOTE, TEXT, THINNEST, Canvas, Point, text_width
+from course_utils.palette import BLUE, INK, ORANGE
 
 
 def lora_rectangles(
@@ -58,13 +37,12 @@ def lora_rectangles(
     full = layers * sum(d_in * d_out for d_in, d_out in matrices.values())
     places, height, scale = _packed(matrices, rank)
     canvas = Canvas(504, max(height, 140), title)
-    thick = max(rank * scale, THINNEST)
     for (name, (d_in, d_out)), (x, bottom) in zip(matrices.items(), places, strict=True):
         size = d_out * scale, d_in * scale
         at, middle = (x, bottom - size[1]), x + size[0] / 2
-        draw_adapted(canvas, at, size, thick)
+        left, top = canvas.weight(at, size, rank * scale)
         if len(matrices) == 1:
-            left, above = x - thick - GAP - 6, at[1] - thick - GAP - 10
+            left, above = left - 6, top - 10
             canvas.text((left, at[1] + size[1] / 2 - 7), "A", weight="bold", ha="right")
             canvas.text((left, at[1] + size[1] / 2 + 7), f"{d_in:,} × {rank:,}", ha="right")
             canvas.text((middle - 34, above), "B", weight="bold")

@@ -6,10 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from course_utils.figures.base import Picture, Style, one_panel
+from course_utils.figures.base import Picture
 from course_utils.figures.canvas import NOTE, Canvas
 from course_utils.palette import ADAPTERS, CONSTANTS, GREY, INK, WEIGHTS
 from course_utils.validation import one_of
@@ -159,36 +156,3 @@ def _described(coarse: _Line, neighbour: float, fine: _Line, dtype: str) -> str:
         f"left. In {dtype} the update passes {passed} numbers, and the sum is rounded to "
         f"{_signed(fine.nearest(fine.total))}: {fine.left():.0%} of the update is left."
     )
-
-
-def update_reach(reach: ArrayLike, title: str = "") -> Picture:
-    """Draw how far the updates of a layer reach, as a histogram with a log scale.
-
-    Updates beyond the dashed line at 1 cross the midpoint, so NF4 rounds their weights to another
-    level. Updates that reach less than 0.001 are counted in the percentages, but not drawn.
-
-    Args:
-        reach: for each weight, the size of its update, divided by the distance from the weight to
-            the midpoint.
-    """
-    values = np.asarray(reach, dtype=float).ravel()
-    edges = np.geomspace(1e-3, 10, 81)
-    # Larger updates are counted in the last bin.
-    counts, _ = np.histogram(values.clip(max=edges[-1]), edges)
-    percent = 100 * counts / values.size
-    figure, axes = one_panel(height=2.6, title=title)
-    for part, colour in ((edges[1:] <= 1, GREY), (edges[1:] > 1, ADAPTERS)):
-        axes.stairs(percent * part, edges, fill=True, color=colour)
-    axes.axvline(1, color=INK, linestyle="--", linewidth=1)
-    beyond, median = (values > 1).mean(), float(np.median(values))
-    place: Style = {"xytext": (5, -5), "textcoords": "offset points", "va": "top"}
-    text = f"{beyond:.2%} reach\nbeyond the\nmidpoint"
-    axes.annotate(text, (1, 1), xycoords=("data", "axes fraction"), **place)
-    axes.set(xscale="log", xlim=(edges[0], edges[-1]), ylabel="% of the weights")
-    axes.set_xlabel("|update| / distance to the midpoint")
-    axes.xaxis.set_major_formatter("{x:g}")
-    alt = (
-        f"Histogram of |update| / distance to the midpoint for {values.size:,} weights: the median "
-        f"is {median:.3f}, and {beyond:.2%} are beyond 1, the midpoint."
-    )
-    return Picture(figure, alt)

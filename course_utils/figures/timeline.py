@@ -1,24 +1,33 @@
-"""Draw the memory of a simulated training run over time, with the limit of the GPU (lecture 06).
-
-`TimelineView.of` chooses the moments to show and their positions, and `memory_timeline` draws them.
-"""
+"""Draw the memory of a training step or of a simulated run over time (lectures 02 and 06)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from course_utils.figures.base import HALO, Picture, Style, add_title, hide_frame, legend_beside
-from course_utils.palette import INK, OPTIMIZER, PAPER, RED
+from course_utils.figures.base import (
+    HALO,
+    POINTS,
+    Picture,
+    Style,
+    add_title,
+    apart,
+    hide_frame,
+    legend_beside,
+)
+from course_utils.figures.canvas import NOTE, TEXT
+from course_utils.palette import INK, OPTIMIZER, PAPER, RED, colours
 from course_utils.timeline import TimelineView
-from course_utils.units import GB
+from course_utils.units import GB, format_bytes
 
 if TYPE_CHECKING:
     from course_utils import paging
+    from course_utils.memory import StepPhase
     from course_utils.paging import Event
 
 # The legend names an area only if the area reaches this share of the budget at some moment. An area
@@ -33,6 +42,139 @@ SIGNS = {"forward": "", "loss": "①", "backward": "②", "update": "③"}
 PALE = to_rgba(PAPER, 0.5)
 # The maximum height of the bar of a failed request, as a multiple of the budget.
 HIGHEST_REQUEST = 2
+
+
+# --- one step ---
+
+
+def step_timeline(
+    ways: Mapping[str, Sequence[StepPhase]],
+    gpu: tuple[str, float] | None = None,
+    title: str = "",
+) -> Picture:
+    """Draw the memory over one training step, side by side for several ways of training.
+
+    The parts are stacked areas in the colours of `palette`. Three numbers mark the moments at which
+    memory can peak: 1 the loss, 2 the largest backward pass of a layer, 3 the update. The number
+    of the highest moment is in a filled circle. Each panel has a scale of its own.
+
+    Args:
+        ways: name of the way → all phases of the step, as `memory.timeline` returns them.
+        gpu: the name of a GPU and the number of bytes that tensors may use on it, for a dashed
+            line. A panel has no line if the line would be far above its areas.
+        title: a sentence that says what the picture shows.
+    """
+    from course_utils.memory import GROUPS
+
+    figure = Figure(figsize=(504 / POINTS, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(ways), squeeze=False)[0]
+    hide_frame(*panels)
+    add_title(figure, title)
+    parts = colours(GROUPS)
+    descriptions = []
+    seen: dict[str, Any] = {}
+    for axes, (name, every) in zip(panels, ways.items(), strict=True):
+        phases = _drawn_phases(every)
+        wide = max(1, len(phases) // 8)
+        widths = (wide if phase.kind in ("loss", "update") else 1 for phase in phases)
+        edges = list(accumulate(widths, initial=0))
+        seen |= _stack(axes, [phase.groups for phase in phases], edges, parts)
+        axes.set(xlim=(0, edges[-1]), ylim=(0, 1.25 * max(p.total for p in phases) / GB), xticks=[])
+        axes.set_xlabel("forward  →  ① loss  →\n② backward  →  ③ update", fontsize=NOTE)
+        peak, words = _mark_moments(axes, phases, edges)
+        axes.set_title(f"{name}: {peak}", fontsize=TEXT, fontweight="bold", loc="left")
+        descriptions.append(f"{name}: {words}")
+        if gpu:
+            _draw_gpu(axes, *gpu)
+    panels[0].set_ylabel("memory (GB)", fontsize=TEXT)
+    names = [part for part in parts if part in seen][::-1]
+    handles = [seen[part] for part in names]
+    style: Style = {"frameon": False, "fontsize": NOTE, "handlelength": 1, "handleheight": 1}
+    figure.legend(handles, names, loc="outside lower center", ncols=4, **style)
+    alt = f"Areas of memory over a training step, with its moments. {'; '.join(descriptions)}."
+    line = f" A line marks {gpu[0]} at {format_bytes(gpu[1])}." if gpu else ""
+    return Picture(figure, alt + line)
+
+
+def _drawn_phases(phases: Sequence[StepPhase]) -> list[StepPhase]:
+    """Return the phases that are drawn: the moments at which memory can peak, and 30 others.
+
+    The moments between the backward passes of two layers are left out. Memory is lower for these
+    moments, so that they would be drawn as stripes.
+    """
+    layers = [phase for phase in phases if phase.kind != "between"]
+    peaks = _moments(layers).values()
+    step = 1 + len(layers) // 30
+    return [phase for n, phase in enumerate(layers) if n % step == 0 or n in peaks]
+
+
+def _moments(phases: Sequence[StepPhase]) -> dict[str, int]:
+    """Return where the loss, the largest backward pass and the update are in a list of phases."""
+    places = {}
+    for kind in ("loss", "backward", "update"):
+        numbers = (n for n, phase in enumerate(phases) if phase.kind == kind)
+        places[kind] = max(numbers, key=lambda n: phases[n].total)
+    return places
+
+
+def _stack(
+    axes: Axes,
+    moments: Sequence[Mapping[str, int]],
+    edges: Sequence[float],
+    parts: Mapping[str, str],
+) -> dict[str, Any]:
+    """Draw each part that isn't empty as an area on top of the areas below; return the areas."""
+    areas: dict[str, Any] = {}
+    below = [0.0] * len(moments)
+    for part, colour in parts.items():
+        top = [low + sizes[part] / GB for low, sizes in zip(below, moments, strict=True)]
+        if top != below:
+            style: Style = {"color": colour, "linewidth": 0, "fill": True, "baseline": below}
+            areas[part] = axes.stairs(top, edges, **style)
+        below = top
+    return areas
+
+
+def _mark_moments(
+    axes: Axes, phases: Sequence[StepPhase], edges: Sequence[float]
+) -> tuple[str, str]:
+    """Mark the loss, the largest backward pass and the update.
+
+    Returns:
+        The memory at the highest of the three moments, and all three moments in words.
+    """
+    sizes = [phase.total for phase in phases]
+    moments = _moments(phases)
+    peak = max(moments, key=lambda name: sizes[moments[name]])
+    middles = {name: (edges[n] + edges[n + 1]) / 2 for name, n in moments.items()}
+    height = 1.16 * max(sizes) / GB
+    places = apart({name: x / edges[-1] for name, x in middles.items()}, 0.13)
+    # Spreading must not move a number beyond the end of the axis.
+    excess = max(0.0, max(places.values()) - 0.95)
+    for number, (name, x) in enumerate(middles.items(), 1):
+        face, colour = (INK, PAPER) if name == peak else (PAPER, INK)
+        place = (places[name] - excess) * edges[-1]
+        axes.plot([x, place], [sizes[moments[name]] / GB, height], color=INK, linewidth=0.8)
+        style: Style = {"markersize": 14, "mfc": face, "mec": INK, "clip_on": False}
+        axes.plot(place, height, "o", **style)
+        style = {"color": colour, "fontsize": NOTE, "weight": "bold", "zorder": 5}
+        axes.text(place, height, str(number), ha="center", va="center_baseline", **style)
+    listed = [f"{name} {format_bytes(sizes[n])}" for name, n in moments.items()]
+    highest = format_bytes(sizes[moments[peak]], digits=1)
+    return highest, f"{', '.join(listed)}, highest at the {peak}"
+
+
+def _draw_gpu(axes: Axes, name: str, limit: float) -> None:
+    """Draw a line at the memory limit of a GPU, unless it is far above the areas."""
+    top = axes.get_ylim()[1]
+    if limit / GB > 1.5 * top:
+        return
+    axes.set_ylim(0, max(top, 1.1 * limit / GB))
+    axes.axhline(limit / GB, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+    axes.annotate(f" {name}", (0, limit / GB), va="bottom", fontsize=NOTE, **HALO)
+
+
+# --- a run ---
 
 
 def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "") -> Picture:

@@ -38,20 +38,11 @@ QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthik
 arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
 """
 
-from course_utils.memory.activations import (
-    causal_masks,
-    layer_backward,
-    layer_saved,
-    layers_saved,
-    saved_mask,
-    saved_terms,
-)
 from course_utils.memory.advice import Alternative, alternatives
-from course_utils.memory.allocator import Block, CachingAllocator, fresh_block, rounded
 from course_utils.memory.estimates import Estimate, estimate, timeline
-from course_utils.memory.families import ACTIVATIONS, FAMILIES, FUSED, PRESETS
+from course_utils.memory.families import FAMILIES, PRESETS
 from course_utils.memory.gpus import GPU, GPUS, RESERVE, usable_bytes
-from course_utils.memory.plan import Plan, Trainable, trainable_tensors
+from course_utils.memory.plan import Plan, Trainable
 from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
 from course_utils.memory.settings import (
     BLOCK_SIZES,
@@ -80,12 +71,10 @@ from course_utils.memory.weights import (
 )
 
 __all__ = [
-    "ACTIVATIONS",
     "BLOCK_SIZES",
     "CUBLAS_WORKSPACE",
     "DTYPE_BYTES",
     "FAMILIES",
-    "FUSED",
     "GPU",
     "GPUS",
     "GROUPS",
@@ -104,8 +93,6 @@ __all__ = [
     "UPDATE",
     "WORK",
     "Alternative",
-    "Block",
-    "CachingAllocator",
     "Estimate",
     "MemoryTerm",
     "ModelShape",
@@ -116,22 +103,13 @@ __all__ = [
     "StepPhase",
     "Trainable",
     "alternatives",
-    "causal_masks",
     "estimate",
-    "fresh_block",
     "kv_cache_bytes",
     "largest",
     "largest_number",
-    "layer_backward",
-    "layer_saved",
-    "layers_saved",
     "nf4_bytes",
     "paged_bytes",
-    "rounded",
-    "saved_mask",
-    "saved_terms",
     "state_bytes",
     "timeline",
-    "trainable_tensors",
     "usable_bytes",
 ]
