@@ -1,9 +1,8 @@
 """Measure the bytes of tensors while a model runs, to check predictions of `course_utils.memory`.
 
-On a GPU torch.cuda.max_memory_allocated returns the peak memory of tensors. PyTorch has no such
-counter for CPU memory, and the memory of a process also includes libraries and memory that the
-process has freed. So `TensorMeter` watches every operation of PyTorch and counts the storages that
-are not freed yet. A storage is the block of memory that contains the numbers of a tensor.
+PyTorch counts the peak memory of tensors only on a GPU. On a CPU, `TensorMeter` watches every
+operation and counts the storages that are not freed yet. A storage is the block of memory that
+contains the numbers of a tensor.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class TensorMeter(TorchDispatchMode):
         now: bytes (B) of the tensors that are not freed yet.
         peak: the largest value of `now` so far.
         trace: the value of `now` after each operation.
-        phases: name → the part of `trace` that was recorded in the phase of this name, in order
-            (see `begin`). Operations before the first phase belong to no phase.
+        phases: name → the part of `trace` since `begin(name)`. Operations before the first phase
+            belong to no phase.
 
     Example:
         >>> with TensorMeter() as meter:
@@ -87,12 +86,7 @@ def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
 
 @dataclass
 class Saved:
-    """The size and number of the tensors that autograd has stored for the backward pass.
-
-    Attributes:
-        size: bytes (B) of these tensors.
-        tensors: number of these tensors.
-    """
+    """The bytes and the number of the tensors that autograd has stored for the backward pass."""
 
     size: int = 0
     tensors: int = 0
@@ -102,14 +96,8 @@ class Saved:
 def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
     """Count the tensors that forward passes of a model store for the backward pass.
 
-    The model's weights and buffers are not counted. A tensor with several views is counted once.
-    The function uses torch.autograd.graph.saved_tensors_hooks.
-
-    Args:
-        model: the model whose forward pass is called in the with block.
-
-    Yields:
-        A `Saved` whose numbers grow during the forward pass.
+    Yields a `Saved` whose numbers grow during the forward pass. The model's weights and buffers are
+    not counted, and a tensor with several views is counted once.
     """
     weights = [*model.parameters(), *model.buffers()]
     seen = {tensor.untyped_storage().data_ptr() for tensor in weights}
@@ -137,13 +125,8 @@ def backward_marked(
     """Begin phases of a meter while a language model runs a forward and a backward pass.
 
     The phase "loss" begins when the output layer `head` begins its forward pass. In the backward
-    pass, the phase "backward of layer n" begins as soon as the gradient of the output of layer n
-    exists. Layers are numbered from 1. The caller begins all other phases, such as "forward".
-
-    Args:
-        meter: the meter whose `begin` is called.
-        head: the model's output layer.
-        layers: the model's layers, from the first to the last.
+    pass, "backward of layer n" begins as soon as the gradient of the output of layer n exists,
+    where n counts `layers` from 1. The caller begins all other phases, such as "forward".
     """
 
     def mark(name: str) -> Callable[..., None]:
@@ -171,10 +154,9 @@ def gradient_bytes(model: nn.Module) -> int:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the size of an optimizer's states, in bytes (B).
+    """Return the size of an optimizer's states, in bytes (B); a shared tensor is counted once.
 
-    Tensors of a single number, such as Adam's step counter, are not counted. A tensor that several
-    parameters share is counted once.
+    Tensors of a single number, such as Adam's step counter, are not counted.
     """
     tensors = tree_leaves([list(state.values()) for state in optimizer.state.values()])
     storages = {

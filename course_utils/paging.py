@@ -6,16 +6,12 @@
     │ weights … spikes │ optimizer states │ ◄─────── │ pages       │
     └──────────────────┴──────────────────┘  touch   └─────────────┘
 
-Only the update needs the optimizer states, so these states can be in CPU memory in all other
-phases. A paged optimizer stores the states in pages of CUDA's unified memory. When other tensors
-need the memory of the GPU, the least recently used pages move to CPU memory. A page moves back when
-the update reads or writes the page. `simulate` computes a run from the bytes of `memory.timeline`,
-so the simulation needs no GPU.
+Only the update needs the optimizer states. When other tensors need the memory, the least recently
+used pages move to CPU memory; a page moves back when the update reads or writes it.
 
-The simulation is simpler than a GPU in two ways. First, the memory of a freed tensor is immediately
-available for pages in the simulation. On a GPU, PyTorch's caching allocator reserves this memory
-for later tensors until `torch.cuda.empty_cache` is called. Second, the simulated time of a move is
-the moved bytes divided by the nominal bandwidth, and nothing is computed during a move.
+The simulation is simpler than a GPU: freed memory is available for pages at once, although
+PyTorch's caching allocator would keep it, and a move takes the moved bytes divided by the nominal
+bandwidth, during which nothing is computed.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -72,17 +68,10 @@ def __getattr__(name: str) -> Any:
 
 
 def pcie_x16(generation: int) -> float:
-    """Return the nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
+    """Return the nominal bandwidth of 16 lanes of PCIe 3, 4 or 5 in each direction, in B/s.
 
-    A lane of PCIe 3 transfers 8 · 10⁹ bits per second (8 GT/s). Each later generation transfers
-    twice as many bits per second as the previous generation. Only 128 of every 130 bits are data
-    (PCI-SIG, PCI Express base specification).
-
-    Args:
-        generation: The generation of PCIe: 3, 4 or 5.
-
-    Raises:
-        ValueError: `generation` is not 3, 4 or 5.
+    A lane of PCIe 3 transfers 8 · 10⁹ bits per second, and each later generation twice as many. Of
+    every 130 bits, 128 are data (PCI-SIG, PCI Express base specification).
     """
     if generation not in (3, 4, 5):
         raise ValueError(f"the generation of PCIe must be 3, 4 or 5, got {generation!r}")
@@ -96,16 +85,8 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
     arXiv 2001.08361, section 2.1). A step consists of the forward pass, its recomputation if
     gradient checkpointing is on, and the pass that computes the gradients of all inputs. If the
     weights are trained, another pass computes the gradients of the weights. The result is a lower
-    bound: the GPU reaches its nominal speed, and nothing but these products takes time.
-
-    Args:
-        gpu: A name from `memory.GPUS`.
-        model: As in `memory.estimate`.
-        method: As in `memory.estimate`.
-        options: As in `memory.estimate`.
-
-    Raises:
-        ValueError: The GPU is unknown, or as in `memory.estimate`.
+    bound: the GPU of `memory.GPUS` reaches its nominal speed, and nothing else takes time. The
+    other arguments are those of `memory.estimate`.
     """
     from course_utils.memory import DTYPE_BYTES, GPUS, Plan
 
@@ -130,12 +111,9 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A kind of trainable tensor and the size of its optimizer states.
+    """A kind of trainable tensor, as in `memory.Trainable`, with its optimizer states in bytes.
 
     Attributes:
-        name: Name of the kind, such as "q_proj.lora_A".
-        elements: Number of elements in one tensor of this kind.
-        count: Number of tensors of this kind in the model.
         size: Bytes (B) of the optimizer states of all tensors of this kind.
         paged: Bytes of these states that may move to CPU memory.
     """
@@ -150,18 +128,10 @@ class StateTensor:
 def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
     """Return the optimizer states of each kind of trainable tensor, and their paged bytes.
 
-    The sum of `paged` over all kinds equals the `paged` of `memory.estimate`. For example, the
-    states of adapters of rank 8 on LLaMA-7B never move to CPU memory, because the largest tensor of
-    these adapters has 88,064 elements, and bitsandbytes pages only tensors of at least 100,000
-    elements.
-
-    Args:
-        model: As in `memory.estimate`.
-        method: As in `memory.estimate`.
-        options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw".
-
-    Raises:
-        ValueError: As in `memory.estimate`, or more than one GPU is requested.
+    The sum of `paged` equals the `paged` of `memory.estimate`, which has the same arguments;
+    `optimizer` defaults to "paged_adamw". For example, the states of adapters of rank 8 on LLaMA-7B
+    never move: the largest tensor has 88,064 elements, and bitsandbytes pages only tensors of at
+    least 100,000.
     """
     from course_utils import memory
 
@@ -204,13 +174,10 @@ def _paged_states(plan: Plan) -> Iterator[int]:
 
 
 class OutOfMemory(Exception):
-    """The GPU has too little memory even with all pages in CPU memory.
+    """The GPU has too little memory for `needed` bytes, even with all pages in CPU memory.
 
-    When this error is raised, all pages are in CPU memory, and their contents are unchanged. The
-    number of bytes that can't move is also unchanged.
-
-    Attributes:
-        needed: Number of bytes (B) that the GPU would need.
+    All pages are then in CPU memory with their contents, and the bytes that can't move are as
+    before.
     """
 
     def __init__(self, needed: int, budget: int):
@@ -220,13 +187,7 @@ class OutOfMemory(Exception):
 
 @dataclass
 class Page:
-    """A page of optimizer states.
-
-    Attributes:
-        size: Size of the page in bytes.
-        value: A number that represents the page's contents, so that tests can detect a lost or
-            outdated page.
-    """
+    """A page of optimizer states: its size in bytes, and a number in place of its contents."""
 
     size: int
     value: float = 0.0
@@ -243,15 +204,10 @@ class UnifiedMemory:
         budget: Memory of the GPU in bytes (B).
         page_size: Size of a page in bytes. The last page of a tensor may be smaller.
         fixed: Bytes on the GPU that can't move.
-        moved_in: Total bytes moved to the GPU so far.
-        moved_out: Total bytes moved from the GPU to CPU memory so far.
+        moved_in: Total bytes moved to the GPU so far, and `moved_out` from it.
         on_gpu: The pages on the GPU by their numbers, the least recently used page first.
         in_cpu: The pages in CPU memory by their numbers.
         paged: Total bytes of the pages on the GPU.
-
-    Raises:
-        ValueError: `budget` is not a whole number of at least 0, or `page_size` is not a whole
-            number of at least 1.
     """
 
     budget: int
@@ -282,24 +238,15 @@ class UnifiedMemory:
         return self.moved_out - self.moved_in
 
     def hold(self, fixed: int) -> None:
-        """Set how many bytes can't move, and evict pages until these bytes fit the GPU.
-
-        Raises:
-            OutOfMemory: The bytes don't fit the GPU even with all pages in CPU memory.
-        """
+        """Set how many bytes can't move; evict pages until they fit, or raise `OutOfMemory`."""
         _non_negative("fixed", fixed)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
     def allocate(self, size: int) -> list[int]:
-        """Create the pages of a new tensor on the GPU, filled with zeros.
+        """Create the pages of a new tensor on the GPU, filled with zeros; return their numbers.
 
-        Returns:
-            The numbers of the new pages.
-
-        Raises:
-            OutOfMemory: Not even one page fits the GPU together with the bytes that can't move. In
-                this case no page is created.
+        If not even one page fits, no page is created, and `OutOfMemory` is raised.
         """
         numbers = []
         for start in range(0, _non_negative("size", size), self.page_size):
@@ -308,11 +255,9 @@ class UnifiedMemory:
         return numbers
 
     def touch(self, number: int) -> Page:
-        """Return a page, moved to the GPU if necessary, and mark the page as most recently used.
+        """Return a page, moved to the GPU if necessary, and mark it as most recently used.
 
-        Raises:
-            OutOfMemory: The page doesn't fit the GPU together with the bytes that can't move.
-            ValueError: No page has this number.
+        `OutOfMemory` is raised if it doesn't fit beside the bytes that can't move.
         """
         if number in self.on_gpu:
             self.on_gpu.move_to_end(number)
@@ -369,14 +314,12 @@ class Event:
     """The memory in use in one phase of a run, in bytes (B).
 
     Attributes:
-        step: Number of the step; the first step is 1.
-        kind: Kind of the phase, see `memory.StepPhase`.
-        name: Name of the phase, such as "the loss".
+        step: Number of the step, from 1.
+        kind: Kind of the phase, and `name` its words, as in `memory.StepPhase`.
         gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for the group PAGES. The group
             "optimizer" contains only the states that can't move.
         cpu: Bytes of the pages in CPU memory.
-        moved_in: Bytes of pages moved to the GPU since the previous phase.
-        moved_out: Bytes of pages moved to CPU memory since the previous phase.
+        moved_in: Bytes of pages moved to the GPU since the previous phase, `moved_out` from it.
     """
 
     step: int
@@ -398,17 +341,12 @@ class Run:
     """The result of a simulated run.
 
     Attributes:
-        model: Name of the model.
-        method: Method of fine-tuning, such as "qlora".
-        gpu: Name of the GPU.
         lengths: Number of tokens per text in each step.
-        phases_per_step: Number of phases in each step.
         budget: Bytes of the GPU that tensors can use.
         bandwidth: Bandwidth of the bus between GPU and CPU memory, in B/s.
         events: The phases of the run in order. A run that runs out of memory ends early.
-        out_of_memory: The phase in which memory ran out, None if the memory was sufficient. The
-            phase's bytes on the GPU are the bytes that the run requested. All pages are in CPU
-            memory in this phase. `events` doesn't contain this phase.
+        out_of_memory: The phase in which memory ran out, which is not in `events`, or None. Its
+            bytes on the GPU are those that the run requested, and all pages are in CPU memory.
         state: The contents of each page at the end of the run.
     """
 
@@ -438,10 +376,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The total time of all moves in seconds.
-
-        The moves follow one another without overlap, at the nominal bandwidth.
-        """
+        """The total time of all moves in s, one after the other at the nominal bandwidth."""
         return self.moved / self.bandwidth
 
     @property
@@ -464,28 +399,21 @@ def simulate(  # noqa: PLR0913
 ) -> Run:
     """Return a simulated run on one GPU, with one training step for each length.
 
-    Paged optimizer states may move to CPU memory and back during the run. The run stops when memory
-    runs out. Memory runs out when the bytes that can't move exceed the memory of the GPU, or leave
-    no room for a single page at the update. With accumulation, each simulated step has one
-    micro-batch and one update, whereas a real run updates only once per `accumulation`
-    micro-batches.
+    Paged optimizer states may move to CPU memory and back. Memory runs out, and the run stops, when
+    the bytes that can't move exceed the memory of the GPU, or leave no room for a single page at
+    the update. With accumulation, each simulated step has one micro-batch and one update, whereas a
+    real run updates only once per `accumulation` micro-batches.
 
     Args:
-        model: As in `memory.estimate`.
-        method: As in `memory.estimate`.
         gpu: A name from `memory.GPUS`, or the memory of a GPU in bytes, including the bytes that
             CUDA needs.
         lengths: The sequence_length of each step, in tokens.
-        bandwidth: Bandwidth of the bus in B/s. The default is the bandwidth of the named GPU's bus
-            (see `memory.GPUS`), or of PCIe 3 if `gpu` is a number of bytes.
+        bandwidth: Bandwidth of the bus in B/s, by default that of the GPU's bus, or of PCIe 3 if
+            `gpu` is a number of bytes.
         page_size: Size of a page in bytes.
         pager: The class that decides which pages are evicted, `UnifiedMemory` or a subclass.
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
             may move only if the name of the optimizer starts with "paged".
-
-    Raises:
-        ValueError: An argument is not allowed, `lengths` is empty, or more than one GPU is
-            requested.
     """
     from course_utils import memory
 
@@ -534,10 +462,7 @@ def _pcie(gpu: str | int) -> int:
 def _run_steps(
     steps: Sequence[Sequence[StepPhase]], plan: Plan, unified: UnifiedMemory
 ) -> tuple[list[Event], Event | None]:
-    """Return the events of a run, and the phase in which memory ran out.
-
-    The phase is None if the memory was sufficient.
-    """
+    """Return the events of a run, and the phase in which memory ran out, or None."""
     events: list[Event] = []
     for step, phases in enumerate(steps, 1):
         for phase in phases:
@@ -555,24 +480,10 @@ def _run_steps(
 def longest_text(
     gpu: str | int, model: Any, method: str, *, page_size: int = PAGE, **options: Any
 ) -> int:
-    """Return the maximum number of tokens per text for which `simulate` has enough memory.
+    """Return the maximum number of tokens per text for which `simulate` has enough memory, or 0.
 
-    In every phase, the bytes that can't move must fit the GPU. At the update, one page must fit in
-    addition to these bytes. Optimizer states are counted in every step, although they don't exist
-    before the first update, so the very first step could process longer texts.
-
-    Args:
-        gpu: As in `simulate`.
-        model: As in `simulate`.
-        method: As in `simulate`.
-        page_size: As in `simulate`.
-        options: As in `simulate`.
-
-    Returns:
-        The number of tokens, 0 if not even a text of one token fits.
-
-    Raises:
-        ValueError: As in `simulate`.
+    Optimizer states are counted in every step, although they don't exist before the first update,
+    so the very first step could process longer texts. The arguments are those of `simulate`.
     """
     from course_utils import memory
     from course_utils.memory.step import Step

@@ -1,7 +1,6 @@
 """Prepare a picture of a simulated training run: the moments to show, their positions and areas.
 
-`figures.memory_timeline` draws this content with Matplotlib, and the website's page draws it as
-SVG.
+`figures.memory_timeline` draws it with Matplotlib, and the website's tool as SVG.
 """
 
 from __future__ import annotations
@@ -36,15 +35,12 @@ class Area(NamedTuple):
 class TimelineView:
     """The content of a picture of a run, and the positions on its x axis.
 
-    The class itself draws nothing. The unit of `edges` and `step_width` is the width of one layer's
-    forward or backward pass.
+    The unit of `edges` and `step_width` is the width of one layer's forward or backward pass.
 
     Attributes:
         run: the run, as `paging.simulate` returns it.
-        steps: the numbers of the steps that are shown, in ascending order. The run's first step is
-            1.
-        moments: the events of these steps. If memory ran out in one of these steps, this failure is
-            the last moment.
+        steps: the numbers of the steps that are shown, from 1, in ascending order.
+        moments: the events of these steps, and last the failure if memory ran out in one of them.
         edges: moment n extends from edges[n] to edges[n + 1] on the x axis.
         step_width: the width of a complete step.
     """
@@ -57,13 +53,7 @@ class TimelineView:
 
     @classmethod
     def of(cls, run: paging.Run, steps: Sequence[int] = ()) -> TimelineView:
-        """Return the view of some steps of a run.
-
-        If `steps` is empty, the view shows all steps of the run, including steps that never began.
-
-        Raises:
-            ValueError: the run ended before one of the steps began.
-        """
+        """Return the view of some steps of a run, or of all, including steps that never began."""
         failed = run.out_of_memory
         moments = (*run.events, failed) if failed else run.events
         last = moments[-1].step
@@ -133,10 +123,9 @@ class TimelineView:
         return {name: (n + 0.5) * self.step_width for n, name in enumerate(names)}
 
     def phases(self) -> list[tuple[str, float]]:
-        """Return each phase of each step with the x of its middle, from left to right.
+        """Return the name of each phase that a step reached and the x of its middle, left to right.
 
-        The moments between two layers belong to the phase "backward". Phases that a step never
-        reached are left out.
+        The moments between two layers belong to the phase "backward".
         """
         places: dict[tuple[int, str], list[int]] = {}
         for n, moment in enumerate(self.moments):
@@ -149,10 +138,9 @@ class TimelineView:
 
     @property
     def start(self) -> int:
-        """Return the bytes at which the y axis begins: a multiple of 5 GB, below the weights.
+        """Return where the y axis begins, in bytes: a multiple of 5 GB, below the weights.
 
-        The weights need the same memory at each moment. If most of them are left out, the rest of
-        the memory can be drawn larger.
+        The weights need the same memory at each moment. Without most of them, the rest is larger.
         """
         weights = min(moment.gpu["weights"] for moment in self.moments)
         start = int(0.95 * weights // (5 * GB) * 5 * GB)

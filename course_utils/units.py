@@ -15,13 +15,9 @@ def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
     """Write a number of bytes in the largest unit in which the number is at least 1.
 
     Args:
-        count: the number of bytes (B). A difference may be negative.
         binary: False counts in B, kB, MB, GB and TB (powers of 1000); True counts in B, KiB, MiB,
             GiB and TiB (powers of 1024).
-        digits: the number of digits after the decimal point. A number in B has no decimal point.
-
-    Returns:
-        The number with its unit.
+        digits: the number of digits after the decimal point, which a number in B doesn't have.
 
     Example:
         >>> format_bytes(28e9), format_bytes(28e9, binary=True), format_bytes(28e9, digits=0)

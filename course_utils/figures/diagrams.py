@@ -96,11 +96,6 @@ def transformer_block(
         shape: the model, by default SmolLM2-135M.
         rank: the rank r of the adapters. A and B may be at most 9 points thick.
         targets: the names of the linear layers that have adapters.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: the model's block does not have these seven linear layers, a target is not one
-            of them, or the rank is less than 1 or too large for the picture.
     """
     from course_utils.memory import ModelShape
 
@@ -189,12 +184,7 @@ def shift_by_one(
     Args:
         tokens: the texts of three to nine tokens. They are the inputs and also the labels.
         graded: for each token, whether its label counts. The labels of the other tokens are −100.
-        title: a sentence that says what the picture shows.
         excerpt: whether the text has more tokens before and after these ones.
-
-    Raises:
-        ValueError: there are fewer than three tokens or more than nine, or `graded` has another
-            length than `tokens`.
     """
     count = len(tokens)
     if not 3 <= count <= 9:
@@ -269,9 +259,6 @@ def qlora_layer(title: str = "") -> Picture:
 
     Solid arrows are the forward pass, from left to right. Dashed arrows are the backward pass: the
     gradient passes through the frozen weight to the layers below, and changes only A and B.
-
-    Args:
-        title: a sentence that says what the picture shows.
     """
     canvas = Canvas(532, 330, title)
 
@@ -331,9 +318,6 @@ def course_map(title: str = "") -> Picture:
     """Draw the lectures and how they depend on each other: a need, four ideas, and their use.
 
     Each idea has the colour of the quantity that it makes smaller or, for LoRA, that it adds.
-
-    Args:
-        title: a sentence that says what the picture shows.
     """
     canvas = Canvas(540, 214, title)
     width, height, row = 158.0, 42.0, 56.0
@@ -399,9 +383,6 @@ def you_are_here(steps: Sequence[str], here: str) -> Picture:
     Args:
         steps: short names of the steps in order.
         here: the current step. The steps before it are drawn as done.
-
-    Raises:
-        ValueError: `here` is not one of the steps.
     """
     if here not in steps:
         raise ValueError(f"here must be one of {', '.join(steps)}, got {here}")

@@ -78,7 +78,6 @@ def number_formats(value: float, title: str = "") -> Picture:
 
     Args:
         value: the number.
-        title: a sentence that says what the picture shows.
     """
     canvas = Canvas(504, 208, title)
     side, left = 13.3, 72.0

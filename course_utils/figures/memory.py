@@ -53,7 +53,6 @@ def memory_bars(
             14e9}, "QLoRA": {"weights": 4e9}}. The first bar is on top.
         gpus: name of the GPU → number of bytes that tensors may use on this GPU.
         reach: the number of bytes up to which the axis must extend.
-        title: a sentence that says what the picture shows.
     """
     longest = max(reach, 1, *(sum(column.values()) for column in columns.values()))
     unit = GB if longest >= 0.01 * GB else MB
@@ -230,7 +229,6 @@ def prediction_errors(rows: Mapping[str, tuple[float, float]], title: str = "") 
 
     Args:
         rows: name of the run → (measured memory, predicted memory), in bytes.
-        title: a sentence that says what the picture shows.
     """
     percent = {name: 100 * (p - m) / m for name, (m, p) in rows.items()}
     worst = max(percent, key=lambda name: abs(percent[name]))

@@ -1,7 +1,6 @@
 """Draw the measured memory of a training step over its phases (lecture 06).
 
-The phases are those of `measure.TensorMeter`: "forward", "loss", one for each layer, such as
-"backward of layer 30", and "update".
+The phases are those of `measure.backward_marked`, and "update".
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ def step_phases(steps: Mapping[str, Mapping[str, Sequence[float]]], title: str =
     Args:
         steps: name of the line → name of the phase → bytes after each operation of the phase. The
             phases of the backward pass are drawn as one phase.
-        title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(height=3.2, title=title)
     edges = dict(zip(WIDTHS, accumulate(WIDTHS.values(), initial=0), strict=False))
@@ -99,10 +97,6 @@ def layer_spikes(
             the order of the backward pass.
         predicted: the predicted highest number of bytes in each phase, in the same order.
         last: how many of the phases are shown, counted from the last one.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: there is not one prediction for each phase.
     """
     if len(measured) != len(predicted):
         raise ValueError(f"there are {len(measured)} phases, but {len(predicted)} predictions")

@@ -62,7 +62,6 @@ def step_timeline(
         ways: name of the way → all phases of the step, as `memory.timeline` returns them.
         gpu: the name of a GPU and the number of bytes that tensors may use on it, for a dashed
             line. A panel has no line if the line would be far above its areas.
-        title: a sentence that says what the picture shows.
     """
     from course_utils.memory import GROUPS
 
@@ -191,10 +190,6 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "")
         run: the run, as `paging.simulate` returns it.
         steps: the numbers of the steps to show, where 1 is the first step. By default all steps are
             shown.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: the run ended before one of the steps began.
     """
     view = TimelineView.of(run, steps)
     heights = [4, 1] if view.has_pages else [4]

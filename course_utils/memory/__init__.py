@@ -5,33 +5,21 @@
     gradients     one number for each trainable parameter
     optimizer     Adam's two moments, and the float32 master copy if the recipe has one
     activations   the tensors that autograd stores for the backward pass
-    transient     all other tensors at the peak, minus a correction (see below)
+    transient     all other tensors at the peak, minus what the parts above lack then
     ───────────
     total         the bytes in memory at the peak of a training step
 
-The first five lines count each part in full, even if the part is not in memory at the peak. For
-example, the activations no longer exist when the weights are updated. `transient` subtracts the
-bytes that are missing at the peak, so that the six lines add up to the total. Therefore `transient`
-can be negative. `torch.cuda.max_memory_allocated` reports the total minus the states that a paged
-optimizer may move to CPU memory.
-
-Memory can peak in three phases of a training step. `estimate` adds up the bytes in memory in each
-of these phases and describes the phase with the largest sum. The table shows which tensors are
-large in each phase, and which runs often have their peak in this phase:
+Memory can peak in three phases of a training step, and `estimate` returns the largest sum:
 
     the loss            logits, their softmax, a gradient of each    runs with large vocabularies
     a layer's backward  one layer's activations, their gradients     runs with long sequences
     the update          all gradients and the optimizer states       full fine-tuning
 
-`timeline` lists every phase of the step, layer by layer. To read the code, start with the module
-`plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute
-bytes from a plan, and end with `estimates`, `search` and `advice`. The module `families`
-reads the config of a model. The package needs only Python's standard library, except to read a
-config from the hub.
-
-Each formula follows the code that allocates the bytes: transformers' model classes, peft's LoRA
-layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator. The tests compare
-the estimates with memory measured on a CPU and on a Tesla T4.
+To read the code, start with `plan` (a model and its settings), continue with `weights`,
+`activations` and `step`, which compute bytes from a plan, and end with `estimates`, `search` and
+`advice`. Each formula follows the code that allocates the bytes, and the tests compare the
+estimates with memory measured on a CPU and on a Tesla T4. The package needs only Python's standard
+library, except to read a config from the hub.
 
 Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,

@@ -1,7 +1,6 @@
 """Compute the bytes of activations, tensor by tensor, in the forward and the backward pass.
 
-The drawing shows one layer of the Llama family with LoRA adapters. The row of labels below the
-graph names the tensors that autograd stores for the backward pass:
+One layer of the Llama family with LoRA, and below it what autograd stores for the backward pass:
 
     x ── norm ──┬─ q ─ rotary ─┐                     x ── norm ──┬─ gate ─ SiLU ─┐
     │           ├─ k ─ rotary ─┼─ attention ─ o ─ +  │           │               × ─ down ─ +
@@ -10,14 +9,12 @@ graph names the tensors that autograd stores for the backward pass:
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
 Phi-3 computes q, k and v with one matrix, and gate and up with another. Gemma 2 and 3 normalize the
-results of `o` and `down`, too, before they are added to the residual stream.
+results of `o` and `down`, too. In the formulas, t is the number of tokens in one micro-batch, h the
+width of the residual stream, `wide` that of the MLP, and v the bytes of one stored number.
 
-In the formulas, t is the number of tokens in one micro-batch, h is the width of the residual
-stream, `wide` is the width of the MLP, and v is the size of one stored number in bytes.
-
-The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2. The tests compare
-the formulas with the bytes that these libraries store. Korthikanti et al. 2022 (arXiv 2205.05198)
-describe how to count the bytes of activations in this way.
+The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2, and the tests
+compare them with what these libraries store. Korthikanti et al. 2022 (arXiv 2205.05198) count
+activations in this way.
 """
 
 from __future__ import annotations
@@ -73,10 +70,7 @@ def layer_saved(plan: Plan) -> int:
 
 
 def saved_mask(plan: Plan) -> int:
-    """Return the bytes of the causal mask that checkpointing stores.
-
-    The number is 0 unless the model is GPT-2 with eager attention.
-    """
+    """Return the bytes of the causal mask that checkpointing stores: 0 except for eager GPT-2."""
     eager = plan.settings.attention == "eager"
     return causal_masks(plan, 1) if plan.shape.family == "gpt2" and eager else 0
 
@@ -187,7 +181,7 @@ def _norm(plan: Plan, name: str) -> MemoryTerm:
     """Return the term for the tensors that a normalization layer stores for its backward pass.
 
     LayerNorm stores its input, and the mean and inverse standard deviation of each token. RMSNorm
-    stores what `_rms_norm` counts, for vectors as wide as the residual stream.
+    stores what `_rms_norm` counts.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
@@ -252,8 +246,7 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
 def _beside_values(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for the numbers that one matrix computes beside the values.
 
-    If one matrix computes queries, keys and values, the values are a part of its result, and
-    storing them stores the entire result. Its queries and keys are those before the rotation.
+    The values are a part of its result, and storing them stores the entire result.
     """
     shape, settings = plan.shape, plan.settings
     # If attention converts the values to another format, only the converted values are stored.
@@ -266,19 +259,14 @@ def _beside_values(plan: Plan) -> Iterator[MemoryTerm]:
 def _reads_result(plan: Plan, source: str) -> bool:
     """Return whether the layers that read `source` read a tensor that fused attention has stored.
 
-    Attention returns its result in the order in which the queries are stored. If one matrix
-    computes queries, keys and values, this order is heads × tokens, so the output projection reads
-    a copy.
+    The result has the order of the queries. If one matrix computes queries, keys and values, this
+    is heads × tokens, so the output projection reads a copy.
     """
     return source == "attention" and plan.settings.attention == "sdpa" and not plan.shape.fused
 
 
 def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
-    """Yield the inputs that autograd stores for the linear layers that read `source`.
-
-    Full fine-tuning needs the inputs for the gradients of the weights. LoRA needs the inputs for
-    the gradients of A and B.
-    """
+    """Yield the inputs that autograd stores for the linear layers that read `source`."""
     if plan.settings.trains_weights:
         yield from _weight_inputs(plan, source)
     elif widths := plan.adapter_inputs(source):
@@ -320,8 +308,7 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Memo
 def _unsaved(plan: Plan) -> int:
     """Return the bytes of the tensors that later layers store, but the first layer doesn't.
 
-    In the first layer autograd doesn't store these tensors, because no tensor before the first
-    adapter of the model needs a gradient.
+    No tensor before the first adapter of the model needs a gradient.
     """
     shape, t = plan.shape, plan.tokens
     unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
@@ -373,10 +360,8 @@ def _unsaved_attention(plan: Plan) -> int:
 def layer_backward(plan: Plan) -> list[MemoryTerm]:
     """Return the tensors in memory when the backward pass of one layer needs the most memory.
 
-    The backward pass needs the tensors that the layer stored in the forward pass, and their
-    gradients. With checkpointing, the forward pass stores only the input of the layer, and the
-    other tensors are recomputed first. In this case the input is not counted here, because
-    `layers_saved` counts the input.
+    It needs the tensors that the layer stored, and their gradients. With checkpointing, the tensors
+    are recomputed first, and the layer's input is counted by `layers_saved` instead.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
     candidates = [
@@ -423,8 +408,8 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP's recomputation needs in addition to the stored tensors.
 
-    The recomputation needs the most memory when an adapter of the MLP computes its output, or when
-    the input of the MLP's last adapter is converted.
+    It needs the most memory when an adapter of the MLP computes its output, or when the input of
+    the MLP's last adapter is converted.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     yield from max(list(_adapter_result(plan)), list(_converted_input(plan)), key=total_bytes)
@@ -489,8 +474,8 @@ def _computed_after(plan: Plan, name: str) -> int:
 def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors in memory when the input of the MLP's last adapter has been converted.
 
-    The input is the product of the MLP. peft converts it to A's format, float32. With autocast,
-    peft's float32 copy is converted back to 16 bits.
+    peft converts the input, the product of the MLP, to A's float32, and autocast converts this copy
+    back to 16 bits.
     """
     settings, t = plan.settings, plan.tokens
     h, wide, v = plan.shape.hidden, plan.shape.intermediate, settings.value_bytes
@@ -511,8 +496,8 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
 def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the backward pass of the MLP half adds to the stored tensors.
 
-    The backward pass of a layer begins with the MLP half. So all tensors that the layer stored
-    still exist, except the input of the last linear layer.
+    It is the first half, so all tensors that the layer stored still exist, except the input of the
+    last linear layer.
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     wide, v = shape.intermediate, settings.value_bytes
@@ -533,8 +518,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
 
-    bitsandbytes dequantizes the layer's matrix to compute this gradient. The layer's adapter reads
-    the same input and computes a second gradient, which autograd adds to the first.
+    bitsandbytes dequantizes the layer's matrix for it. The layer's adapter computes a second
+    gradient of the same input, which autograd adds to the first.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
@@ -549,9 +534,8 @@ def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
 def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the backward pass of the layer's last normalization adds.
 
-    The backward pass of a layer begins with this normalization, so all stored tensors still exist,
-    except the normalized input. The other tensors are the parts of the input's gradient, through
-    the product with 1/rms and through 1/rms itself.
+    It is the first, so all stored tensors still exist, except the normalized input. The others are
+    the parts of the input's gradient, through the product with 1/rms and through 1/rms itself.
     """
     t, h = plan.tokens, plan.shape.hidden
     if plan.settings.trains_weights:
@@ -580,10 +564,7 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors in memory during the backward pass of eager attention's softmax.
-
-    The backward pass of the output projection has already finished.
-    """
+    """Yield the tensors in memory during the backward pass of eager attention's softmax."""
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"

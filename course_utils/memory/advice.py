@@ -49,7 +49,7 @@ def alternatives(
     gpu: str | int,
     **options: Any,
 ) -> list[Alternative]:
-    """Return changes to the settings that would make a training step fit a GPU.
+    """Return changes to the settings that would make a training step fit a GPU; empty if none does.
 
     The first alternatives keep the model, the texts, the method and the hardware, and change only
     how the step is computed, such as gradient checkpointing. Each of them makes one change. If none
@@ -58,17 +58,8 @@ def alternatives(
     a smaller model. If all of the first changes together are not enough, and such a change alone is
     not enough either, they are combined.
 
-    Args:
-        model: As in `estimate`.
-        method: As in `estimate`.
-        gpu: A name from `GPUS`, or the memory of a GPU in bytes.
-        options: As in `estimate`.
-
-    Returns:
-        The alternatives that fit; empty if no change is enough.
-
-    Raises:
-        ValueError: As in `estimate`, or the GPU is unknown.
+    `gpu` is a name from `GPUS`, or the memory of a GPU in bytes; the other arguments are those of
+    `estimate`.
     """
     budget = usable_bytes(gpu)
     settings = Settings.of(method, options)
@@ -114,12 +105,9 @@ def alternatives(
 def _larger_changes(
     settings: Settings, given: Mapping[str, Any], gpu: str | int
 ) -> Iterator[Iterable[Change]]:
-    """Yield groups of changes. From each group, the first change that fits is proposed.
+    """Yield groups of changes to `settings`. From each group, the first that fits is proposed.
 
-    Args:
-        settings: The settings that don't fit.
-        given: The arguments of `estimate`, which may contain other changes already.
-        gpu: As in `alternatives`.
+    `given` are the arguments of `estimate`, which may contain other changes already.
     """
     length, rank = settings.sequence_length, settings.rank
     yield _smaller("sequence_length", "texts of at most {:,} tokens", length, given, gpu)

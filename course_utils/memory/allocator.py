@@ -1,16 +1,14 @@
 """Simulate the bytes that PyTorch's caching allocator counts on a GPU, block by block.
 
 `torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block has the size of its tensor,
-rounded up to a multiple of 512 B. The allocator cuts the block from a larger cached block or from a
-new segment. If the remainder is too small to be split off, the remainder stays in the block, so
-that the block is larger than the rounded size:
+rounded up to a multiple of 512 B. If the remainder of a cached block or of a new segment is too
+small to be split off, it stays in the block:
 
     a cached block of 8 MiB   |· 5.5 MiB requested ·|· 2 MiB requested ·|½|
                                         the last ½ MiB is not split off: it counts as used
 
-This module applies the same rules without allocating memory. So any machine can compute the bytes
-that a GPU would report. The source of the rules and constants is
-c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with default settings.
+No memory is allocated, so any machine can compute what a GPU would report. The source of the rules
+is c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with default settings.
 """
 
 from __future__ import annotations
@@ -39,9 +37,7 @@ def rounded(size: int) -> int:
 
 
 def fresh_block(size: int) -> int:
-    """Return the bytes of a tensor's block if no cached block is large enough for the tensor.
-
-    The allocator then requests a new segment from the driver.
+    """Return the bytes of a tensor's block if it needs a new segment from the driver.
 
     >>> fresh_block(125 * MiB) == 126 * MiB  # a remainder of 1 MiB is not split off
     True
@@ -64,7 +60,7 @@ def _unsplit_limit(size: int) -> int:
 
 @dataclass(eq=False)
 class Block:
-    """A contiguous piece of a segment.
+    """A contiguous piece of a segment, with its neighbours `before` and `after`.
 
     Attributes:
         segment: Number of the segment.
@@ -72,8 +68,6 @@ class Block:
         size: Size of the block in bytes.
         requested: Bytes of the tensor in the block, rounded up to a multiple of 512.
         free: Whether the block is cached rather than used by a tensor.
-        before: The previous block in the segment, None for the first block.
-        after: The next block in the segment, None for the last block.
     """
 
     segment: int
@@ -101,10 +95,9 @@ class CachingAllocator:
     _cached: dict[bool, list[Block]] = field(default_factory=lambda: {True: [], False: []})
 
     def allocate(self, size: int) -> Block:
-        """Return the smallest cached block that is large enough for `size` bytes.
+        """Return the smallest cached block that has room for `size` bytes, or one of a new segment.
 
-        If no cached block is large enough, a new segment is created for the block. In both cases
-        the remainder is split off and cached if it is large enough.
+        The remainder is split off and cached if it is large enough.
         """
         size = rounded(size)
         cached = self._cached[size <= SMALL]

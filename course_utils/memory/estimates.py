@@ -31,20 +31,14 @@ class Estimate:
             the constants of quantization.
         adapters: Bytes of LoRA's matrices A and B.
         gradients: Bytes of the gradients, one number for each trainable parameter.
-        optimizer: Bytes of the optimizer's states, and of the float32 master copy if the recipe has
-            one.
+        optimizer: Bytes of the optimizer's states and of a float32 master copy.
         activations: Bytes of the tensors that autograd stores for the backward pass.
-        transient: Bytes of all other tensors at the peak, minus a correction. The five parts above
-            are counted in full, but some of their bytes may not be in memory at the peak. For
-            example, the gradients don't exist yet when the loss is computed, and the activations no
-            longer exist when the weights are updated. The correction is the number of these missing
-            bytes, so that the six parts add up to `total`. If the correction is larger than the
-            bytes of the other tensors, `transient` is negative.
+        transient: Bytes of all other tensors at the peak, minus the bytes of the five parts above
+            that are not in memory then, such as the gradients at the loss. It may be negative.
         peak: Name of the phase in which memory peaks.
-        live_bytes: For each item in memory at the peak, a pair of the item's name and bytes. The
-            bytes of all items add up to `total`.
+        live_bytes: A pair of name and bytes for each item in memory at the peak.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory. `optimizer`
-            and `total` include these bytes, but torch.cuda.max_memory_allocated does not.
+            and `total` include them, but torch.cuda.max_memory_allocated does not.
         terms: The terms of the sum `total`, each with its formula and source.
     """
 
@@ -93,8 +87,7 @@ class Estimate:
     def fits(self, gpu: str | int) -> bool:
         """Return whether a GPU has enough memory for the peak and for the `RESERVE` of CUDA.
 
-        Args:
-            gpu: A name from `GPUS`, or the memory of a GPU in bytes.
+        `gpu` is a name from `GPUS`, or the memory of a GPU in bytes.
         """
         return self.total <= usable_bytes(gpu)
 
@@ -129,8 +122,7 @@ def estimate(
     """Return an estimate of the bytes on each GPU at the peak of one training step.
 
     The estimate assumes that dropout is off. If only the model's number of parameters is known,
-    activations and adapters can't be computed, so `total` is the sum of weights, gradients and
-    optimizer states.
+    `total` is the sum of weights, gradients and optimizer states, without activations.
 
     Args:
         model: A `ModelShape`, the name of a preset, or a Hugging Face config (its dict, its path,
@@ -143,25 +135,22 @@ def estimate(
             entire step.
         rank: Rank of the adapters.
         targets: The linear layers that get adapters: "all-linear", or names of layers.
-        compute_dtype: "float16", "bfloat16" or "float32". With "lora" and "qlora", the base
-            computes in this format. With "full", this is the 16-bit format of recipes that use 16
-            bits, except "bf16", which always uses bfloat16.
+        compute_dtype: "float16", "bfloat16" or "float32", in which the base of adapters computes.
+            With "full", the 16-bit format of the recipe, except "bf16", which is always bfloat16.
         recipe: A name from `RECIPES`, which sets the formats of the trainable parameters. The
-            default is "mixed" for "full", and "fp32" for "lora" and "qlora".
+            default is "mixed" for "full", and "fp32" for adapters.
         optimizer: A name from `OPTIMIZERS`.
         attention: "sdpa" (memory-efficient kernels) or "eager" (stores all attention scores).
-        gradient_checkpointing: Whether the forward pass stores only the input of each layer. The
-            backward pass then recomputes the other activations of the layer.
+        gradient_checkpointing: Whether the forward pass stores only the input of each layer, and
+            the backward pass recomputes its other activations.
         block_size: Number of weights in one block of NF4.
         double_quant: Whether the constants of the blocks are quantized too.
-        unquantized: Names of linear layers that are not stored in NF4. The head is never stored in
-            NF4.
+        unquantized: Names of linear layers that are not stored in NF4. The head never is.
         upcast: Whether peft's `prepare_model_for_kbit_training` converts all weights that are not
-            in NF4 (embedding, head and normalization layers) to float32. The residual stream is
-            then float32 too. False leaves these weights in 16 bits.
+            in NF4 (embedding, head, norms), and so the residual stream, from 16 bits to float32.
         keep_output: Whether the model's output, which contains the logits, stays in memory during
-            the backward pass. This is the case if a variable still refers to the output, as after
-            `output = model(...)`. The Trainer of transformers keeps only the loss.
+            the backward pass, as after `output = model(...)`. transformers' Trainer keeps only the
+            loss.
         gpus: Number of GPUs.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
@@ -209,20 +198,13 @@ def timeline(
 ) -> tuple[StepPhase, ...]:
     """Return every phase of one training step in order, layer by layer.
 
-    The largest `total` of all phases equals the `total` of `estimate`. In the forward pass of a
-    layer, only the tensors that are stored for the backward pass are counted. The other tensors of
-    the forward pass are not counted, because they need less memory than the backward pass of the
-    same layer.
+    The largest `total` of all phases equals the `total` of `estimate`, which has the same
+    arguments. In the forward pass of a layer, only the tensors that are stored for the backward
+    pass are counted, because the others need less memory than the layer's backward pass.
 
     Args:
-        model: As in `estimate`.
-        method: As in `estimate`.
         first_step: Whether this is the first step of a run, in which the optimizer's states don't
             exist before the update.
-        options: As in `estimate`.
-
-    Raises:
-        ValueError: As in `estimate`, or only the model's number of parameters is known.
     """
     plan = Plan.of(model, method, options)
     if not plan.shape.known:

@@ -1,9 +1,7 @@
 """Read the shape of a model from its Hugging Face config, with one function for each family.
 
-`FAMILIES` maps the `model_type` of each family to the function that reads the family's configs.
-Such a function returns fields of `ModelShape` as a dict. If a field of the config is missing, the
-function uses the default of transformers 5. `PRESETS` contains the fields of well-known models'
-published configs that determine their shapes.
+Such a function returns fields of `ModelShape`, with the defaults of transformers 5 where the config
+lacks a field. `PRESETS` contains the fields of well-known models' published configs.
 """
 
 from __future__ import annotations
@@ -20,10 +18,9 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return the reason why this module doesn't support a config, or None if it does.
+    """Return why this module doesn't support a config, or None if it does.
 
-    The reason is the end of a sentence that begins with the name of the model, such as "is
-    quantized; use the config of the original model".
+    The reason is the end of a sentence that begins with the name of the model.
     """
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
@@ -56,18 +53,14 @@ class BadField(ValueError):
 class ConfigFields:
     """A config whose fields are checked when they are read.
 
-    The methods raise KeyError if a field without a default is missing, and BadField if the value of
-    a field is not allowed.
+    A missing field without a default raises KeyError, a value that is not allowed BadField.
     """
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
 
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """Return the value of a field, which must be a whole number and not less than `least`.
-
-        A field that is null counts as missing.
-        """
+        """Return a whole number of at least `least`; a field that is null counts as missing."""
         value = self.values.get(key)
         if value is None and default is None:
             raise KeyError(key)
@@ -77,18 +70,12 @@ class ConfigFields:
             raise BadField(error) from None
 
     def optional_size(self, key: str, default: int | None) -> int:
-        """Return the value of a field that must be null or a whole number of at least 1.
-
-        The result is 0 if the field is null, or if the field is missing and the default is None.
-        """
+        """Return a whole number of at least 1, or 0 if the field and the default are null."""
         value = self.values.get(key, default)
         return 0 if value is None else self.size(key, default)
 
     def texts(self, key: str) -> list[str] | None:
-        """Return the value of a field that must be a list with one string for each layer.
-
-        The result is None if the field is null or missing.
-        """
+        """Return a list with one string for each layer, or None if the field is null or missing."""
         value, layers = self.values.get(key), self.size("num_hidden_layers")
         if value is None:
             return None
@@ -140,11 +127,8 @@ def _rotary(
 ) -> dict[str, Any]:
     """Read the fields that all families with rotary position embeddings have.
 
-    Args:
-        config: The config.
-        kv_heads: The default of `num_key_value_heads`. None means the number of attention heads.
-        head_dim: The default of `head_dim`. None means the hidden size divided by the number of
-            attention heads.
+    `kv_heads` and `head_dim` are the defaults of these fields; None means as many key heads as
+    attention heads, and the hidden size divided by the number of heads.
     """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
@@ -163,14 +147,7 @@ def _rotary(
 def _gated(
     config: ConfigFields, tied: bool = False, activation: str = "silu", **defaults: int
 ) -> dict[str, Any]:
-    """Read the fields of a family whose MLP has a gate matrix, as in Llama.
-
-    Args:
-        config: The config.
-        tied: The default of `tie_word_embeddings`.
-        activation: The default of `hidden_act`.
-        defaults: The arguments `kv_heads` and `head_dim` of `_rotary`.
-    """
+    """Read the fields of a family whose MLP has a gate matrix, as in Llama, given its defaults."""
     return _rotary(config, **defaults) | {
         "tied": config.flag("tie_word_embeddings", tied),
         "activation": config.activation("hidden_act", activation, FUSED),
@@ -196,14 +173,12 @@ def _window(
     """Read the length of the sliding window, and find the layers that have a window.
 
     Args:
-        config: The config, whose field `layer_types` may name the layers that have the window.
         default: The default of `sliding_window`. None means that there is no window.
-        slides: A function that decides by the index of a layer whether the layer has the window. It
-            is used only if the config has no `layer_types`.
+        slides: Decides by the index of a layer whether the layer has the window, if the config has
+            no `layer_types`.
 
     Returns:
-        The fields `window` and `sliding` of `ModelShape`. The dict is empty if no layer has a
-        window.
+        The fields `window` and `sliding` of `ModelShape`, or {} if no layer has a window.
     """
     window = config.optional_size("sliding_window", default)
     types = config.texts("layer_types")
@@ -224,10 +199,7 @@ def _late_window(config: ConfigFields) -> dict[str, Any]:
 
 
 def _window_everywhere(config: ConfigFields, default: int | None) -> dict[str, Any]:
-    """Read the sliding window of a family in which all layers have the same window.
-
-    transformers ignores the field `layer_types` in the configs of these families.
-    """
+    """Read the window that all layers of a family have; transformers ignores `layer_types` here."""
     window = config.optional_size("sliding_window", default)
     layers = range(config.size("num_hidden_layers"))
     return {"window": window, "sliding": frozenset(layers)} if window else {}
@@ -273,11 +245,7 @@ def _smollm3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _phi3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of Phi-3 or Phi-4-mini.
-
-    In these models, one weight matrix computes q, k and v together, and another weight matrix
-    computes the gate and up projections together.
-    """
+    """Read the config of Phi-3 or Phi-4-mini, which fuse q, k and v, and gate and up."""
     sizes = _gated(config)
     dropouts = ("attention_dropout", "resid_pdrop")
     rotated = config.values.get("partial_rotary_factor", 1.0)
@@ -306,10 +274,7 @@ def _gemma(config: ConfigFields) -> dict[str, Any]:
 
 
 def _cap(config: ConfigFields, key: str, default: float | None) -> bool:
-    """Return whether a model applies soft-capping (tanh) to its attention scores or its logits.
-
-    If the field is null, the model doesn't apply soft-capping.
-    """
+    """Return whether a model applies soft-capping (tanh), which it doesn't if the field is null."""
     value = config.values.get(key, default)
     number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     if value is not None and not number:
@@ -328,8 +293,7 @@ def _gemma2(config: ConfigFields) -> dict[str, Any]:
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of a Gemma 3 model that reads only text.
 
-    transformers ignores the field `attn_logit_softcapping` in these configs, so this function
-    doesn't read the field.
+    Like transformers, this ignores the field `attn_logit_softcapping`.
     """
     pattern = config.size("sliding_window_pattern", 6)
     return _gemma_with_window(config, pattern) | {

@@ -48,11 +48,7 @@ RESERVE = GiB // 2
 def usable_bytes(gpu: str | int) -> int:
     """Return the bytes of a GPU that tensors can use: all its memory except `RESERVE` for CUDA.
 
-    Args:
-        gpu: A name from `GPUS`, or the memory of a GPU in bytes.
-
-    Raises:
-        ValueError: The name is unknown, or the number of bytes is not a whole number of at least 1.
+    `gpu` is a name from `GPUS`, or the memory of a GPU in bytes.
     """
     if isinstance(gpu, str) and gpu not in GPUS:
         raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}, or give its bytes")

@@ -1,10 +1,8 @@
 """Combine a model's shape with its settings, and derive the quantities that memory depends on.
 
-    ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
-                ├─► Plan ──┼─► activations  what the forward pass stores, a layer's backward pass
-    Settings  ──┘          └─► step         the phases of a training step, and the largest
-
-`Plan` derives these quantities. The modules weights, activations and step read them from a plan.
+ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
+            ├─► Plan ──┼─► activations  what the forward pass stores, a layer's backward pass
+Settings  ──┘          └─► step         the phases of a training step, and the largest
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from course_utils.memory.shapes import ModelShape
 
 @dataclass(frozen=True)
 class Trainable:
-    """A kind of trainable tensor. A model has one or more tensors of each kind.
+    """A kind of trainable tensor, of which a model has one or more.
 
     Attributes:
         name: Name of the kind, such as "q_proj.lora_A".
@@ -38,12 +36,7 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model, its settings for fine-tuning, and quantities derived from the model and settings.
-
-    Raises:
-        ValueError: The sequences are longer than the model's table of positions, or as long as the
-            model's sliding window.
-    """
+    """A model, its settings for fine-tuning, and quantities derived from the model and settings."""
 
     shape: ModelShape
     settings: Settings
@@ -59,11 +52,7 @@ class Plan:
         method: str = "full",
         options: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """Build the plan from the arguments of `memory.estimate`.
-
-        Raises:
-            ValueError: The model is not supported, or an option is not allowed.
-        """
+        """Build the plan from the arguments of `memory.estimate`."""
         return cls(ModelShape.of(model), Settings.of(method, options or {}))
 
     @property
@@ -115,10 +104,9 @@ class Plan:
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
-        """The names of the linear layers that read each tensor.
+        """The names of the linear layers that read each tensor, by where it is computed.
 
-        Each key names the place where the tensor is computed. For example, the entry "first norm"
-        lists q_proj, k_proj and v_proj, which read the result of the first normalization layer.
+        For example, q_proj, k_proj and v_proj read the result of the "first norm".
         """
         names = tuple(self.layers)
         first = 1 if self.shape.fused or self.shape.family == "gpt2" else 3
@@ -150,12 +138,7 @@ class Plan:
 
 
 def trainable_tensors(plan: Plan) -> list[Trainable]:
-    """Return the kinds of trainable tensors, in the order of the model's modules.
-
-    Raises:
-        ValueError: A target names no layer, or adapters are requested for a model of which only the
-            number of parameters is known.
-    """
+    """Return the kinds of trainable tensors, in the order of the model's modules."""
     shape, rank = plan.shape, plan.settings.rank
     if not plan.settings.trains_weights:
         return [

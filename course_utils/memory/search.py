@@ -24,17 +24,8 @@ def kv_cache_bytes(
 ) -> int:
     """Return the bytes of a KV cache, which has 2 · layers · kv_heads · head_dim · tokens numbers.
 
-    Layers with a sliding window store only the last tokens, as many as the window has.
-
-    Args:
-        model: As in `estimate`.
-        sequence_length: Number of tokens in each sequence.
-        batch_size: Number of sequences.
-        dtype: The number format of the cache: "float16", "bfloat16" or "float32".
-
-    Raises:
-        ValueError: Only the model's number of parameters is known, the model's table of positions
-            is shorter than the sequence, or an argument is not allowed.
+    Layers with a sliding window store only the last tokens, as many as the window has. The model
+    is given as in `estimate`, and `dtype` is "float16", "bfloat16" or "float32".
     """
     shape = ModelShape.of(model)
     if not shape.known:
@@ -61,21 +52,16 @@ def largest(
     """Return the largest batch size, sequence length, rank or model that fits a GPU.
 
     Args:
-        what: "batch_size", "sequence_length", "rank" or "model". The search for a sequence length
-            or a model doesn't go beyond the models and lengths that `estimate` supports.
+        what: "batch_size", "sequence_length", "rank" or "model". The search doesn't go beyond the
+            models and lengths that `estimate` supports.
         gpu: A name from `GPUS`, or the memory of a GPU in bytes.
         model: As in `estimate`; None to search for the largest model.
-        method: As in `estimate`.
         options: As in `estimate`. In a search for the largest model, `targets` defaults to
             "all-linear".
 
     Returns:
-        The largest batch size, sequence length or rank, or 0 if not even 1 fits. For "model", the
-        name of the largest preset that fits, or None if no preset fits.
-
-    Raises:
-        ValueError: An argument is not allowed, or memory doesn't depend on the requested quantity,
-            such as the rank in full fine-tuning.
+        The largest number, or 0 if not even 1 fits. For "model", the name of the largest preset
+        that fits, or None.
     """
     budget = usable_bytes(gpu)
     if what == "model":
@@ -121,15 +107,9 @@ def _supported(shape: ModelShape, method: str, options: dict[str, Any]) -> Estim
 
 
 def largest_number(fits: Callable[[int], bool], limit: int) -> int:
-    """Return the largest number up to `limit` for which `fits` returns True.
+    """Return the largest number up to `limit` for which `fits` returns True, or 0.
 
-    Args:
-        fits: A function that returns True for every number up to the answer, and False for larger
-            numbers.
-        limit: The largest possible answer.
-
-    Returns:
-        The largest number that fits, or 0 if not even 1 fits.
+    `fits` must return True for every number up to the answer, and False for larger ones.
     """
     low, high = 0, 1
     while high <= limit and fits(high):

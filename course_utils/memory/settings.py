@@ -30,10 +30,9 @@ class Precision:
 
     Attributes:
         weight: Bytes of a trainable parameter in the model.
-        gradient: Bytes of the gradient of a trainable parameter.
-        master: Bytes of a parameter's float32 copy, which the optimizer updates. 0 means that the
-            recipe has no such copy.
-        state: Bytes of each state that the optimizer stores for a parameter.
+        gradient: Bytes of its gradient.
+        master: Bytes of its float32 copy, which the optimizer updates; 0 without such a copy.
+        state: Bytes of each state that the optimizer stores for it.
         stream: Bytes of a number in the residual stream.
         value: Bytes of a number that a linear layer returns.
         source: The code or the paper that uses this precision.
@@ -62,10 +61,10 @@ class Optimizer:
     """The numbers that an optimizer stores for each trainable parameter.
 
     Attributes:
-        states: How many numbers, called states, the optimizer stores for each parameter.
-        eight_bit: Whether the optimizer stores its states in 8 bits.
+        states: How many numbers (states) the optimizer stores for each parameter.
+        eight_bit: Whether the states have 8 bits.
         paged: Whether the states may move to CPU memory.
-        scratch: How many additional numbers per parameter exist only during the update.
+        scratch: How many more numbers per parameter exist only during the update.
     """
 
     states: int
@@ -104,9 +103,6 @@ class Settings:
     """The settings that determine how much memory fine-tuning of a given model needs.
 
     The docstring of `memory.estimate` describes each setting.
-
-    Raises:
-        ValueError: A value is not allowed. The message describes the allowed values.
     """
 
     method: str = "full"
@@ -154,9 +150,6 @@ class Settings:
         """Build the settings from the options of `memory.estimate`.
 
         The recipe defaults to "mixed" for full fine-tuning and to "fp32" for adapters.
-
-        Raises:
-            ValueError: An option is unknown, or its value is not allowed.
         """
         recipe = "mixed" if method == "full" else "fp32"
         try:
@@ -176,10 +169,7 @@ class Settings:
         return self.method == "full"
 
     def shards(self, part: str) -> bool:
-        """Return whether each GPU stores only a fraction of `part` instead of the whole part.
-
-        Sharding can divide the parts "optimizer", "gradients" and "weights" among the GPUs.
-        """
+        """Return whether each GPU stores only a fraction of `part` (see `SHARDED`)."""
         return self.gpus > 1 and part in SHARDED[self.sharding]
 
     @property
@@ -203,10 +193,7 @@ class Settings:
 
     @property
     def value_bytes(self) -> int:
-        """The size of one element of a linear layer's output, in bytes (B).
-
-        The output of a 4-bit layer of bitsandbytes has the format of the layer's input.
-        """
+        """The bytes of a number in a linear layer's output. In 4-bit layers, that of the input."""
         return self.precision.value if self.trains_weights else self.base_bytes
 
     @property
@@ -223,9 +210,8 @@ class Settings:
     def adapters_copy_input(self) -> bool:
         """Whether the adapter's matrix A reads a copy of an input that needs no conversion.
 
-        Under autocast, peft converts the input to float32, and autocast converts the copy back to
-        16 bits. So A reads a copy even if the original input has 16 bits. peft's 4-bit layers skip
-        the two conversions if autocast is on, but these layers detect autocast only on a GPU.
+        Under autocast, peft converts the input to float32, and autocast converts this copy to 16
+        bits. peft's 4-bit layers skip this, but they detect autocast only on a GPU.
         """
         return self.autocast and not (self.method == "qlora" and self.device == "cuda")
 

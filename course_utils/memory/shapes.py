@@ -1,9 +1,8 @@
 """Describe the shapes of decoder-only transformers, from presets, configs or parameter counts.
 
-A shape contains all properties of a model that its memory depends on: the width, the number of
-layers, the matrices, and which of the matrices have a bias. The tests compare every family of
-`FAMILIES` with the class in transformers, parameter by parameter. A config of any other family
-raises a ValueError, because a wrong estimate is worse than no estimate.
+A shape contains all properties of a model that its memory depends on. The tests compare every
+family of `FAMILIES` with the class in transformers, parameter by parameter. Any other config raises
+a ValueError, because a wrong estimate is worse than no estimate.
 """
 
 from __future__ import annotations
@@ -57,9 +56,6 @@ class ModelShape:
         dropout: The largest dropout probability in the model's config.
         family: The `model_type` of the config.
         scalar: The number of parameters if nothing else about the model is known, else 0.
-
-    Raises:
-        ValueError: A size is not a whole number of at least 1, or the sizes contradict each other.
     """
 
     name: str
@@ -106,15 +102,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
-        """Return the shape of a model given as a shape, a preset's name or a config.
-
-        Args:
-            model: A `ModelShape`, the name of a preset, or a Hugging Face config (its dict, its
-                path, or its name on the hub).
-
-        Raises:
-            ValueError: No preset has this name, or the config is not supported.
-        """
+        """Return the shape of a model given as a shape, a preset's name or a config."""
         if isinstance(model, ModelShape):
             return model
         if isinstance(model, str) and "/" not in model and not Path(model).exists():
@@ -123,11 +111,7 @@ class ModelShape:
 
     @classmethod
     def preset(cls, name: str) -> ModelShape:
-        """Return the shape of a well-known model, given its name, such as "llama-7b".
-
-        Raises:
-            ValueError: The name is neither "7b" nor in `PRESETS`.
-        """
+        """Return the shape of a well-known model, given its name, such as "llama-7b"."""
         key = str(name).strip().lower()
         if key == "7b":
             return cls.generic(7_000_000_000, name="7b")
@@ -140,13 +124,10 @@ class ModelShape:
 
     @classmethod
     def generic(cls, parameters: float, name: str | None = None) -> ModelShape:
-        """Return the shape of a model of which only the number of parameters is known.
+        """Return a shape of which only the number of parameters, such as 7e9, is known.
 
-        The number, such as 7e9, is enough to compute weights, gradients and optimizer states, but
-        not activations and adapters.
-
-        Raises:
-            ValueError: `parameters` is not a whole number of at least 1.
+        This is enough to compute weights, gradients and optimizer states, but not activations and
+        adapters.
         """
         whole = isinstance(parameters, int | float) and not isinstance(parameters, bool)
         if not whole or not 1 <= parameters < float("inf") or int(parameters) != parameters:
@@ -163,15 +144,13 @@ class ModelShape:
 
         Args:
             config: The config as a dict, the path of config.json or of its folder, or the name of a
-                repository on the hub, such as "owner/model". A config from the hub is downloaded,
-                or read from the cache.
-            name: Name for the model. The default is the name in the config. If the config contains
-                no name, the default is the config's path, repository or model_type.
+                repository on the hub, such as "owner/model", which is downloaded or in the cache.
+            name: Name for the model, by default the one in the config, or else the config's path,
+                repository or model_type.
 
         Raises:
             ValueError: The config can't be read, lacks a field, has a value that is not allowed, or
-                describes a model that this module doesn't support (a mixture of experts, an
-                encoder–decoder, a family that is not in `FAMILIES`).
+                describes a model that is not supported.
         """
         values, where = _read_config(config)
         where = str(name or values.get("_name_or_path") or where)
@@ -193,9 +172,8 @@ class ModelShape:
     def check_attention(self, tokens: int, attention: str) -> None:
         """Raise ValueError if the memory of attention is unknown for a sequence of `tokens` tokens.
 
-        For sequences that are shorter than the window, layers with a window store the same tensors
-        as other layers. For longer sequences, fused attention needs a mask. PyTorch then chooses
-        another kernel, depending on the GPU.
+        From the length of the window on, fused attention needs a mask, and PyTorch chooses a kernel
+        that depends on the GPU. Shorter sequences need what layers without a window need.
         """
         if self.eager_only and attention != "eager":
             raise ValueError(
@@ -248,10 +226,7 @@ class ModelShape:
         return self.attention_kinds(layers) if self.local_rotary else min(layers, 1)
 
     def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """Return the linear layers of one transformer layer: name → (d_in, d_out).
-
-        The result is empty if only the model's number of parameters is known.
-        """
+        """Return the linear layers of one transformer layer, if known: name → (d_in, d_out)."""
         if not self.known:
             return {}
         h, query, key = self.hidden, self.query_width, self.key_width
@@ -325,9 +300,6 @@ class ModelShape:
 
         Returns:
             The chosen layers of one transformer layer: name → (d_in, d_out).
-
-        Raises:
-            ValueError: A name matches no layer, or only the number of parameters is known.
         """
         if not self.known:
             raise ValueError(

@@ -3,8 +3,8 @@
 forward of layer 1 … L      the tensors stored for the backward pass accumulate
 the loss                    logits and their gradients
 layer L … 1's backward      the tensors of one layer, which checkpointing recomputes first, and
-                            their gradients; between two layers, the gradient of the residual stream
-                            is the only one of these tensors that still exists
+                            their gradients; between two layers, only the gradient of the residual
+                            stream still exists
 the update                  the optimizer's states and all gradients
 """
 
@@ -54,7 +54,7 @@ class StepPhase:
     Attributes:
         kind: Kind of the phase, by which figures and `paging` recognize it.
         name: Name of the phase, such as "the loss".
-        parts: For each part in `PARTS` except "transient", the bytes in memory in this phase.
+        parts: For each part in `PARTS` except "transient", the bytes in memory.
         transients: A term for each tensor or buffer in memory that belongs to none of these parts.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory.
     """
@@ -77,18 +77,15 @@ class StepPhase:
 
     @property
     def temporary(self) -> int:
-        """The bytes of the tensors that a step creates and frees again.
-
-        These are all tensors except the weights, the adapters and the optimizer states.
-        """
+        """The bytes of all tensors except the weights, the adapters and the optimizer states."""
         lasting = ("weights", "adapters", "optimizer")
         return self.total - sum(self.parts[part] for part in lasting)
 
     @property
     def live_bytes(self) -> dict[str, int]:
-        """The items in memory in this phase: name → bytes.
+        """The items in memory in this phase: name → bytes, without items of 0 bytes.
 
-        Items of 0 bytes are left out. All tensors of a layer's backward pass are one item.
+        All tensors of a layer's backward pass are one item.
         """
         sizes = Counter(self.parts)
         for term in self.transients:
@@ -218,10 +215,7 @@ class Step:
         return list(_constant_terms(self.plan)) if self.plan.shape.known else []
 
     def _inputs_of_recomputation(self, layers: int) -> list[MemoryTerm]:
-        """Return the terms of what the lowest `layers` layers still need for their recomputation.
-
-        A layer's stored input is not included, because it is an activation.
-        """
+        """Return the terms of what the recomputation of the lowest `layers` layers needs."""
         plan = self.plan
         recomputes = plan.shape.known and plan.settings.gradient_checkpointing
         return list(_inputs_of_recomputation(plan, layers)) if recomputes else []
@@ -269,10 +263,7 @@ def _work(term: MemoryTerm) -> MemoryTerm:
 
 
 def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each tensor or buffer that exists during the entire step.
-
-    Tensors that belong to a part, such as the weights, are not included.
-    """
+    """Yield a term for each tensor or buffer outside the parts that exists all the time."""
     if plan.settings.shards("weights"):
         yield _gathered_layers(plan)
     if plan.settings.device == "cuda":
@@ -302,8 +293,7 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
     """Yield the tensors that `layers` recomputations read in addition to the inputs of the layers.
 
-    The token embeddings of a model with a table of positions remain until the update, because they
-    are the tensor that needs a gradient.
+    The token embeddings of a model with a table of positions remain until the update.
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes

@@ -46,9 +46,6 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
 
     Returns:
         The number of bytes for each of "codes", "constants" and "code books".
-
-    Raises:
-        ValueError: `parameters` is below 1, or bitsandbytes doesn't support this block size.
     """
     positive("parameters", parameters)
     if block_size not in BLOCK_SIZES:
@@ -138,10 +135,9 @@ def _unsplit_remainders(
     """Return the allocated bytes that no tensor uses, by simulating how a model is loaded.
 
     `kept` names the layers that stay in 16 bits. transformers first allocates and frees one large
-    region of memory. Then it loads the 16-bit matrices into this region, in the order of their
-    names. For each matrix, bitsandbytes allocates constants and codes, and the 16-bit matrix is
-    freed. A real loader with several threads uses another order, so the bytes in a real run differ
-    from the simulated bytes by some MiB.
+    region, and then loads the 16-bit matrices into it by name. For each matrix, bitsandbytes
+    allocates constants and codes, and the 16-bit matrix is freed. A real loader with several
+    threads uses another order, so its bytes differ by some MiB.
     """
     gpu, layers = CachingAllocator(), shape.linear_layers()
     ordered = sorted(layers, key=_name_in_checkpoint)
@@ -223,8 +219,7 @@ def state_bytes(elements: int, settings: Settings) -> int:
 def paged_bytes(elements: int, settings: Settings) -> int:
     """Return how many bytes of one state of a trainable tensor may move to CPU memory.
 
-    The constants of 8-bit states never move. The states of small tensors don't move either, because
-    get_state_buffer of bitsandbytes pages only tensors of at least 100,000 elements.
+    The constants of 8-bit states and the states of small tensors never move.
     """
     if not OPTIMIZERS[settings.optimizer].paged or elements < SMALLEST_PAGED:
         return 0
