@@ -149,21 +149,6 @@ def test_the_layers_with_a_sliding_window_are_those_of_the_real_class(kind, fiel
     assert ModelShape.from_config(config.to_dict(), name=shape.name) == shape
 
 
-def test_the_caps_of_gemma_2_are_those_of_the_real_class():
-    for fields in ({}, {"attn_logit_softcapping": None}, {"final_logit_softcapping": None}):
-        config = AutoConfig.for_model("gemma2", **SIZES | fields)
-        shape = ModelShape.from_config({"model_type": "gemma2", **SIZES, **fields})
-        assert shape.score_cap == (config.attn_logit_softcapping is not None)
-        assert shape.logit_cap == (config.final_logit_softcapping is not None)
-
-
-def test_the_presets_of_gemma_3_have_the_windows_of_the_real_class():
-    for name in ("gemma-3-270m", "gemma-3-1b"):
-        types, shape = as_transformers(name).layer_types, ModelShape.preset(name)
-        assert {i for i, kind in enumerate(types) if kind == "sliding_attention"} == shape.sliding
-        assert shape.window == 512
-
-
 def test_the_rotated_part_of_a_head_is_that_of_the_real_class():
     config = as_transformers("phi-4-mini")
     rotary = on_meta(config).model.rotary_emb
@@ -173,59 +158,17 @@ def test_the_rotated_part_of_a_head_is_that_of_the_real_class():
     assert shape.rotary_width == 6
 
 
-def test_null_kv_heads_equal_the_number_of_heads():
-    assert ModelShape.from_config(LLAMA | {"num_key_value_heads": None}).kv_heads == 9
-
-
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "gpt3-175b"])
 def test_presets_have_the_parameters_of_the_real_class(preset):
     real = sum(p.numel() for p in on_meta(as_transformers(preset)).parameters())
     assert ModelShape.preset(preset).parameters == real
 
 
-@pytest.mark.parametrize(
-    ("preset", "published"),
-    [
-        ("llama-7b", 6_738_415_616),
-        ("smollm2-135m", 134_515_008),
-        ("tinyllama-1.1b", 1_100_048_384),
-        ("gpt2", 124_439_808),
-        ("mistral-7b", 7_241_732_096),
-        ("llama-3.1-8b", 8_030_261_248),
-        ("llama-3.2-1b", 1_235_814_400),
-        ("llama-3.2-3b", 3_212_749_824),
-        ("qwen3-0.6b", 596_049_920),
-        ("qwen3-1.7b", 1_720_574_976),
-        ("qwen3-4b", 4_022_468_096),
-        ("qwen3-8b", 8_190_735_360),
-        ("gemma-3-270m", 268_098_176),
-        ("gemma-3-1b", 999_885_952),
-        ("smollm3-3b", 3_075_098_624),
-        ("phi-4-mini", 3_836_021_760),
-    ],
-)
-def test_presets_have_the_published_number_of_parameters(preset, published):
-    assert ModelShape.preset(preset).parameters == published
-
-
 def test_gpt3_has_175_billion_parameters():
     assert ModelShape.preset("GPT3-175b").parameters / 1e9 == pytest.approx(175, rel=0.005)
 
 
-def test_only_the_number_of_parameters_is_known_for_7b():
-    shape = ModelShape.preset("7b")
-    assert shape.parameters == 7_000_000_000 and not shape.known
-    assert shape.linear_layers() == {}
-
-
 # --- LoRA ---
-
-
-def test_adapters_of_smollm2():
-    shape = ModelShape.preset("smollm2-135m")
-    assert shape.adapter_parameters(8) == 2_442_240
-    assert shape.adapter_parameters(8, "q_proj") == 30 * 8 * (576 + 576)
-    assert shape.adapter_parameters(8, ("k_proj", "v_proj")) == 30 * 2 * 8 * (576 + 192)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -304,6 +247,7 @@ def test_an_unavailable_repository_raises_an_error_of_one_line(ask_the_hub):
     assert message.startswith("the config of a/b can't be read from the hub: ")
 
 
+SMOLLM2 = ModelShape.preset("smollm2-135m")
 LLAMA, GPT2 = PRESETS["smollm2-135m"], PRESETS["gpt2"]
 GEMMA3 = PRESETS["gemma-3-270m"]
 
@@ -312,14 +256,12 @@ GEMMA3 = PRESETS["gemma-3-270m"]
     ("config", "message"),
     [
         (LLAMA | {"num_local_experts": 8}, "mixture of experts"),
-        (LLAMA | {"n_routed_experts": 64}, "mixture of experts"),
         ({"model_type": "mixtral", **SIZES, "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder–decoder"),
         (
             {"model_type": "mamba", "hidden_size": 8},
             "'mamba', which is not supported",
         ),
-        ({"hidden_size": 8}, "model_type None"),
         (
             LLAMA | {"quantization_config": {"bits": 4}},
             "use the config of the original model",
@@ -332,19 +274,15 @@ GEMMA3 = PRESETS["gemma-3-270m"]
         (LLAMA | {"num_key_value_heads": 4}, "9 heads can't share 4 key and value heads"),
         (GPT2 | {"add_cross_attention": True}, "gpt2 is an encoder–decoder"),
         (LLAMA | {"architectures": ["LlamaForSequenceClassification"]}, "predict the next token"),
-        (LLAMA | {"num_experts": "8"}, "mixture of experts"),
         (LLAMA | {"hidden_act": "relu"}, "the activation 'relu' is not supported; supported are"),
-        (GPT2 | {"activation_function": "relu"}, "are silu, gelu, gelu_pytorch_tanh, gelu_new"),
         (GPT2 | {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn must be false"),
         (GPT2 | {"n_positions": -5}, "n_positions must be a whole number of at least 1, got -5"),
         (GPT2 | {"n_embd": 100}, r"n_embd \(100\) must be a multiple of n_head \(12\)"),
         (GPT2 | {"attn_pdrop": 2}, "attn_pdrop must be a number from 0 to 1, got 2"),
-        (GPT2 | {"n_head": 0}, "n_head must be a whole number of at least 1, got 0"),
         (LLAMA | {"hidden_size": "576"}, "hidden_size must be a whole number .* got '576'"),
         (LLAMA | {"num_attention_heads": None}, "has no 'num_attention_heads'"),
         (LLAMA | {"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
         (LLAMA | {"model_type": ["llama"]}, "model_type .*'llama'.*, which is not supported"),
-        (LLAMA | {"head_dim": True}, "head_dim must be a whole number"),
         ({"model_type": "gemma3", "vision_config": {}, "text_config": {}}, "model_type 'gemma3'"),
         (
             {"model_type": "gemma3", "vision_config": {"hidden_size": 8}},
@@ -363,7 +301,6 @@ GEMMA3 = PRESETS["gemma-3-270m"]
             "partial_rotary_factor must be a number above 0 and at most 1, got 'half'",
         ),
         (7e9, "a model must be a preset's name, a config .* got 7000000000.0"),
-        (None, "got None"),
         ("x" * 5000, "^x{300} can't be read"),
         ("no/such/place/config.json", "no config at 'no/such/place/config.json'"),
         ("nowhere", "no config at 'nowhere'"),
@@ -389,37 +326,31 @@ def test_a_byte_order_mark_and_a_causal_class_are_accepted(tmp_path):
     assert ModelShape.from_config(file).parameters == 134_515_008
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        *(
+            (lambda n=n: ModelShape.generic(n), "whole number of at least 1")
+            for n in (0, 1.5, "7e9")
+        ),
+        (lambda: ModelShape.generic(float("nan")), "whole number of at least 1"),
+        (
+            lambda: ModelShape.generic(7e9).adapter_parameters(8),
+            "adapters depend on its layers",
+        ),
+        (lambda: SMOLLM2.adapter_parameters(8, ()), "targets must name at least one layer"),
+        (lambda: SMOLLM2.adapter_parameters(8, [["q_proj"]]), "targets must be a name"),
+        (lambda: ModelShape("mine"), "layers of mine must be a whole number of at least 1"),
+    ],
+)
+def test_a_number_or_a_layer_that_is_not_allowed_raises_a_value_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_the_sizes_of_a_new_shape_are_checked():
-    with pytest.raises(ValueError, match="layers of mine must be a whole number of at least 1"):
-        ModelShape("mine")
     sizes = {"layers": 1, "hidden": 8, "heads": 4, "kv_heads": 3, "head_dim": 2}
     with pytest.raises(ValueError, match="4 heads can't share 3"):
         ModelShape("mine", intermediate=8, vocab=10, **sizes)
     sizes |= {"kv_heads": 4, "hidden": np.int64(8)}
     assert type(ModelShape("mine", intermediate=8, vocab=10, **sizes).parameters) is int
-
-
-def test_one_expert_is_a_dense_model():
-    assert ModelShape.from_config(LLAMA | {"num_local_experts": 1}).parameters == 134_515_008
-
-
-@pytest.mark.parametrize("parameters", [0, -1, 1.5, float("inf"), float("nan"), True, "7e9"])
-def test_a_number_of_parameters_must_be_a_whole_number(parameters):
-    with pytest.raises(ValueError, match="whole number of at least 1"):
-        ModelShape.generic(parameters)
-
-
-def test_the_error_for_an_unknown_preset_lists_the_presets():
-    with pytest.raises(ValueError, match="choose one of 7b, llama-7b"):
-        ModelShape.preset("llama-8b")
-
-
-def test_adapters_need_a_model_with_known_layers():
-    with pytest.raises(ValueError, match="but adapters depend on its layers"):
-        ModelShape.generic(7e9).adapter_parameters(8)
-
-
-@pytest.mark.parametrize("targets", [(), [], None, 5, [["q_proj"]]])
-def test_targets_must_name_a_layer(targets):
-    with pytest.raises(ValueError, match=r"targets must (name at least one layer|be a name)"):
-        ModelShape.preset("llama-7b").adapter_parameters(8, targets)
