@@ -202,7 +202,7 @@ kernelapp.launch_new_instance()
 }
 CHECK_COURSE = """
 import json, course_utils
-from course_utils.runtime import check_environment
+from course_utils.environment import check_environment
 rows = [f"{row.what}: {row.found}" for row in check_environment().rows if row.state == "fail"]
 print(json.dumps({"course": course_utils.__file__, "failed": rows}))
 """

@@ -29,7 +29,7 @@ from torch.utils import collect_env
 
 from benchmarks.calculators import size_cell, step
 from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here, table
-from course_utils import runtime
+from course_utils import environment, runtime
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
     CUBLAS_WORKSPACE,
@@ -98,7 +98,7 @@ def attempt(what: str, measure: Callable[..., dict], *arguments: Any) -> dict:
 def card(device: torch.device) -> dict:
     """Return the card's properties, driver, 16-bit format, and cuBLAS workspace."""
     free, total = torch.cuda.mem_get_info(device)
-    found = {row.what: row.found for row in runtime.check_environment().rows}
+    found = {row.what: row.found for row in environment.check_environment().rows}
     return {
         "capability": list(torch.cuda.get_device_capability(device)),
         "total": total,

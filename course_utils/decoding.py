@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_utils import runtime
+from course_utils import runtime, threads
 from course_utils.models.llama import (
     DTYPES,
     Adapter,
@@ -255,6 +255,7 @@ class Decoder:
         angles = positions[:, None, None] * self.inv_freq  # (T, 1, d/2)
         turn = angles.cos().to(x), angles.sin().to(x)
         for j, layer in enumerate(self.layers):
+            threads.adapt()
             q, k, v = (y.view(T, -1, self.d) for y in layer.qkv(layer.norms[0](x)))
             z = attend(j, _rotate(q, *turn), torch.stack((_rotate(k, *turn), v)))  # (T, H·d)
             x = layer.o(z)[0].add_(x)

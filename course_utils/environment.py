@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils import __version__, runtime, threads
+from course_utils import __version__, runtime
 from course_utils.units import format_bytes
 from course_utils.validation import first_line
 
@@ -295,11 +295,7 @@ def _torch_facts() -> dict[str, Any]:
             gpu = Gpu(seen.name, (seen.major, seen.minor), seen.total_memory)
         # This line fails if PyTorch was built for another version of NumPy.
         torch.ones(1).numpy()
-        count = torch.get_num_threads()
-        if not threads.set_by_variable():
-            # `threads.share_cores` will lower the number of threads to the number of usable cores.
-            count = min(count, _or_none(runtime.usable_cores) or count)
-        return {"gpu": gpu, "threads": count}
+        return {"gpu": gpu, "threads": torch.get_num_threads()}
     except Exception as error:
         return {"torch_error": first_line(error)}
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import runtime
+from course_utils import runtime, threads
 from course_utils.news import house_style_errors
 from course_utils.validation import one_answer_each, positive
 
@@ -133,11 +133,13 @@ def generate(  # noqa: PLR0913
     runtime.release_memory(collect=len(prompts) > 1)
     with (
         evaluating(model),
+        threads.sharing_cores(),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
     ):
         pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         decoder = Decoder(model, prefix) if fast else _GeneralDecoder(model, prefix, pad)
         for batch in _by_width(widths, batch_size, batch_tokens):
+            threads.adapt()
             rests = [prompts[i][len(prefix) :] for i in batch]
             for i, new in zip(batch, decoder.answers(rests, ends, max_new_tokens), strict=True):
                 answers[i] = _text(new, ends, tokenizer)

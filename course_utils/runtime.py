@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import random
 import re
@@ -30,19 +31,11 @@ if TYPE_CHECKING:
 # The time within which the Hugging Face hub must answer, in seconds.
 HUB_TIMEOUT = 10.0
 
-# Names of `course_utils.environment` that can also be imported from this module, as in the first
-# cell of every notebook. They are looked up on demand, because a direct import would be circular:
-# `course_utils.environment` imports this module.
-_OF_ENVIRONMENT = ("Environment", "Row", "check_environment", "versions")
-
-
-def __getattr__(name: str) -> Any:
-    """Return an object of `course_utils.environment`, which is imported on demand."""
-    if name in _OF_ENVIRONMENT:
-        from course_utils import environment
-
-        return getattr(environment, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# When bitsandbytes is imported on a CPU with AVX512-BF16, it logs that an optional package with
+# faster kernels is missing. The course never needs this package, so the message is hidden.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "kernels-community" not in record.getMessage()
+)
 
 
 # --- device and number format ---------------------------------------------------------------------

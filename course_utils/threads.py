@@ -11,33 +11,33 @@ with a single thread (measured in docs/performance.md, section "Beside a busy pr
     1 core                        1                        7
     3 cores                       1                        5
 
-`import course_utils` starts a background thread that measures the busy cores four times a second.
-The background thread changes nothing if the user has chosen the number of threads, with the
-variable OMP_NUM_THREADS or MKL_NUM_THREADS, or by calling `torch.set_num_threads`. The
-maximum number of threads is PyTorch's default, or a number that the user has set before the import.
+Training and answering run in a `sharing_cores` block. There they call `adapt` between parts of
+their work, in the thread that computes. At most twice a second, `adapt` measures the busy cores and
+sets the number of threads. The number never exceeds the number at the start of the block, and is
+not changed at all if OMP_NUM_THREADS or MKL_NUM_THREADS is set.
 
-Set the number of threads yourself if two runs have to agree to the last bit. The number of threads
-decides in which order the numbers of a sum are added, and so how the sum is rounded. To make a
-single result reproducible, use `one_thread`.
+The number of threads decides in which order the numbers of a sum are added, and so how the sum is
+rounded. If two runs have to agree to the last bit, set one of these variables, or use `one_thread`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import math
 import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from course_utils.runtime import usable_cores
 
 # The environment variables that set the number of threads.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# The seconds between two samples, and the number of samples that are averaged.
-INTERVAL, AVERAGED = 0.25, 4
+# The busy cores are averaged over the time since the last measurement, in seconds. After a longer
+# time than LONGEST, such as a pause between two cells of a notebook, they are measured for NEW.
+SHORTEST, LONGEST, NEW = 0.5, 2.0, 0.1
 # psutil's names for the kinds of time in which a core is not idle.
 BUSY = ("user", "nice", "system", "irq", "softirq")
 # The share of a core that other programs may use before PyTorch gets one thread fewer.
@@ -58,31 +58,21 @@ class Sample(NamedTuple):
     own: float
 
 
-def share_cores() -> threading.Thread | None:
-    """Start to adapt the number of PyTorch's threads to the number of free cores.
+@contextmanager
+def sharing_cores() -> Iterator[None]:
+    """Let `adapt` set the number of PyTorch's threads in the with block, and then restore it."""
+    import torch
 
-    Returns:
-        The background thread that adapts this number. None if an environment variable in VARIABLES
-        is set, or if the thread can't be started.
-    """
-    if set_by_variable():
-        return None
-    # An error means that this system can't start another thread.
-    with suppress(RuntimeError, MemoryError):
-        _running.append(_Sharing())
-        _running[-1].start()
-        return _running[-1]
-    return None
-
-
-# This list keeps the thread objects in memory, because Python may still call their method `_change`
-# after a thread has ended.
-_running: list[_Sharing] = []
-
-
-def set_by_variable() -> bool:
-    """Return whether an environment variable in VARIABLES sets the number of threads."""
-    return any(os.environ.get(name) for name in VARIABLES)
+    if _block.most or any(os.environ.get(name) for name in VARIABLES):
+        yield
+        return
+    before = _block.most = torch.get_num_threads()
+    try:
+        adapt()
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _block.most = 0
 
 
 @contextmanager
@@ -90,32 +80,33 @@ def one_thread() -> Iterator[None]:
     """Use one thread in the with block, so that busy cores don't change the bits of a result."""
     import torch
 
-    # This line is executed before the number of threads is read, so that `share_cores` can't change
-    # the number in between.
-    _fixed.append(True)
-    before = torch.get_num_threads()
+    before, most = torch.get_num_threads(), _block.most
+    _block.most = 0
     try:
         torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(before)
-        _fixed.pop()
+        _block.most = most
 
 
-# The list has one item for each active `one_thread` block.
-_fixed: list[bool] = []
+def adapt() -> None:
+    """In a `sharing_cores` block, set the number of threads to the number of free cores."""
+    if _block.most <= 1:
+        return
+    try:
+        number = min(_block.most, _free.cores())
+    except (ImportError, LookupError, OSError):
+        # This system doesn't measure CPU time.
+        _block.most = 0
+        return
+    torch = sys.modules["torch"]
+    if number != torch.get_num_threads():
+        torch.set_num_threads(number)
 
 
 def threads_for(cores: int, others: float) -> int:
-    """Compute the number of threads to use.
-
-    Args:
-        cores: the number of cores.
-        others: the average number of cores that other programs keep busy.
-
-    Returns:
-        The number of threads, at least 1.
-    """
+    """Return the number of threads, at least 1, if other programs keep `others` cores busy."""
     return max(1, cores - int(others + 1 - TOLERATED))
 
 
@@ -134,80 +125,40 @@ def sample() -> Sample:
     return Sample(time.monotonic(), busy, time.process_time())
 
 
-def _imported(name: str) -> bool:
-    """Return whether the import of a module is complete."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    return spec is not None and not getattr(spec, "_initializing", False)
-
-
 def _cores() -> Collection[int]:
     """Return the IDs of the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return affinity(0) if affinity else range(os.cpu_count() or 1)
 
 
-class _Sharing(threading.Thread):
-    """A background thread that adapts the number of PyTorch's threads to the free cores."""
+class _Block(threading.local):
+    """The `sharing_cores` block of a Python thread. OpenMP also counts separately for each thread.
 
-    def __init__(self) -> None:
-        super().__init__(name="share-cores", daemon=True)
-        # The default number of threads, and the number that was set last. 0 means that the number
-        # is unknown. Only `_change` can read these numbers, because it runs in the main thread.
-        self._default = self._current = 0
-        self._wanted = 0
-        self._chosen = False
-        # OpenMP stores the number separately for each Python thread, so the main thread has to set
-        # its own number. Python calls `_change` in the main thread, between two instructions.
-        self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
+    Attributes:
+        most: The maximum number of PyTorch's threads in the block; 0 outside a block.
+    """
 
-    def run(self) -> None:
-        """Adapt the number of threads after PyTorch is imported, until the user sets the number."""
-        while not _imported("torch"):
-            time.sleep(INTERVAL)
-        self._record_user_calls(sys.modules["torch"])
-        # An error means that this system doesn't measure CPU time.
-        with suppress(ImportError, LookupError, OSError):
-            self._watch()
+    most = 0
 
-    def _record_user_calls(self, torch: Any) -> None:
-        """Replace `torch.set_num_threads` by a function that also records the user's call.
 
-        A comparison of numbers would miss a user who chooses the current number.
-        """
-        self._set = original = torch.set_num_threads
+class _Free:
+    """The number of cores that no other program keeps busy."""
 
-        @functools.wraps(original)
-        def set_num_threads(number: int) -> None:
-            original(number)
-            self._chosen = self._chosen or not _fixed
+    last: Sample | None = None
+    number = 1
 
-        torch.set_num_threads = set_num_threads
-
-    def _watch(self) -> None:
-        from course_utils.runtime import usable_cores
-
-        allowed, samples = usable_cores(), deque([sample()], maxlen=AVERAGED + 1)
-        while not self._chosen:
-            time.sleep(INTERVAL)
-            samples.append(sample())
-            free = threads_for(len(_cores()), used_by_others(samples[0], samples[-1]))
+    def cores(self) -> int:
+        """Return this number. It is measured again if the last measurement is old enough."""
+        age = time.monotonic() - self.last.moment if self.last else math.inf
+        if age >= SHORTEST:
+            if self.last is None or age > LONGEST:
+                self.last = sample()
+                time.sleep(NEW)
+            before, self.last = self.last, sample()
+            free = threads_for(len(_cores()), used_by_others(before, self.last))
             # A container may allow fewer cores than are free on its host.
-            wanted = min(allowed, free)
-            if wanted != self._wanted:
-                self._wanted = wanted
-                ctypes.pythonapi.Py_AddPendingCall(self._in_main_thread, None)
+            self.number = min(usable_cores(), free)
+        return self.number
 
-    def _change(self, _: object) -> int:
-        """Set the number of threads, unless the user has set the number."""
-        if _fixed or not self._wanted:
-            # If `_wanted` is 0, the next sample schedules this call again.
-            self._wanted = 0
-            return 0
-        found = sys.modules["torch"].get_num_threads()
-        self._default = self._default or found
-        if found != (self._current or self._default) or found > len(_cores()):
-            self._chosen = True
-        if not self._chosen:
-            self._current = min(self._wanted, self._default)
-            self._set(self._current)
-        return 0
+
+_block, _free = _Block(), _Free()

@@ -11,7 +11,7 @@ import re
 import socket
 from pathlib import Path
 
-from course_utils import runtime
+from course_utils import environment, runtime
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
@@ -27,7 +27,7 @@ def processor() -> str:
 
 def machine() -> str:
     """Return the processor, the cores, the compute dtype and the versions of LIBRARIES."""
-    installed = runtime.versions()
+    installed = environment.versions()
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
     cores = runtime.usable_cores()
     return f"{processor()}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"

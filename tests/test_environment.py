@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_utils import bootstrap, environment, runtime, threads
+from course_utils import bootstrap, environment, runtime
 from course_utils.environment import Gpu, Machine, check_environment
 
 GOOD_LIBRARIES = environment.MINIMUM_VERSIONS | {"torchao": None}
@@ -173,18 +173,6 @@ def test_more_threads_than_cores_is_a_warning():
     assert " OMP_NUM_THREADS=1`" in rows(binder)["cores"].remedy
 
 
-@pytest.mark.parametrize(("variable", "expected"), [("", 1), ("2", 2)])
-def test_threads_that_the_course_will_remove_are_not_counted(monkeypatch, variable, expected):
-    """In a container with a CPU quota, PyTorch starts a thread for each core of the host."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
-    # The person who runs the tests may have set the other variable.
-    for name in threads.VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert environment.probe().threads == expected
-
-
 def test_read_only_cache_is_a_failure_only_without_the_model():
     machine = replace(LAPTOP, cache_error="Read-only file system")
     assert problems(machine) == {"cache": "warn"}
@@ -256,7 +244,7 @@ def test_probe_of_this_machine():
     machine = environment.probe()
     assert machine.python == sys.version_info[:3]
     assert machine.libraries["torch"] == torch.__version__
-    assert machine.threads in (torch.get_num_threads(), machine.cores)
+    assert machine.threads == torch.get_num_threads()
     assert machine.cores >= 1
     assert machine.memory > 0 and machine.disk > 0
 
@@ -317,12 +305,6 @@ def test_colab_and_binder_are_recognized(monkeypatch):
     assert environment.on_binder() and environment.probe().place == "Binder"
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
     assert environment.in_colab() and environment.probe().place == "Google Colab"
-
-
-def test_runtime_forwards_the_check():
-    assert runtime.check_environment is check_environment
-    with pytest.raises(AttributeError, match=r"'course_utils\.runtime' has no attribute 'checks'"):
-        _ = runtime.checks
 
 
 def test_versions_are_found_without_imports():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
 WITHHELD = {path.stem: assignments.read(path).withheld for path in SOURCES}
 # Former names of packages, which forward to them.
-ALIASES = {"course_utils.finetuning": "course_utils.training"}
+ALIASES = {"course_utils.shapes": "course_utils.memory"}
 
 LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
 LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, cli, notebooks, runtime
+from course_utils import __version__, cli, environment, notebooks
 from course_utils.execution import execute
 from course_utils.publishing import course_map, glossary
 from course_utils.publishing import html as html_pages
@@ -286,7 +286,7 @@ class Colab:
         self.commands, self.shown, self.failing = [], [], fails
         monkeypatch.setattr(subprocess, "run", self.run)
         monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
-        monkeypatch.setattr(runtime, "check_environment", lambda: "all is well")
+        monkeypatch.setattr(environment, "check_environment", lambda: "all is well")
         monkeypatch.delitem(sys.modules, "google.colab", raising=False)
         monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
         monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)

@@ -1,88 +1,31 @@
-"""threads: PyTorch's number of threads adapts to the free cores, unless the user sets a number."""
+"""threads: in training and answering, PyTorch's number of threads adapts to the free cores."""
 
-import os
+import logging
 import subprocess
 import sys
-import textwrap
 
 import pytest
-
-from course_utils import threads
-from course_utils.threads import Sample, threads_for, used_by_others
-
-# A module that imitates torch. Like OpenMP, it stores the number separately for each thread.
-IMITATION = """
-import importlib.machinery, sys, threading, types
-
-torch, local = types.ModuleType("torch"), threading.local()
-torch.__spec__ = importlib.machinery.ModuleSpec("torch", None)
-torch.get_num_threads = lambda: getattr(local, "number", 4)
-torch.set_num_threads = lambda number: setattr(local, "number", number)
-sys.modules["torch"] = torch
-"""
-# The beginning of a script: a process on four cores, beside fictitious programs that keep as many
-# cores busy as the first argument says.
-START = """
-import os, sys, time
-
-variables = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-# While this variable is set, the import starts no background thread.
-os.environ["OMP_NUM_THREADS"] = "4"
-from course_utils import runtime, threads
-os.environ |= variables
-
-others = float(sys.argv[1])
-used = 0.0
-
-def sample():
-    global used
-    used += others * threads.INTERVAL
-    now = threads.Sample(sample.count * threads.INTERVAL, used, 0.0)
-    sample.count += 1
-    return now
-
-sample.count = 0
-threads.sample, threads.INTERVAL = sample, 0.01
-runtime.usable_cores = lambda: 4
-threads._cores = lambda: range(4)
-
-def settles_at(number):
-    "Wait until PyTorch has this number of threads, and return whether it keeps the number."
-    for _ in range(6_000):
-        time.sleep(0.01)
-        if torch.get_num_threads() == number:
-            break
-    count = sample.count
-    while sharing.is_alive() and sample.count < count + 20:
-        time.sleep(0.01)
-    return torch.get_num_threads() == number
-
 import torch
-# On four cores, this number is the default. The test may run on another machine.
-torch.set_num_threads(4)
-sharing = threads.share_cores()
+
+from course_utils import evaluation, threads
+from course_utils.threads import Sample, adapt, one_thread, sharing_cores, threads_for
+from course_utils.training import Recipe, attach_adapters, finetune
+from tests.conftest import make_model, random_examples
+
+IMPORT = """
+import logging, threading
+import torch
+before = torch.set_num_threads, torch.get_num_threads(), list(logging.root.manager.loggerDict)
+import course_utils
+after = torch.set_num_threads, torch.get_num_threads(), list(logging.root.manager.loggerDict)
+assert before == after, (before, after)
+assert threading.enumerate() == [threading.main_thread()]
 """
 
 
-def run(source, others=0.0, torch="imitated", **variables):
-    """Run a script after START, and return the words that it prints.
-
-    Args:
-        source: the script.
-        others: the number of cores that other programs keep busy.
-        torch: "imitated", or "real" to import PyTorch, which takes seconds.
-        variables: environment variables.
-    """
-    chosen = dict.fromkeys(threads.VARIABLES, "") | variables
-    script = (IMITATION if torch == "imitated" else "") + START + textwrap.dedent(source)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(others)],
-        env=os.environ | chosen,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+def test_importing_the_course_does_nothing():
+    """It starts no thread, replaces no function of torch, and adds no filter of log messages."""
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +42,10 @@ def test_there_is_one_thread_fewer_for_each_busy_core(cores, others, expected):
 
 def test_cpu_time_of_others_excludes_this_process():
     before = Sample(moment=10.0, total=100.0, own=40.0)
-    assert used_by_others(before, Sample(12.0, 103.0, 41.0)) == 1.0
-    assert used_by_others(before, Sample(12.0, 104.0, 44.0)) == 0.0
+    assert threads.used_by_others(before, Sample(12.0, 103.0, 41.0)) == 1.0
+    assert threads.used_by_others(before, Sample(12.0, 104.0, 44.0)) == 0.0
     # The two clocks differ slightly, so this process may seem to use more than all together.
-    assert used_by_others(before, Sample(12.0, 103.99, 44.0)) == 0.0
+    assert threads.used_by_others(before, Sample(12.0, 103.99, 44.0)) == 0.0
 
 
 def test_total_cpu_time_of_a_sample_includes_this_process():
@@ -112,115 +55,156 @@ def test_total_cpu_time_of_a_sample_includes_this_process():
     assert now.total - before.total > 0.25
 
 
+class Machine:
+    """A fictitious machine with four cores, of which other programs keep `others` busy."""
+
+    cores, others, moment, used = 4, 0.0, 0.0, 0.0
+
+    def work(self, seconds=threads.SHORTEST):
+        self.moment += seconds
+        self.used += seconds * self.others
+
+    def sample(self):
+        return Sample(self.moment, self.used, 0.0)
+
+    def number(self):
+        """Return the number of threads after some work."""
+        self.work()
+        adapt()
+        return torch.get_num_threads()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Imitate a machine, in which no variable sets the number of threads, and PyTorch uses four."""
+    imitated = Machine()
+    monkeypatch.setattr(threads, "_free", threads._Free())
+    monkeypatch.setattr(threads, "sample", imitated.sample)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setattr(threads, "_cores", lambda: range(imitated.cores))
+    monkeypatch.setattr(threads.time, "monotonic", lambda: imitated.moment)
+    monkeypatch.setattr(threads.time, "sleep", imitated.work)
+    for name in threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield imitated
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("others", "expected"), [(0.0, 4), (1.0, 3), (2.6, 1), (9.0, 1)])
-def test_main_thread_gets_the_number_of_free_cores(others, expected):
-    assert run(f"print(settles_at({expected}))", others) == ["True"]
+def test_block_begins_with_the_number_of_free_cores(machine, others, expected):
+    machine.others = others
+    with sharing_cores():
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 4
 
 
-def test_number_of_pytorchs_threads_adapts():
-    assert run("print(settles_at(3))", others=1.0, torch="real") == ["True"]
+def test_number_follows_the_other_programs_until_the_block_ends(machine):
+    with sharing_cores():
+        for machine.others, expected in ((2.0, 2), (0.0, 4), (1.0, 3)):
+            assert machine.number() == expected
+        with sharing_cores():
+            assert machine.number() == 3
+        machine.others = 0.0
+        assert machine.number() == 4
+        machine.others = 3.0
+        assert machine.number() == 1
+    assert torch.get_num_threads() == 4
+    assert machine.number() == 4, "outside a block, the number doesn't change"
 
 
-def test_number_grows_again_when_other_programs_end():
-    source = "print(settles_at(2))\nothers = 0.0\nprint(settles_at(4))"
-    assert run(source, others=2.0) == ["True", "True"]
+def test_measurements_just_before_or_long_ago_do_not_count(machine):
+    with sharing_cores():
+        machine.others = 2.0
+        machine.work(threads.SHORTEST / 2)
+        adapt()
+        assert torch.get_num_threads() == 4
+        machine.work(60.0)
+        machine.others = 0.0
+        adapt()
+        assert torch.get_num_threads() == 4
 
 
-@pytest.mark.parametrize("number", [1, 3, 4, 9])
-def test_number_set_by_the_program_is_kept(number):
-    early = f"torch.set_num_threads({number})\nprint(settles_at({number}), sharing.is_alive())"
-    assert run(early, others=0.0)[0] == "True"
-    late = f"print(settles_at(3))\ntorch.set_num_threads({number})\nothers = 2.0\n"
-    assert run(f"{late}print(settles_at({number}))", others=1.0) == ["True", "True"]
+def test_number_after_an_error_is_the_number_before(machine):
+    machine.others = 2.0
+    with pytest.raises(ZeroDivisionError), sharing_cores():
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 4
+
+
+def test_number_that_the_user_has_set_is_the_maximum(machine):
+    torch.set_num_threads(2)
+    with sharing_cores():
+        assert machine.number() == 2
+        machine.others = 3.0
+        assert machine.number() == 1
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("name", threads.VARIABLES)
-def test_number_set_by_a_variable_is_kept(name):
-    assert run("print(sharing, torch.get_num_threads())", others=3.0, **{name: "4"}) == [
-        "None",
-        "4",
-    ]
+def test_number_set_by_a_variable_is_kept(machine, monkeypatch, name):
+    monkeypatch.setenv(name, "4")
+    machine.others = 3.0
+    with sharing_cores():
+        assert machine.number() == 4
 
 
-# The third pause ends the method `run`, which would otherwise wait for torch forever.
-WITHOUT_TORCH = """
-import sys
-from course_utils import threads
-
-pauses = []
-
-def sleep(seconds):
-    pauses.append(seconds)
-    if len(pauses) == 3:
-        raise InterruptedError
-
-threads.time.sleep = sleep
-try:
-    threads._Sharing().run()
-except InterruptedError:
-    print(pauses, "psutil" in sys.modules)
-"""
+def test_cpu_quota_of_a_container_limits_the_number(machine):
+    machine.cores = 64
+    with sharing_cores():
+        for machine.others, expected in ((10.0, 4), (62.0, 2)):
+            assert machine.number() == expected
 
 
-def test_nothing_is_measured_before_torch_is_imported():
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.stdout, done.stderr) == (f"{3 * [threads.INTERVAL]} False\n", "")
+def test_system_that_does_not_measure_cpu_time_keeps_the_number(machine, monkeypatch):
+    def sample():
+        raise FileNotFoundError("/proc/stat")
+
+    monkeypatch.setattr(threads, "sample", sample)
+    with sharing_cores():
+        assert machine.number() == 4
 
 
-def test_system_that_does_not_measure_cpu_time_changes_nothing():
-    source = """
-        def sample():
-            raise FileNotFoundError("/proc/stat")
-        threads.sample = sample
-        other = threads.share_cores()
-        other.join()
-        print(other.is_alive(), other._chosen, other._wanted)
-        """
-    assert run(source) == ["False", "False", "0"]
+def test_one_thread_interrupts_a_block(machine):
+    machine.others = 1.0
+    with sharing_cores():
+        with one_thread():
+            with sharing_cores(), one_thread():
+                assert machine.number() == 1
+            assert machine.number() == 1
+        assert machine.number() == 3
+    assert torch.get_num_threads() == 4
 
 
-def test_cpu_quota_of_a_container_limits_the_number():
-    source = """
-        threads._cores = lambda: range(64)
-        print(settles_at(4))
-        others = 62.0
-        print(settles_at(2))
-        """
-    assert run(source, others=10.0) == ["True", "True"]
+@pytest.mark.parametrize("fast", [None, False])
+def test_training_and_answering_adapt(machine, monkeypatch, tokenizer, tmp_path, fast):
+    seen = []
+    monkeypatch.setattr(threads, "adapt", lambda: seen.append(threads._block.most))
+    recipe = Recipe(max_steps=2, micro_batch_size=2, fast=fast)
+    model = attach_adapters(make_model(), recipe)
+    finetune(model, tokenizer, random_examples(4, 0), recipe=recipe, output_dir=tmp_path)
+    assert len(seen) >= 3 and set(seen) == {4}
+    seen.clear()
+    evaluation.generate(model, tokenizer, [[{"role": "user", "content": "Hi"}]], progress=False)
+    assert len(seen) >= 2 and set(seen) == {4}
 
 
-def test_number_adapts_again_after_one_thread():
-    source = """
-        print(settles_at(3))
-        with threads.one_thread():
-            print(torch.get_num_threads())
-            others = 2.0
-            print(settles_at(1), sharing.is_alive())
-            with threads.one_thread():
-                pass
-            print(torch.get_num_threads())
-        print(settles_at(2), sharing.is_alive())
-        """
-    assert run(source, others=1.0) == ["True", "1", "True", "True", "1", "True", "True"]
+def test_notice_of_bitsandbytes_about_an_optional_package_is_hidden():
+    code = "import course_utils.runtime, bitsandbytes"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "kernels-community" not in done.stderr
+    other = logging.LogRecord("", logging.WARNING, "", 0, "another message", None, None)
+    assert logging.getLogger("bitsandbytes.backends.cpu.ops").filter(other)
 
 
 @pytest.mark.full
-def test_results_are_correct_while_the_number_changes():
-    source = """
-        a = torch.arange(360_000, dtype=torch.float32).reshape(600, 600) % 7
-        expected = (a.double() @ a.double()).float()
-        seen, wrong, turn = set(), 0, 0
-        while turn < 400 or len(seen) < 2 and turn < 40_000:
-            others = float(turn // 20 % 4)
-            turn += 1
-            wrong += not torch.equal(a @ a, expected)
-            seen.add(torch.get_num_threads())
-            time.sleep(0.002)
-        print(wrong, len(seen) > 1)
-        """
-    assert run(source, torch="real") == ["0", "True"]
+def test_results_are_correct_while_the_number_changes(machine):
+    a = torch.arange(360_000, dtype=torch.float32).reshape(600, 600) % 7
+    expected, seen = (a.double() @ a.double()).float(), set()
+    with sharing_cores():
+        for turn in range(40):
+            machine.others = float(turn % 4)
+            seen.add(machine.number())
+            assert torch.equal(a @ a, expected)
+    assert seen == {1, 2, 3, 4}

@@ -59,7 +59,7 @@ if hosted and not util.find_spec("course_utils"):
         pip = subprocess.run([sys.executable, "-m", "pip", "-q", *step], capture_output=True)
         if pip.returncode:
             raise RuntimeError(f"`pip {{step[0]}}` failed.\\n{{pip.stderr.decode()[-2000:]}}")
-    display(import_module("course_utils.runtime").check_environment())\
+    display(import_module("course_utils.environment").check_environment())\
 """
 ASK = """\
     if not (address := os.environ.get("COURSE_REPOSITORY")):

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from course_utils import runtime
+from course_utils import runtime, threads
 from course_utils.models.llama import (
     DTYPES,
     adapter_of,
@@ -465,6 +465,7 @@ class LlamaByHand:
             xs = self._forward(batch, keep=True)
             losses, g = self._head(xs.pop(), scale)
             for half, x in zip(reversed(self.halves), reversed(xs), strict=True):
+                threads.adapt()
                 g = half.backward(x, g)
             return losses.sum()
 
@@ -494,6 +495,7 @@ class LlamaByHand:
         for j, half in enumerate(self.halves, start=1):
             tokens = len(self.rows) if half.answers_only else len(xs[-1])
             xs.append(self.work(f"x {j if keep else j % 2}", tokens, D))
+            threads.adapt()
             half.forward(xs[-2], xs[-1])
         return xs
 

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from course_utils import runtime
+from course_utils import runtime, threads
 from course_utils.sft import Features, collator
 from course_utils.training import by_hand, distributed
 from course_utils.training.adapters import set_checkpointing
@@ -208,6 +208,7 @@ class Trainer:
 
     def step(self, number: int) -> dict:
         """Run optimizer step `number`, counted from 1, and return its record for the history."""
+        threads.adapt()
         batches = self._batches_of(number)
         self._seed_dropout(number)
         learning_rate = self.schedule.get_last_lr()[0]
@@ -249,7 +250,8 @@ class Trainer:
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
         try:
             self.wrapped.train()
-            yield bar
+            with threads.sharing_cores():
+                yield bar
             run.finished = True
         except KeyboardInterrupt:
             # Several processes may be in different steps, so they have no common state to save.
