@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +18,9 @@ from course_utils.training.adapters import trainable_parameters
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
-    from course_utils.training.loop import Trainer
+    from accelerate import Accelerator
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensors", "progress.json"
 
@@ -39,11 +41,24 @@ class Checkpoints:
     A checkpoint is written under a temporary name and renamed when it is complete. Older
     checkpoints are removed only after this renaming. So a full disk or a crash during saving never
     destroys the last complete checkpoint.
+
+    Args:
+        folder: The folder of all checkpoints of the run.
+        accelerator: The Accelerator of the run, which knows the optimizer and the schedule.
+        model: The model that is trained.
+        fingerprint: All settings that the run's weights depend on. A checkpoint is resumed only if
+            it was saved with the same fingerprint.
     """
 
-    def __init__(self, folder: str | Path, trainer: Trainer):
-        self.folder, self.trainer = Path(folder), trainer
-        self.accelerator, self.model = trainer.accelerator, trainer.model
+    def __init__(
+        self,
+        folder: str | Path,
+        accelerator: Accelerator,
+        model: PreTrainedModel | PeftModel,
+        fingerprint: dict[str, Any],
+    ):
+        self.folder, self.accelerator = Path(folder), accelerator
+        self.model, self.fingerprint = model, fingerprint
         self.newest: Path | None = None
         self.accelerator.register_save_state_pre_hook(self._save_trainable)
         self.accelerator.register_load_state_pre_hook(self._load_trainable)
@@ -78,7 +93,7 @@ class Checkpoints:
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 self._save_weights(partial / WEIGHTS, weights)
-                progress = {"fingerprint": self.trainer.fingerprint, "history": history}
+                progress = {"fingerprint": self.fingerprint, "history": history}
                 (partial / PROGRESS).write_text(json.dumps(progress))
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(partial, final)
@@ -111,7 +126,7 @@ class Checkpoints:
         saved = progress["fingerprint"]
         changed = [
             f"{name} was {saved.get(name)}, is {value}"
-            for name, value in self.trainer.fingerprint.items()
+            for name, value in self.fingerprint.items()
             if saved.get(name) != value
         ]
         if changed:

@@ -85,7 +85,7 @@ def finetune(  # noqa: PLR0913
     """
     recipe = recipe or Recipe()
     trainer = Trainer(model, tokenizer, train, validation, recipe)
-    checkpoints = Checkpoints(output_dir, trainer)
+    checkpoints = Checkpoints(output_dir, trainer.accelerator, model, trainer.fingerprint)
     run = Run(history=checkpoints.restore() if resume else [])
     with trainer.running(run, checkpoints) as progress:
         for step in range(len(run.history) + 1, trainer.steps + 1):
@@ -98,8 +98,7 @@ def finetune(  # noqa: PLR0913
                 on_step(run.history)
             if trainer.is_due(recipe.save_every, step):
                 checkpoints.save(run.history)
-    # The trainer and its checkpoints refer to each other, so only a garbage collection frees them
-    # and the optimizer.
+    # The optimizer's state goes before memory is released.
     del trainer, checkpoints, progress
     runtime.release_memory()
     return run
@@ -159,8 +158,7 @@ class Trainer:
 
     Attributes:
         steps: Number of optimizer steps of the whole run.
-        fingerprint: All settings that the run's weights depend on. A checkpoint is resumed only if
-            it was saved with the same fingerprint.
+        fingerprint: All settings that the run's weights depend on.
     """
 
     def __init__(
