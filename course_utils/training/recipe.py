@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL
 from course_utils.validation import positive
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Recipe:
     alpha: int = _setting(16, "Each adapter adds (alpha / rank) · B A to its frozen weight.")
     dropout: float = _setting(0.0, "Share of an adapter's inputs that dropout sets to zero.")
     targets: str | tuple[str, ...] = _setting("all-linear", "Names of the layers to adapt.")
-    learning_rate: float = _setting(4e-3, "Peak learning rate, which then decays as a cosine.")
+    learning_rate: float = _setting(
+        BASE_MODELS[SMALL_MODEL].learning_rate, "Peak learning rate, which then decays as a cosine."
+    )
     warmup: float = _setting(0.1, "Share of all steps during which the learning rate rises.")
     weight_decay: float = _setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = _setting(1.0, "Gradients with a larger norm are scaled to this norm.")

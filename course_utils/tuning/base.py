@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils.models import BASE_MODELS, SMALL_MODEL, fetch_base
+from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, fetch_base
 from course_utils.models.fetch import (
     check_model_files,
     fetch_repository,
@@ -123,15 +123,16 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 def suggested_rate(parameters: int) -> float:
     """Suggest a peak learning rate for a short QLoRA run of a model with this number of parameters.
 
-    Two rates are known. For SmolLM2-135M, 4e-3 was the best of the rates that were tried on the
-    news briefs. For models with 7 billion parameters, the QLoRA paper uses 2e-4. Between these two
-    sizes, the logarithm of the rate is a linear function of the logarithm of the number of
-    parameters. Smaller models get 4e-3, and larger models get 2e-4. The result is rounded to one
+    Two rates are known: the best of the rates that were tried for SmolLM2-135M on the news briefs,
+    and the QLoRA paper's for models with 7 billion parameters. Between these two sizes, the
+    logarithm of the rate is a linear function of the logarithm of the number of parameters. Smaller
+    models get the first rate, and larger models the second. The result is rounded to one
     significant digit.
 
     Sources: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
     """
-    (small, fast), (large, slow) = (135e6, 4e-3), (7e9, 2e-4)
+    small, fast = 135e6, BASE_MODELS[SMALL_MODEL].learning_rate
+    large, slow = 7e9, BaseModel.learning_rate
     share = math.log(parameters / small) / math.log(large / small)
     rate = fast * (slow / fast) ** min(max(share, 0), 1)
     return float(f"{rate:.1g}")
