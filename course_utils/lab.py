@@ -4,15 +4,14 @@
 
 In a container, for example, users are often root, and there is no browser. So `course lab` runs
 this module instead of `jupyter lab`. The server makes two decisions after Jupyter has read its
-command line and all of its configuration files, because the settings can still change until then:
+command line and its configuration files:
 
 - Root may run the server if only this machine can reach the server and a token or a password
   protects the server. Otherwise Jupyter's own rule applies: root needs the option --allow-root.
-- A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in such a
-  browser, and the browser would hide the server's log. Jupyter prints the server's address instead.
+- A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in it, and it
+  would hide the server's log. Jupyter prints the server's address instead.
 
-Students should first see the lesson. So the settings in course_utils/data/jupyter turn off the
-question whether JupyterLab may show news and the search for updates, and they open Markdown files,
+The settings in course_utils/data/jupyter turn off the question about news, and open Markdown files,
 such as the glossary, as formatted text. These are defaults: a user's own settings replace them.
 """
 
@@ -32,27 +31,6 @@ from jupyterlab.labapp import LabApp
 # A folder with defaults of JupyterLab's settings, for Jupyter's variable JUPYTER_CONFIG_PATH.
 SETTINGS = Path(__file__).parent / "data" / "jupyter"
 TEXT_BROWSERS = re.compile(r"(elinks|links|lynx|w3m)")
-
-
-class CourseServer(ServerApp):
-    """Jupyter's server, which makes the two decisions that this module describes."""
-
-    def start_app(self) -> None:
-        """Decide about root and the browser, and then start the server."""
-        if is_root() and not self.allow_root:
-            self.allow_root = self.is_private()
-            self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)
-        if not (self.open_browser and opens_windows(self.browser)):
-            self.open_browser = False
-            # Without this setting, Jupyter prints the path of a file before the address.
-            self.no_browser_open_file = True
-        super().start_app()
-
-    def is_private(self) -> bool:
-        """Return whether only users of this machine who have a token or password have access."""
-        return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
-
-
 AS_ROOT = (
     "The course runs as root here. That is safe for this server, because it accepts connections "
     "from this machine alone and asks for a token or a password."
@@ -62,6 +40,22 @@ NOT_AS_ROOT = (
     "asks for a token or a password. Remove the options and the lines of Jupyter's configuration "
     "that set ip, sock or token, or run the course as another user."
 )
+
+
+class CourseServer(ServerApp):
+    """Jupyter's server, which makes the two decisions that this module describes."""
+
+    def start_app(self) -> None:
+        """Decide about root and the browser, and then start the server."""
+        if is_root() and not self.allow_root:
+            local = is_loopback(self.ip) and not self.sock
+            self.allow_root = local and self.identity_provider.auth_enabled
+            self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)
+        if not (self.open_browser and opens_windows(self.browser)):
+            self.open_browser = False
+            # Without this setting, Jupyter prints the path of a file before the address.
+            self.no_browser_open_file = True
+        super().start_app()
 
 
 def is_root() -> bool:
@@ -78,27 +72,18 @@ def is_loopback(host: str) -> bool:
 
 
 def opens_windows(name: str = "") -> bool:
-    """Return whether a browser exists and opens a window, unlike a text-mode browser.
-
-    Args:
-        name: The name of the browser; default: the browser that the system chooses.
-    """
+    """Return whether a browser, by default the system's, exists and is not a text-mode browser."""
     try:
         browser = webbrowser.get(name or None)
     except webbrowser.Error:
         return False
-    # On Windows and macOS, `which` finds no program for the browser and returns None.
+    # On Windows and macOS, `which` finds no program. Debian's www-browser is a symbolic link.
     program = shutil.which(getattr(browser, "name", ""))
-    # Debian's www-browser is a symbolic link to the installed browser, so the link is resolved.
     return not (program and TEXT_BROWSERS.match(Path(program).resolve().name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run JupyterLab until it is stopped.
-
-    Args:
-        arguments: The arguments for JupyterLab; default: the arguments of this process.
-    """
+    """Run JupyterLab until it is stopped."""
     folders = [str(SETTINGS), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(folders)
     LabApp.serverapp_class = CourseServer

@@ -1,10 +1,7 @@
 """Choose the device, number format and seed, and measure the machine's memory and cores.
 
-PyTorch and other heavy libraries are not imported at the top, so this module can be imported even
-if these libraries are missing. `course_utils.environment` checks whether the course can run on this
-machine.
-
-Sizes are in bytes (B).
+Heavy libraries are not imported at the top, so this module can be imported without them. Sizes are
+in bytes (B).
 """
 
 from __future__ import annotations
@@ -16,12 +13,12 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from course_utils.cgroups import memberships
+from course_utils import cgroups
 from course_utils.validation import whole_number
 
 if TYPE_CHECKING:
@@ -49,11 +46,7 @@ def device() -> torch.device:
 
 
 def known_device(where: torch.device | str | None = None) -> torch.device:
-    """Return the device `where`, by default `device()`.
-
-    Raises:
-        ValueError: it is neither the CPU nor a CUDA device.
-    """
+    """Return the device `where`, by default `device()`: only "cpu" and CUDA are allowed."""
     import torch
 
     allowed = f'device must be "cpu" or a CUDA device, got "{where}"'
@@ -83,12 +76,6 @@ def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
 
     `torch.cuda.is_bf16_supported()` can't make this choice, because it also returns True on a GPU
     that emulates bfloat16.
-
-    Args:
-        device: the device, by default the result of `device()`.
-
-    Returns:
-        torch.bfloat16, torch.float16 or torch.float32.
     """
     import torch
 
@@ -99,14 +86,11 @@ def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def dtype_and_reason(capability: tuple[int, int] | None, cpu_bf16: bool) -> tuple[str, str]:
-    """Choose the number format for matrix products, and give the reason.
+    """Choose the number format for matrix products: the dtype's name, and the reason in words.
 
     Args:
         capability: the GPU's compute capability, such as (7, 5), or None for a CPU.
         cpu_bf16: whether the CPU has instructions for bfloat16.
-
-    Returns:
-        The name of the dtype, such as "float16", and the reason in words.
     """
     if capability is not None:
         version = "{}.{}".format(*capability)
@@ -147,10 +131,7 @@ def _gpu(where: torch.device | str | None) -> torch.device | None:
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloaded models: $QLORA_COURSE_CACHE or the user's cache folder.
-
-    The folder may not exist yet.
-    """
+    """Return the folder for downloaded models: $QLORA_COURSE_CACHE or the user's cache folder."""
     if chosen := os.environ.get("QLORA_COURSE_CACHE"):
         return Path(chosen).expanduser()
     import platformdirs
@@ -159,14 +140,7 @@ def cache_dir() -> Path:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the random number generators of Python, NumPy and PyTorch (on all devices).
-
-    Args:
-        seed: a whole number from 0 to 2**32 - 1.
-
-    Raises:
-        ValueError: the seed is not a whole number in this range.
-    """
+    """Seed the random number generators of Python, NumPy and PyTorch (on all devices)."""
     seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     import numpy as np
     import torch
@@ -180,14 +154,9 @@ def seed_everything(seed: int) -> None:
 
 
 def current_memory(device: torch.device | str | None = None) -> int:
-    """Return the memory that this process uses now on a device.
+    """Return the memory that this process uses now on a device, by default `device()`, in bytes.
 
-    Args:
-        device: the device, by default the result of `device()`.
-
-    Returns:
-        On a CPU the resident memory of this process, on a GPU the memory that PyTorch has
-        allocated, in bytes (B).
+    On a CPU this is its resident memory, on a GPU the memory that PyTorch has allocated.
     """
     if (gpu := _gpu(device)) is not None:
         import torch
@@ -199,15 +168,7 @@ def current_memory(device: torch.device | str | None = None) -> int:
 
 
 def peak_memory(device: torch.device | str | None = None) -> int:
-    """Return the maximum memory that this process has used so far on a device.
-
-    Args:
-        device: the device, by default the result of `device()`.
-
-    Returns:
-        On a CPU the maximum resident memory of this process, on a GPU the maximum memory that
-        PyTorch has allocated, in bytes (B).
-    """
+    """Return the maximum of `current_memory` since the process began, in bytes (B)."""
     if (gpu := _gpu(device)) is not None:
         import torch
 
@@ -222,12 +183,6 @@ def process_peak(pid: int) -> int:
     process used before the program started. On Windows the result is the peak of the working set.
     macOS reports only the peak of the calling process, so for any other process the result is the
     memory in use now.
-
-    Args:
-        pid: the ID of the process.
-
-    Returns:
-        The peak in bytes (B).
     """
     status = Path(f"/proc/{pid}/status")
     if status.exists() and (line := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
@@ -258,11 +213,8 @@ def release_memory(*, collect: bool = True) -> None:
 
     This frees unreachable objects, the memory of `clearable` objects and PyTorch's CUDA cache, and
     then returns the unused part of the heap. While a model trains, call it only between two
-    training steps, and from the thread that trains.
-
-    Args:
-        collect: Whether to look for unreachable objects, such as a deleted model. This takes 0.3 s
-            in a notebook with a model.
+    training steps, and from the thread that trains. The search for unreachable objects takes 0.3 s
+    in a notebook with a model; collect=False leaves it out.
     """
     if collect:
         gc.collect()
@@ -304,7 +256,7 @@ def limit_kernel_caches() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
-def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def available_memory(root: Path = cgroups.ROOT) -> int:
     """Return the memory that a new program can use without swapping and without being killed.
 
     This is the minimum of the machine's free memory and the memory that each enclosing cgroup still
@@ -312,25 +264,18 @@ def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     drop count as free.
 
     Args:
-        cgroups: the folder at which the cgroups are mounted.
-
-    Returns:
-        The memory in bytes (B).
+        root: the folder at which the cgroups are mounted.
     """
     import psutil
 
-    return min([psutil.virtual_memory().available, *_cgroup_memory(cgroups)])
+    return min([psutil.virtual_memory().available, *cgroups.memory_left(root)])
 
 
 def free_memory(device: torch.device | str | None = None) -> int:
-    """Return the memory that this process can still allocate on a device.
+    """Return the memory that this process can still allocate on a device, by default `device()`.
 
-    Args:
-        device: the device, by default the result of `device()`.
-
-    Returns:
-        On a CPU the result of `available_memory`. On a GPU the free memory of the GPU, and the
-        memory that PyTorch has reserved but doesn't use. In bytes (B).
+    On a CPU this is `available_memory`. On a GPU it is the free memory of the GPU and the memory
+    that PyTorch has reserved but doesn't use.
     """
     if (gpu := _gpu(device)) is None:
         return available_memory()
@@ -340,60 +285,13 @@ def free_memory(device: torch.device | str | None = None) -> int:
     return torch.cuda.mem_get_info(gpu)[0] + unused
 
 
-def _cgroup_memory(root: Path) -> Iterator[int]:
-    for folder in _cgroup_folders(root, "memory"):
-        for limit_file, usage_file in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            limit, usage = _number(folder / limit_file), _number(folder / usage_file)
-            if limit is not None and usage is not None:
-                yield max(0, limit - usage + _droppable(folder / "memory.stat"))
-
-
-def _droppable(stat: Path) -> int:
-    text = stat.read_text() if stat.exists() else ""
-    sizes = dict(re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE))
-    return int(sizes.get("total_inactive_file") or sizes.get("inactive_file") or 0)
-
-
-def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the number of CPU cores that this process may use.
-
-    This is the minimum of the cores in the process's affinity and the CPU quotas of its cgroups.
-    """
+def core_ids() -> Collection[int]:
+    """Return the numbers of the CPU cores on which this process may run (its affinity)."""
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quotas = [max(1, round(quota)) for quota in _cgroup_quotas(cgroups)]
-    return min([cores, *quotas])
+    return affinity(0) if affinity else range(os.cpu_count() or 1)
 
 
-def _cgroup_quotas(root: Path) -> Iterator[float]:
-    for folder in _cgroup_folders(root, "cpu"):
-        if (folder / "cpu.max").exists():
-            most, span = (folder / "cpu.max").read_text().split()
-            if most != "max":
-                yield int(most) / int(span)
-        quota = _number(folder / "cpu.cfs_quota_us")
-        period = _number(folder / "cpu.cfs_period_us")
-        if quota and period and quota > 0:
-            yield quota / period
-
-
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup and of all enclosing cgroups, in both versions."""
-    for controllers, path in memberships():
-        if controllers.isdisjoint({controller, ""}):
-            continue
-        base = root if "" in controllers else root / controller
-        inner = base / path.lstrip("/")
-        chain = [inner, *inner.parents]
-        yield from (folder for folder in chain if folder.is_relative_to(base) and folder.is_dir())
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    # The file is missing, or it contains the word "max".
-    except (OSError, ValueError):
-        return None
+def usable_cores(root: Path = cgroups.ROOT) -> int:
+    """Return the number of CPU cores that this process may use: its affinity and CPU quotas."""
+    quotas = [max(1, round(quota)) for quota in cgroups.cpu_quotas(root)]
+    return min([len(core_ids()), *quotas])

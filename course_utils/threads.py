@@ -27,11 +27,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from course_utils.runtime import usable_cores
+from course_utils.runtime import core_ids, usable_cores
 
 # The environment variables that set the number of threads.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -121,14 +121,8 @@ def sample() -> Sample:
     import psutil
 
     times = psutil.cpu_times(percpu=True)
-    busy = sum(getattr(times[core], kind, 0.0) for core in _cores() for kind in BUSY)
+    busy = sum(getattr(times[core], kind, 0.0) for core in core_ids() for kind in BUSY)
     return Sample(time.monotonic(), busy, time.process_time())
-
-
-def _cores() -> Collection[int]:
-    """Return the IDs of the cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return affinity(0) if affinity else range(os.cpu_count() or 1)
 
 
 class _Block(threading.local):
@@ -155,7 +149,7 @@ class _Free:
                 self.last = sample()
                 time.sleep(NEW)
             before, self.last = self.last, sample()
-            free = threads_for(len(_cores()), used_by_others(before, self.last))
+            free = threads_for(len(core_ids()), used_by_others(before, self.last))
             # A container may allow fewer cores than are free on its host.
             self.number = min(usable_cores(), free)
         return self.number

@@ -81,7 +81,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(threads, "_free", threads._Free())
     monkeypatch.setattr(threads, "sample", imitated.sample)
     monkeypatch.setattr(threads, "usable_cores", lambda: 4)
-    monkeypatch.setattr(threads, "_cores", lambda: range(imitated.cores))
+    monkeypatch.setattr(threads, "core_ids", lambda: range(imitated.cores))
     monkeypatch.setattr(threads.time, "monotonic", lambda: imitated.moment)
     monkeypatch.setattr(threads.time, "sleep", imitated.work)
     for name in threads.VARIABLES:
