@@ -24,17 +24,14 @@ def write_atomically(
 
     The temporary file is in the folder of the final file, and its name contains the process's id.
     So several processes may write the same file at the same time. If `path` is a symbolic link, the
-    link is replaced and its target stays unchanged.
+    link is replaced and its target stays unchanged. A missing folder is created.
 
     Args:
-        path: the file to write. Its folder is created if it is missing.
+        path: the file to write.
         data: the complete content.
         mode: the file's permissions. By default the file has the usual permissions of a new file.
         alone: whether no other process writes this file. If so, temporary files of other processes
             must be left from interrupted runs, so they are removed.
-
-    Raises:
-        OSError: the file can't be written, or `path` is a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -60,11 +57,7 @@ def write_atomically(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8 with `write_atomically`.
-
-    Raises:
-        CourseError: the file can't be written; the message says why.
-    """
+    """Write text as UTF-8 with `write_atomically`; a CourseError says why this is impossible."""
     try:
         write_atomically(path, text.encode())
     except OSError as error:
@@ -78,13 +71,6 @@ def written_aside(path: Path) -> Iterator[Path]:
     At the end of the with block, the file or folder is renamed to `path`. If the block raises an
     error, what was written is removed, and `path` stays as it was. A file replaces an older file. A
     folder only replaces an empty folder, so that no results are lost.
-
-    Args:
-        path: the final path. Its folder is created if it is missing.
-
-    Raises:
-        CourseError: something that must not be replaced has this name, or the path can't be
-            written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:

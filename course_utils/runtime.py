@@ -68,14 +68,11 @@ def check_available(device: torch.device) -> None:
 
 
 def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
-    """Choose the number format for matrix products on a device.
+    """Choose the number format for matrix products on a device, by default `device()`.
 
-    On a GPU with compute capability 8.0 (Ampere) or higher, the format is bfloat16. On an older
-    GPU, such as a T4 with compute capability 7.5, the format is float16. On a CPU the format is
-    bfloat16 if the CPU has instructions for bfloat16, else float32.
-
-    `torch.cuda.is_bf16_supported()` can't make this choice, because it also returns True on a GPU
-    that emulates bfloat16.
+    On a GPU with compute capability 8.0 (Ampere) or higher, the format is bfloat16, on an older
+    GPU, such as a T4, float16. On a CPU it is bfloat16 if the CPU has instructions for it, else
+    float32. `torch.cuda.is_bf16_supported()` also returns True on a GPU that emulates bfloat16.
     """
     import torch
 
@@ -86,11 +83,9 @@ def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def dtype_and_reason(capability: tuple[int, int] | None, cpu_bf16: bool) -> tuple[str, str]:
-    """Choose the number format for matrix products: the dtype's name, and the reason in words.
+    """Return the name of the dtype for matrix products, and the reason in words.
 
-    Args:
-        capability: the GPU's compute capability, such as (7, 5), or None for a CPU.
-        cpu_bf16: whether the CPU has instructions for bfloat16.
+    The compute capability is the GPU's, such as (7, 5), or None for a CPU.
     """
     if capability is not None:
         version = "{}.{}".format(*capability)
@@ -229,8 +224,7 @@ def trim_heap() -> None:
     """Return the memory of freed tensors, which glibc keeps, to the system.
 
     With another C library the function does nothing. Freed tensors leave gaps of many sizes into
-    which the next tensors don't fit. docs/performance.md, section "The memory of lecture 07", has
-    measurements with and without this call. A call takes about 10 ms.
+    which the next tensors don't fit. A call takes about 10 ms.
     """
     if sys.platform == "linux":
         # musl, the C library of Alpine Linux, has no such function.
@@ -244,10 +238,9 @@ def limit_kernel_caches() -> None:
 
     oneDNN, PyTorch's library for matrix products, compiles a kernel of about 1 MB for each new
     shape. The environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY limits its cache to 64 kernels.
-    Fewer are not enough: with 32 kernels, training took 1.15 times as long. The other cache is in
-    ideep, through which PyTorch calls oneDNN. It makes nothing in the course faster, so
-    LRU_CACHE_CAPACITY limits it to one object. Without limits, the two caches would need 0.3 GB in
-    lecture 07, whose batches have many lengths. docs/performance.md has measurements.
+    Fewer are not enough: with 32 kernels, training took 1.15 times as long. The other cache, in
+    ideep, makes nothing in the course faster, so LRU_CACHE_CAPACITY limits it to one object.
+    Without limits, the two caches would need 0.3 GB in lecture 07, whose batches have many lengths.
 
     A variable that is set already isn't changed. PyTorch reads the variables once, so call the
     function before the first matrix product of the process.
@@ -260,11 +253,7 @@ def available_memory(root: Path = cgroups.ROOT) -> int:
     """Return the memory that a new program can use without swapping and without being killed.
 
     This is the minimum of the machine's free memory and the memory that each enclosing cgroup still
-    allows. Docker and Binder set such cgroups, of version 1 or 2. File caches that the kernel can
-    drop count as free.
-
-    Args:
-        root: the folder at which the cgroups are mounted.
+    allows. File caches that the kernel can drop count as free.
     """
     import psutil
 

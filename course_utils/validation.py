@@ -19,35 +19,18 @@ def first_line(error: BaseException) -> str:
 
 
 def positive(name: str, value: Any) -> int:
-    """Check that an argument is a whole number of at least 1.
-
-    Args:
-        name: the argument's name, for the error message.
-        value: the argument, an int of Python or NumPy.
-
-    Returns:
-        The value as an int.
-
-    Raises:
-        ValueError: the value is not a whole number, or it is below 1.
-    """
+    """Return an argument as an int, or raise ValueError if it isn't a whole number above 0."""
     return whole_number(name, value, least=1)
 
 
 def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
-    """Check that an argument is a whole number from `least` to `most`.
+    """Return an argument as an int, or raise ValueError if it isn't a whole number in the range.
 
     Args:
         name: the argument's name, for the error message.
         value: the argument, an int of Python or NumPy.
         least: the smallest number that is allowed.
         most: the largest number that is allowed, or None if there is no upper limit.
-
-    Returns:
-        The value as an int.
-
-    Raises:
-        ValueError: the value is not a whole number, or it is outside the range.
     """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < least or (most is not None and value > most):
@@ -70,19 +53,7 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 
 def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
-    """Check that an argument is one of the allowed values.
-
-    Args:
-        name: the argument's name, for the error message.
-        value: the argument.
-        allowed: the values that are allowed, at least one.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: the value is not allowed; the message lists the allowed values.
-    """
+    """Return an argument, or raise a ValueError that lists the allowed values."""
     choices = list(allowed)
     if value not in choices:
         *others, last = map(repr, choices)
@@ -92,15 +63,12 @@ def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
 
 
 def one_answer_each(answers: Sized, asked: Sized, kind: str) -> None:
-    """Check that there are as many answers as there were things asked, and at least one.
+    """Raise ValueError unless there are as many answers as there were things asked, and any.
 
     Args:
         answers: the answers.
         asked: what was asked, such as a list of questions.
-        kind: the word for one of them, for the error message, such as "question".
-
-    Raises:
-        ValueError: the numbers differ, or there are no answers.
+        kind: the word for one of them, such as "question".
     """
     if len(answers) != len(asked) or not len(answers):
         raise ValueError(
@@ -110,18 +78,7 @@ def one_answer_each(answers: Sized, asked: Sized, kind: str) -> None:
 
 
 def names_of(argument: str, value: Any) -> tuple[str, ...]:
-    """Check that an argument is the name of a layer or several such names.
-
-    Args:
-        argument: the argument's name, for the error message.
-        value: one string, or an iterable of strings.
-
-    Returns:
-        The names as a tuple.
-
-    Raises:
-        ValueError: the value is neither a string nor an iterable of strings.
-    """
+    """Return the name of a layer, or several such names, as a tuple; else raise ValueError."""
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{argument} must be a name of a layer or a list of names, got {value!r}")

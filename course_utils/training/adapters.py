@@ -35,14 +35,7 @@ def attach_adapters(
     Args:
         model: A transformers model, or a PeftModel, to which another adapter is added.
         recipe: The recipe whose rank, alpha, dropout, targets and seed are used.
-        name: Name of the new adapter, which becomes the active adapter.
-
-    Returns:
-        The PeftModel, in which only the new adapter is trainable.
-
-    Raises:
-        ValueError: The model already has an adapter of this name, the name is not allowed, or the
-            model is the base model inside a PeftModel.
+        name: Name of the new adapter, which becomes the active and the only trainable adapter.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -75,14 +68,7 @@ def load_adapters(
     Args:
         model: A base model or a PeftModel.
         path: Folder of the saved adapters.
-        name: Name that the loaded adapters get in the model.
-
-    Returns:
-        The PeftModel, in which the loaded adapters are active.
-
-    Raises:
-        ValueError: As in `attach_adapters`.
-        CourseError: The folder `path` contains no adapters.
+        name: Name that the loaded adapters get in the model, in which they become active.
     """
     from peft import PeftModel
 
@@ -120,13 +106,6 @@ def strength(model: PeftModel, factor: float) -> Iterator[None]:
     Inside the block, every adapted layer computes with W + factor · (α/r) B A. With the factor 0
     the model is the base model, and with 1 the tuned model. Afterwards, α/r has its previous value.
     What adapters contain in addition to A and B, as with DoRA, keeps its full strength.
-
-    Args:
-        model: A model with LoRA adapters that are not merged.
-        factor: A number of at least 0, for example from 0 to 1.5.
-
-    Raises:
-        ValueError: The factor is not allowed, or the model has no adapters, or merged adapters.
     """
     from peft.helpers import rescale_adapter_scale
     from peft.tuners.lora import LoraLayer
@@ -146,10 +125,7 @@ def strength(model: PeftModel, factor: float) -> Iterator[None]:
 
 @contextmanager
 def _no_future_warnings() -> Iterator[None]:
-    """Hide warnings of the class FutureWarning inside the with block.
-
-    Students can ignore these warnings: peft 0.21 uses the old name of a model attribute.
-    """
+    """Hide FutureWarnings, with which students can do nothing, inside the with block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

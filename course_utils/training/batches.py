@@ -30,11 +30,7 @@ class Batches:
         5 examples      0 1 | 4           2 3 | (one token without loss)
 
     Attributes:
-        examples: Tokenized conversations (`sft.encode_all`).
-        collate: Function that combines a few examples into one batch.
         size: Number of examples in a micro-batch.
-        accelerator: The Accelerator of the run. It provides the number of processes, the index of
-            this process and its device.
         seed: Each epoch shuffles the examples with the random seed `seed` + number of the epoch.
             With None, the order of the examples does not change.
     """

@@ -73,9 +73,7 @@ STRIPES = 3
 
 
 class Buffers:
-    """Buffers by name, whose contents are overwritten in each step.
-
-    A new tensor would need new memory from the system, which takes time in each step.
+    """Buffers by name, overwritten in each step, because new memory takes time in each step.
 
     Attributes:
         owner: The attention or MLP whose activations these buffers contain now.
@@ -471,11 +469,7 @@ class LlamaByHand:
 
     @torch.inference_mode()
     def losses(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the loss of each answer token of a batch in nats, (R,), in float32.
-
-        Args:
-            batch: The result of `sft.pack`.
-        """
+        """Return the loss of each answer token of a batch (`sft.pack`) in nats, (R,), float32."""
         return self._head(self._forward(batch, keep=False)[-1], scale=1.0)[0]
 
     def _forward(self, batch: dict[str, Tensor], keep: bool) -> list[Tensor]:

@@ -26,10 +26,7 @@ WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensor
 
 
 class TrainingError(CourseError):
-    """Raised if training cannot continue.
-
-    The message contains the reason, and the folder of the newest checkpoint if there is one.
-    """
+    """Raised if training cannot continue. The message names the newest checkpoint, if any."""
 
 
 class Checkpoints:
@@ -46,8 +43,8 @@ class Checkpoints:
         folder: The folder of all checkpoints of the run.
         accelerator: The Accelerator of the run, which knows the optimizer and the schedule.
         model: The model that is trained.
-        fingerprint: All settings that the run's weights depend on. A checkpoint is resumed only if
-            it was saved with the same fingerprint.
+        fingerprint: All settings that the run's weights depend on. Only a checkpoint with the same
+            fingerprint is resumed.
     """
 
     def __init__(
@@ -76,9 +73,7 @@ class Checkpoints:
     def save(self, history: list[dict]) -> None:
         """Write a checkpoint, and then remove the older checkpoints.
 
-        Raises:
-            TrainingError: The checkpoint could not be written. The message names the
-                folder of the last good adapters, if there is one.
+        If it can't be written, a TrainingError names the folder of the last good adapters.
         """
         final = self.folder / f"step-{len(history):06d}"
         partial = final.with_suffix(".partial")
@@ -115,8 +110,7 @@ class Checkpoints:
             The history of the saved run; empty if there is no checkpoint.
 
         Raises:
-            TrainingError: The saved run cannot be continued exactly, because it differs from this
-                run in its recipe, its precision, its number of examples or its number of processes.
+            TrainingError: The saved run differs from this run in its fingerprint.
         """
         complete = sorted(path.parent for path in self.folder.glob(f"step-*[0-9]/{PROGRESS}"))
         if not complete:
@@ -164,10 +158,7 @@ class Checkpoints:
             self.model.save_pretrained(str(folder))
 
     def _save_trainable(self, _models: list, weights: list, folder: str) -> None:
-        """Save only the trainable parameters, because the frozen base model is on disk already.
-
-        accelerate calls this hook when it saves the state of a run.
-        """
+        """Save only the trainable parameters, as accelerate's hook: the base is on disk already."""
         weights.clear()
         # With FSDP, accelerate has already saved the model when it calls this hook.
         if self.accelerator.is_main_process and not distributed.is_sharded(self.accelerator):
@@ -176,10 +167,7 @@ class Checkpoints:
             save_file(tensors, str(Path(folder) / TRAINABLE))
 
     def _load_trainable(self, models: list, folder: str) -> None:
-        """Load the parameters that `_save_trainable` saved.
-
-        accelerate calls this hook when it loads the state of a run.
-        """
+        """Load the parameters that `_save_trainable` saved, as accelerate's hook."""
         models.clear()
         if distributed.is_sharded(self.accelerator):
             return

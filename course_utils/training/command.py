@@ -79,19 +79,13 @@ def train(name: str | None, path: Path | None, settings: dict, **options: Any) -
     """Load a base model in 4 bits, attach adapters and train them on the news briefs.
 
     Args:
-        name: Name of the base model, as in `load_base`. If neither `name` nor `path` is given, the
-            small model is used.
-        path: Folder of the base model. It cannot be given together with `name`.
-        settings: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
-            learning rate of the model is used.
+        name: Name of the base model, by default the small model.
+        path: Folder of the base model, instead of a name.
+        settings: Values of the fields of `Recipe`. If learning_rate is None, the model's is used.
         options: Further keyword arguments for `finetune`.
 
     Returns:
         The run in the main process, None in the other processes.
-
-    Raises:
-        ValueError: Both a name and a path are given, or a value in `settings` is out of range.
-        CourseError: The model cannot be loaded, or training cannot continue.
     """
     from accelerate import PartialState
 
@@ -102,8 +96,7 @@ def train(name: str | None, path: Path | None, settings: dict, **options: Any) -
     name = name or SMALL_MODEL
     if settings["learning_rate"] is None:
         model = None if path else BASE_MODELS.get(name)
-        rate = (model or BaseModel(hub="")).learning_rate
-        settings = settings | {"learning_rate": rate}
+        settings = settings | {"learning_rate": (model or BaseModel).learning_rate}
     recipe = Recipe(**settings)
     sharded = distributed.fsdp_wanted()
     if not path and not sharded:

@@ -1,8 +1,4 @@
-"""Create the `Accelerator` of a run, and prepare a 4-bit model that FSDP shards over GPUs.
-
-The training loop in `loop` is the same for one process and for many processes.
-docs/bigger-machines.md explains training with several processes.
-"""
+"""Create the `Accelerator` of a run, and prepare a 4-bit model that FSDP shards over GPUs."""
 
 from __future__ import annotations
 
@@ -26,12 +22,9 @@ if TYPE_CHECKING:
 def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None) -> Accelerator:
     """Return an Accelerator whose autocast computes in `compute_dtype`.
 
-    In float16, the Accelerator also has a gradient scaler, which multiplies the loss so that small
-    gradients don't become zero.
-
-    Args:
-        model: The model to train. If FSDP is used, `prepare_for_fsdp` changes the model.
-        compute_dtype: Dtype of autocast. float32 turns autocast off. Default: `default_dtype`.
+    float32 turns autocast off, and `default_dtype` is the default. In float16, a gradient scaler
+    multiplies the loss so that small gradients don't become zero. With FSDP, the model is changed
+    by `prepare_for_fsdp`.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -86,9 +79,6 @@ def prepare_for_fsdp(plugin: FullyShardedDataParallelPlugin, model: PeftModel) -
     bnb_4bit_quant_storage. FSDP's mixed precision would cast these numbers and so change the codes.
     Therefore autocast is used instead. The trainable adapters become units that are separate
     from the frozen weights.
-
-    Raises:
-        ValueError: The model has no adapters.
     """
     from peft.utils.other import fsdp_auto_wrap_policy
 
@@ -114,11 +104,7 @@ def gather_weights(accelerator: Accelerator) -> dict[str, Tensor] | None:
 
 
 def save_gathered(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write the active adapter to `folder` in peft's format.
-
-    peft 0.21 can't save this adapter itself, because peft finds no adapters in a model that FSDP
-    wraps.
-    """
+    """Write the active adapter in peft's format; peft 0.21 finds none in a model FSDP wraps."""
     adapter = model.active_adapter
     folder = folder if adapter == "default" else folder / adapter
     model.peft_config[adapter].save_pretrained(str(folder))

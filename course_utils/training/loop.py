@@ -65,9 +65,9 @@ def finetune(  # noqa: PLR0913
     Args:
         model: The model to train, for example the result of `attach_adapters`.
         tokenizer: The tokenizer of the model, which provides the padding token.
-        train: Tokenized conversations to train on (`sft.encode_all`).
-        validation: Tokenized conversations to validate on. If empty, nothing is validated.
-        recipe: All other settings of the run. Default: `Recipe()`.
+        train: Tokenized conversations (`sft.encode_all`).
+        validation: Tokenized conversations. If empty, nothing is validated.
+        recipe: All other settings of the run.
         output_dir: Folder of the checkpoints. A new checkpoint replaces the older checkpoints.
         resume: Whether to continue from the newest checkpoint. The losses then equal the
             losses of an uninterrupted run. The losses agree to the last bit if the two runs use the
@@ -75,11 +75,7 @@ def finetune(  # noqa: PLR0913
         on_step: Function that is called after each step with the history up to this step, for
             example to plot the history.
 
-    Returns:
-        The run, with its history and the folder of its adapters.
-
     Raises:
-        ValueError: There are no training examples, or the model cannot be trained with the recipe.
         TrainingError: The loss or a gradient is not finite, or a checkpoint cannot be saved or
             resumed.
     """
@@ -129,14 +125,7 @@ class Run:
         return pandas.DataFrame(self.history).set_index("step")
 
     def report(self, steps: Sequence[int]) -> Styler:
-        """Return a table for readers of some steps of the history.
-
-        Each number has its unit and only digits that mean something. So a small learning rate is
-        not shown as 0.0000.
-
-        Args:
-            steps: Numbers of the steps, from 1 to the number of steps in the history.
-        """
+        """Return a table for readers of some steps, with units and only digits that matter."""
         table = self.table().loc[list(steps)].rename(columns={"tokens_per_s": "tokens/s"})
         table.columns = table.columns.str.replace("_", " ")
         return table.style.format(
@@ -241,8 +230,7 @@ class Trainer:
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
         """Save a checkpoint if the training loop in the with block is interrupted or a step fails.
 
-        At the end, also after an error, the progress bar is closed and the memory that the steps
-        used is freed.
+        At the end, the progress bar is closed and the memory that the steps used is freed.
         """
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
@@ -278,10 +266,7 @@ class Trainer:
         return list(islice(self.train.epoch(epoch, start=earlier * accumulation), accumulation))
 
     def _seed_dropout(self, step: int) -> None:
-        """Set a random seed that depends on the step and the process, but not on earlier steps.
-
-        So a resumed run has the same dropout as an uninterrupted run.
-        """
+        """Set a random seed that a resumed run, which has no earlier steps, also has."""
         seed = self.recipe.seed * 2**20 + step - 1
         torch.manual_seed(seed * self.accelerator.num_processes + self.accelerator.process_index)
 
@@ -296,12 +281,7 @@ class _Progress(tqdm):
 
 
 def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
-    """Return whether to train with `by_hand` instead of autograd.
-
-    By default (`fast` is None), `by_hand` is used if `by_hand` supports the model, only one process
-    trains, FSDP is off, the recipe has no compute_dtype, and the products would have the same dtype
-    with autograd.
-    """
+    """Return whether to train with `by_hand` instead of autograd (see `Recipe.fast`)."""
     # A model that FSDP will shard is still on the CPU now, so `supports` alone would accept it.
     alone = distributed.processes_wanted() == 1 and not distributed.fsdp_wanted()
     possible = alone and by_hand.supports(model)

@@ -47,9 +47,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Up to rounding, the result equals the result of torch's `cross_entropy` for `logits.float()`
     with reduction="sum". But the forward and backward passes convert only a few rows to float32 at
     a time. The gradient overwrites the logits in memory, so torch refuses a second backward pass.
-
-    Args:
-        logits: Logits of shape (rows, vocabulary), in any dtype.
-        targets: Token ids of shape (rows,), int64.
+    The logits, (rows, vocabulary), may have any dtype; the targets, (rows,), are int64.
     """
     return _CrossEntropy.apply(logits, targets)

@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 
 
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the next-token loss in nats, summed over the answer tokens of a batch.
+    """Return the next-token loss in nats, a scalar tensor, summed over a batch's answer tokens.
 
-    Args:
-        model: A causal language model.
-        batch: The result of `sft.collate` or `sft.pack`.
-
-    Returns:
-        A scalar tensor.
+    The batch is a result of `sft.collate` or `sft.pack`.
     """
     logits, targets = answer_logits(model, batch)
     return cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -45,10 +40,6 @@ def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
     need less memory: with a vocabulary of 49,152 tokens, the logits of whole prompts would be the
     largest tensor of the step. Positions are counted without the padding on the left, so the first
     real token of a row has position 0.
-
-    Args:
-        model: A causal language model.
-        batch: The result of `sft.collate` or `sft.pack`.
 
     Returns:
         logits, (batch, kept, vocabulary), and targets, (batch, kept). A target is -100 where the
@@ -87,9 +78,9 @@ def training_step(  # noqa: PLR0913
     micro-batches give the same result as one large batch, and need less memory.
 
     Args:
-        accelerator: The Accelerator of the run.
-        model: The model to train, prepared by the Accelerator.
-        optimizer: The optimizer of the model's trainable parameters, prepared by the Accelerator.
+        accelerator: The Accelerator of the run, which has prepared the model and the optimizer.
+        model: The model to train.
+        optimizer: The optimizer of its trainable parameters.
         batches: The micro-batches of this process: results of `sft.collate`, or of `sft.pack`.
         recipe: The recipe whose max_grad_norm is used.
         by_hand: If given, it computes the losses and gradients instead of autograd. Then the
@@ -143,11 +134,7 @@ def mean_loss(
 ) -> float:
     """Return the mean loss over all batches and processes, in nats per answer token.
 
-    The loss is computed in eval mode. Afterwards the model returns to its previous mode. The
-    arguments have the same meaning as in `training_step`.
-
-    Raises:
-        ValueError: There are no batches.
+    The loss is computed in eval mode. Afterwards the model returns to its previous mode.
     """
     batches = list(batches)
     if not batches:
@@ -174,13 +161,10 @@ def make_optimizer(
     Args:
         model: The model to train.
         recipe: The recipe whose learning_rate and weight_decay are used.
-        paged: Whether to use the paged optimizer on CUDA. False selects PyTorch's AdamW.
+        paged: False selects PyTorch's AdamW on CUDA, too.
         fused: Whether one kernel of PyTorch's AdamW updates all parameters. For the adapters of
             SmolLM2-135M, this kernel needs 5 ms on two cores instead of 25 ms. Don't combine it
             with a gradient scaler: accelerate then doesn't notice skipped steps.
-
-    Raises:
-        ValueError: The model has no trainable parameter.
     """
     parameters = list(trainable_parameters(model).values())
     if not parameters:

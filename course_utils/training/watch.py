@@ -40,20 +40,11 @@ VALUE = re.compile(r'"(section|headline)":\s*"((?:[^"\\]|\\.)*)')
 
 
 def answer_token_kinds(row: Features, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the kind of each answer token of a tokenized conversation: one of `KINDS`.
+    """Return the kind of each answer token of a result of `sft.encode`: one of `KINDS`.
 
-    The characters of the section and of the headline are those between the quotes, and all other
-    characters of the answer are the frame. A token that contains characters of several kinds, such
-    as a last letter with the quote after it, has the kind of the first value in it, because the
-    model must know the value to predict such a token. A token that contains only some bytes of a
-    character counts as this character.
-
-    Args:
-        row: A result of `sft.encode`. Its answer is JSON as `news.answer` writes it.
-        tokenizer: The tokenizer that made the row.
-
-    Raises:
-        ValueError: The answer has no section or no headline.
+    A token that contains characters of several kinds, such as a last letter with the quote after
+    it, has the kind of the first value in it, because the model must know the value to predict such
+    a token. A token that contains only some bytes of a character counts as this character.
     """
     ids = [label for label in row["labels"] if label != IGNORE]
     words = [i for i in ids if i != tokenizer.eos_token_id]
@@ -83,18 +74,9 @@ def token_losses(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 4,
 ) -> list[list[float]]:
-    """Return the loss of each answer token of each row, in nats.
+    """Return the loss of each answer token of each row (`sft.encode`), in nats.
 
     The losses are computed in eval mode. Afterwards each module's previous mode is restored.
-
-    Args:
-        model: A causal language model.
-        rows: Results of `sft.encode`, such as a dozen validation stories.
-        tokenizer: The tokenizer that made the rows.
-        batch_size: Number of rows that are processed together.
-
-    Raises:
-        ValueError: There are no rows.
     """
     size, device = positive("batch_size", batch_size), model.get_input_embeddings().weight.device
     if not len(rows):
@@ -130,13 +112,7 @@ def loss_by_kind(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 4,
 ) -> dict[str, float]:
-    """Return the mean loss of each kind of answer token, in nats per token of this kind.
-
-    The arguments are those of `token_losses`.
-
-    Raises:
-        ValueError: There are no rows, or an answer has no section or no headline.
-    """
+    """Return the mean loss of each kind of answer token, in nats per token of this kind."""
     kinds = [kind for row in rows for kind in answer_token_kinds(row, tokenizer)]
     losses = chain.from_iterable(token_losses(model, rows, tokenizer, batch_size))
     pairs = list(zip(kinds, losses, strict=True))
@@ -189,10 +165,10 @@ class Watch:
             model: The model that will be trained.
             tokenizer: The tokenizer of the model.
             conversation: Chat messages up to the user's question, which the model answers.
-            rows: Results of `sft.encode` whose losses are measured. If empty, none are measured.
+            rows: Results of `sft.encode` whose losses are measured.
             steps: Number of steps of the run, after which the model answers for the last time.
             answer_at: Numbers of the other steps after which the model answers.
-            losses_at: Numbers of the other steps after which losses are measured. The default is
+            losses_at: Numbers of the other steps after which losses are measured, by default
                 `growing_steps(steps)`.
             max_new_tokens: Maximum length of an answer, in tokens.
         """
@@ -226,11 +202,7 @@ class Watch:
             self._display.update(self.curve())
 
     def curve(self, title: str = "") -> LearningCurve:
-        """Return the loss curve so far, with the answers so far below it.
-
-        Args:
-            title: A sentence that says what the picture shows.
-        """
+        """Return the loss curve so far, with the answers so far below it."""
         from course_utils import figures
 
         return figures.learning_curve(self.history, dict(self.answers), self.steps, title)
@@ -252,12 +224,6 @@ class Watch:
 
         After this step, and not after an earlier one, the loss had fallen by `share` of the way
         from its first value to its lowest value.
-
-        Args:
-            share: From 0 to 1.
-
-        Raises:
-            ValueError: The share is not from 0 to 1.
         """
         if not 0 <= share <= 1:
             raise ValueError(f"share must be from 0 to 1, got {share!r}")
