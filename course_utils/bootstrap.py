@@ -28,9 +28,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON, FIRST_UNTESTED_PYTHON = (3, 11), (3, 14)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# The disk space in bytes (B) that a set-up needs: for .venv (1.9 GB, or 6.0 GB with CUDA), pip's
-# cache, the model and later files.
-CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
+# The disk space in bytes (B) that a set-up needs at least, for .venv (1.9 GB, or 6.0 GB with CUDA),
+# pip's cache, the model and later files. PyTorch's build for CUDA needs 12 GB.
+NEEDED_BYTES = 4_000_000_000
 # Extras that every set-up installs. The extra "instructor" contains nbgrader, which students need
 # to submit their answers.
 STUDENT = ("instructor", "lab")
@@ -84,17 +84,14 @@ def wants_cpu_torch():
     return False
 
 
-def check_disk(cpu_torch):
-    """Raise SetupError if the disk is too full for a first set-up, or warn that it may be."""
+def check_disk():
+    """Raise SetupError if the disk is too full for a first set-up."""
     free = shutil.disk_usage(str(ROOT)).free
-    has = f"{ROOT} has {free / 1e9:.1f} GB of disk space free"
-    if free < CPU_BYTES:
-        needs = f"but the course needs about {CPU_BYTES / 1e9:.1f} GB"
-        raise SetupError(f"{has}, {needs}. Free some, then run the same command again.")
-    # pip's package index decides which build is installed, so too little for CUDA is not an error.
-    if platform.system() == "Linux" and not cpu_torch and free < CUDA_BYTES:
-        needs = f"that the course with PyTorch's CUDA build needs about {CUDA_BYTES / 1e9:.1f} GB"
-        print(f"{has}. Note {needs}.", file=sys.stderr)
+    if free < NEEDED_BYTES:
+        raise SetupError(
+            f"{ROOT} has {free / 1e9:.1f} GB of disk space free, but the course needs about "
+            f"{NEEDED_BYTES / 1e9:.1f} GB. Free some, then run the same command again."
+        )
 
 
 def constraints():
@@ -200,7 +197,7 @@ def ensure_installed(extras):
         print("Setting up the course; the first time takes some minutes.", flush=True)
         cpu_torch = wants_cpu_torch()
         if not in_venv().exists():
-            check_disk(cpu_torch)
+            check_disk()
         ensure_venv()
         if cpu_torch and not any(in_venv().glob("lib/python3*/site-packages/torch-*.dist-info")):
             torch = re.search(r'"(torch>=[\d.]+)"', (ROOT / "pyproject.toml").read_text()).group(1)

@@ -1,7 +1,5 @@
 """bootstrap: the set-up, with replacements for pip, the network and the machine."""
 
-import contextlib
-import http.server
 import json
 import os
 import re
@@ -98,89 +96,26 @@ def test_full_disk_is_reported_before_anything_is_created(clone, pip, monkeypatc
     assert not pip and not bootstrap.in_venv().exists()
 
 
-@pytest.mark.parametrize(
-    ("system", "cpu_torch", "warned"),
-    [("Linux", True, False), ("Linux", False, True), ("Windows", False, False)],
-)
-def test_disk_too_small_for_cuda_gives_a_note(
-    clone, monkeypatch, capsys, system, cpu_torch, warned
-):
-    """Whether pip installs the CUDA build depends on its package index, so it must not fail."""
-    set_free_disk(monkeypatch, 10.3e9)
-    monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
-    bootstrap.check_disk(cpu_torch)
-    error = capsys.readouterr().err
-    assert ("10.3 GB of disk space free. Note that " in error) is warned
-    assert ("CUDA build needs about 12.0 GB." in error) is warned
-
-
-def test_disk_is_not_checked_when_extras_are_added(clone, pip, monkeypatch):
-    bootstrap.ensure_installed({"lab"})
-    set_free_disk(monkeypatch, 1e9)
-    bootstrap.ensure_installed({"test"})
-    assert len(pip) == 2
-
-
 # --- which PyTorch --------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def server(status=200):
-    """Run a web server on this machine that answers each request with an HTTP status."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}"
-    finally:
-        running.shutdown()
-        running.server_close()
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Return a function that sets this machine's system, GPU, and index of PyTorch."""
-
-    def set_machine(system="Linux", gpu=False, index="http://127.0.0.1:9"):
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(bootstrap, "TORCH_CPU_INDEX", index)
-        monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
-        monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name if gpu else None)
-        monkeypatch.setattr(bootstrap.os.path, "exists", lambda path: False)
-
-    return set_machine
 
 
 @pytest.mark.parametrize(
     ("system", "gpu", "status", "cpu_torch"),
     [
-        ("Linux", False, 200, True),
-        ("Linux", True, 200, False),
-        ("Darwin", False, 200, False),
-        ("Windows", False, 200, False),
-        ("Linux", False, 403, False),
-        ("Linux", False, 503, False),
+        ("Linux", False, 0, True),
+        ("Linux", True, 0, False),
+        ("Darwin", False, 0, False),
+        ("Linux", False, 1, False),
     ],
 )
 def test_cpu_build_is_chosen_on_linux_without_a_gpu_if_the_index_responds(
-    machine, system, gpu, status, cpu_torch
+    monkeypatch, system, gpu, status, cpu_torch
 ):
-    with server(status) as index:
-        machine(system, gpu, index)
-        assert bootstrap.wants_cpu_torch() is cpu_torch
-
-
-def test_cpu_build_is_not_chosen_if_the_index_does_not_respond(machine):
-    machine()
-    assert bootstrap.wants_cpu_torch() is False
+    monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name if gpu else None)
+    monkeypatch.setattr(bootstrap.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda *_, **__: status)
+    assert bootstrap.wants_cpu_torch() is cpu_torch
 
 
 def test_cpu_build_of_torch_is_installed_first_without_its_dependencies(clone, pip, monkeypatch):
@@ -240,21 +175,6 @@ def test_common_pip_errors_are_explained_in_one_sentence(run_pip, capsys, output
     assert "\n" not in str(failure.value)
     assert output.rstrip() in capsys.readouterr().err
     assert not bootstrap.in_venv("unfinished").exists()
-
-
-@pytest.mark.full
-def test_real_pip_without_a_network_is_reported(clone, monkeypatch):
-    pytest.importorskip("pip", reason="uv makes environments without pip")
-    bootstrap.in_venv().mkdir()
-    monkeypatch.setattr(bootstrap, "venv_program", lambda name: sys.executable)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with server() as url:
-        pass
-    # From here on, the server's port is closed.
-    target = ["--retries", "1", "--target", str(clone / "out")]
-    arguments = ["--index-url", url, *target, "no-such-package-of-the-course"]
-    with pytest.raises(SetupError, match=r"^No network"), open(clone / "lock", "w") as lock_file:
-        bootstrap.pip_install(arguments, lock_file)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows runs no scripts by their first line")
@@ -438,26 +358,10 @@ def test_help_lists_every_command_without_a_set_up(clone, capsys):
     assert not bootstrap.in_venv().exists()
 
 
-def test_missing_constraints_file_changes_the_set_up_key(clone, monkeypatch):
-    monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
-    without = bootstrap.setup_key()
-    monkeypatch.setenv("QLORA_CONSTRAINTS", "typo.txt")
-    assert bootstrap.setup_key() != without
-
-
 def test_unknown_command_is_reported_before_anything_is_installed(clone, capsys):
     assert bootstrap.main(["lap"]) == 1
     assert "There is no command 'lap'" in capsys.readouterr().err
     assert not bootstrap.in_venv().exists()
-
-
-def test_folder_that_cannot_be_written_is_named(clone, pip, monkeypatch, capsys):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied", str(clone / ".venv.lock"))
-
-    monkeypatch.setattr(bootstrap, "lock", refuse)
-    assert bootstrap.main(["setup"]) == 1
-    assert ".venv.lock" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows can't replace a process")

@@ -12,12 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import FullyShardedDataParallelPlugin, patch_environment
-from accelerate.utils.launch import prepare_multi_gpu_env
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDictType
 
 from course_utils import runtime
 from course_utils.training import Recipe, TrainingError, command, load_adapters
@@ -101,16 +97,6 @@ def test_two_processes_train_as_one_process_with_twice_the_batch_size(runs, sing
     assert_same(runs[name], single(name))
 
 
-@pytest.mark.full
-def test_two_processes_read_as_many_tokens_as_one_process(runs, single):
-    """A process without further examples reads one token without loss in each micro-batch."""
-    for name in WITHOUT_FSDP:
-        ours = column(runs[name]["history"], "tokens")
-        theirs = column(single(name).history, "tokens")
-        extra = RECIPE.steps(EXAMPLES) * RECIPE.epochs
-        assert all(0 <= a - b <= extra for a, b in zip(ours, theirs, strict=True))
-
-
 def count_steps(result):
     """Return the number of steps that each process made."""
     return [len(process) for process in result["observed"]]
@@ -158,28 +144,6 @@ def test_fsdp_stores_half_of_the_parameters_in_each_of_two_processes(runs):
     shares = [size for process in runs["fsdp"]["observed"] for _, size in process]
     # FSDP pads the parameters, which needs up to 1% more memory.
     assert shares == pytest.approx([complete / PROCESSES] * len(shares), rel=0.01)
-
-
-def test_accelerate_reads_the_fsdp_config_as_it_is_meant():
-    """No test runs this config on GPUs, so its settings are compared one by one."""
-    arguments = launch_command_parser().parse_args(["--config_file", str(ROOT / FSDP), "script"])
-    arguments, _, _ = _validate_launch_command(arguments)
-    assert arguments.use_fsdp and arguments.num_processes == 2 and arguments.num_machines == 1
-    environment = prepare_multi_gpu_env(arguments)
-    assert environment["ACCELERATE_USE_FSDP"] == "true"
-    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
-    names = {name: value for name, value in environment.items() if name.startswith("FSDP_")}
-    with patch_environment(**names):
-        plugin = FullyShardedDataParallelPlugin()
-    assert plugin.fsdp_version == 1
-    assert plugin.sharding_strategy == ShardingStrategy.FULL_SHARD
-    assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
-    assert plugin.backward_prefetch == BackwardPrefetch.BACKWARD_PRE
-    assert plugin.state_dict_type == StateDictType.FULL_STATE_DICT
-    assert plugin.mixed_precision_policy is None and not plugin.cpu_offload.offload_params
-    for setting in ("use_orig_params", "sync_module_states", "cpu_ram_efficient_loading"):
-        assert getattr(plugin, setting) is False, setting
-    assert plugin.activation_checkpointing is False and plugin.forward_prefetch is False
 
 
 # -- the command -----------------------------------------------------------------------------------

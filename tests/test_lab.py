@@ -27,7 +27,7 @@ def test_loopback_addresses_are_recognized(host, alone):
 
 # --- browsers ---
 
-TEXT_BROWSERS = ("elinks", "links", "links2", "lynx", "w3m")
+TEXT_BROWSERS = ("elinks", "lynx", "w3m")
 
 
 @pytest.fixture

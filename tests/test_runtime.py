@@ -58,21 +58,6 @@ def test_cpu_features_are_read_from_proc_cpuinfo(monkeypatch, tmp_path, line, ha
     assert runtime.cpu_has_bf16() == has
 
 
-def test_cpu_features_on_other_systems_are_read_from_torch(monkeypatch, tmp_path):
-    capabilities = {"neon": True, "bf16": True, "sve": False, "l1d_cache_size": 1}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert runtime.cpu_features(tmp_path / "none") == {"neon", "bf16"}
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert runtime.cpu_features(tmp_path / "none") == frozenset()
-
-
-def test_gpu_memory_is_the_memory_that_torch_allocated(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7_000)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 5_000)
-    assert runtime.peak_memory("cuda") == 7_000
-    assert runtime.current_memory("cuda") == 5_000
-
-
 def test_equal_seeds_give_equal_numbers():
     def draw():
         runtime.seed_everything(3)
@@ -184,27 +169,6 @@ def test_kernels_for_many_shapes_need_little_memory_if_their_caches_are_limited(
 
     assert growth() > 80_000_000
     assert growth("limit") < 40_000_000
-
-
-def test_limits_of_kernel_caches_that_are_set_already_are_kept(monkeypatch):
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
-    runtime.limit_kernel_caches()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
-    assert os.environ["LRU_CACHE_CAPACITY"] == "1"
-
-
-def test_released_memory_includes_that_of_buffers_between_steps():
-    class Buffers:
-        cleared = False
-
-        def clear(self):
-            self.cleared = True
-
-    buffers = Buffers()
-    runtime.clearable.add(buffers)
-    runtime.release_memory()
-    assert buffers.cleared
 
 
 def cgroup(tmp_path, monkeypatch, membership, files):

@@ -88,18 +88,6 @@ def test_each_token_of_an_answer_has_its_kind(story, tokenizer):
     }
 
 
-def test_the_keys_belong_to_the_frame_and_their_order_does_not_matter(tokenizer):
-    row = encode(conversation('{"headline":"the section", "section":"headline"}'), tokenizer)
-    kinds = by_kind(row, tokenizer)
-    assert kinds[HEADLINE] == "the section" and kinds[SECTION] == "headline"
-    assert kinds[FRAME] == '{"headline":"", "section":""}'
-
-
-def test_an_escaped_quote_does_not_end_the_headline(tokenizer):
-    row = encode(conversation(r'{"section": "sport", "headline": "a \"b\" c"}'), tokenizer)
-    assert by_kind(row, tokenizer)[HEADLINE] == r"a \"b\" c"
-
-
 def test_a_token_across_a_border_has_the_kind_of_the_first_value_in_it():
     pieces = Pieces(b'{"section"', b': "sp', b'ort", "headline": "Al\xc3', b'\xa9 wins"', b"}")
     assert answer_token_kinds(pieces.row, pieces) == [FRAME, SECTION, SECTION, HEADLINE, FRAME, END]
@@ -110,12 +98,6 @@ def test_a_token_with_a_part_of_a_character_counts_as_the_character():
     pieces = Pieces(*frame, b"\xe2", b"\x80", b"\x9c", b'"}')
     kinds = [FRAME, SECTION, FRAME, HEADLINE, HEADLINE, HEADLINE, FRAME, END]
     assert answer_token_kinds(pieces.row, pieces) == kinds
-
-
-def test_an_answer_that_was_cut_before_its_end_token_has_kinds(tokenizer):
-    row = encode(news.tuned_messages(STORIES[0]), tokenizer)
-    shorter = {"labels": row["labels"][:-4]}
-    assert answer_token_kinds(shorter, tokenizer) == answer_token_kinds(row, tokenizer)[:-4]
 
 
 def test_an_answer_without_a_section_raises_an_error(tokenizer):
@@ -146,16 +128,6 @@ def test_a_model_computed_by_hand_has_the_same_losses_by_kind(rows, tokenizer, m
     fast = loss_by_kind(model, rows, tokenizer, 3)
     monkeypatch.setattr("course_utils.training.watch.supports", lambda model: False)
     assert loss_by_kind(model, rows, tokenizer, 3) == pytest.approx(fast, rel=1e-5)
-
-
-def test_the_mean_over_kinds_is_the_validation_loss(rows, tokenizer, tmp_path):
-    model = attach_adapters(make_model(), RECIPE)
-    run = finetune(model, tokenizer, rows, rows, recipe=RECIPE, output_dir=tmp_path)
-    counts = [answer_token_kinds(row, tokenizer) for row in rows]
-    losses = loss_by_kind(model, rows, tokenizer)
-    total = sum(losses[kind] for kinds in counts for kind in kinds)
-    mean = total / sum(map(len, counts))
-    assert mean == pytest.approx(run.history[-1]["validation_loss"], rel=1e-5)
 
 
 def test_loss_by_kind_restores_the_mode_of_each_module(rows, tokenizer):
@@ -221,13 +193,6 @@ def test_a_watch_records_the_chosen_steps_the_first_and_the_last(train, rows, to
     assert watch.losses[4] == loss_by_kind(watch.model, rows[:2], tokenizer)
     assert set(watch.curves) == {FRAME, SECTION, HEADLINE, END}
     assert watch.curves[SECTION] == {step: watch.losses[step][SECTION] for step in (0, 1, 2, 4)}
-
-
-def test_a_watch_without_rows_records_only_answers(rows, tokenizer):
-    watch = Watch(make_model(), tokenizer, news.tuned_messages(STORIES[0], answered=False), steps=2)
-    watch([{"step": 1, "loss": 1.0}])
-    watch([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}])
-    assert list(watch.answers) == [0, 2] and watch.losses == {} and watch.curves == {}
 
 
 def test_a_kind_is_learned_when_its_loss_has_fallen_by_a_share(tokenizer):
