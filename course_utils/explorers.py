@@ -1,17 +1,11 @@
 """Build explorers: boxes of widgets that show the result of a pure function.
 
-Whenever a control changes, `explorer` calls the function `answer` and shows the returned picture
-and text as HTML. The picture has an alt text. The result looks the same in JupyterLab, Notebook,
-Colab (ipywidgets 7.7), VS Code and Voila. If `answer` raises a ValueError, the explorer shows the
-error's message until the controls have allowed values again. Readers can use the number fields and
-menus with the keyboard alone.
+    controls ──► `used`: checked values ──► answer(**values) ──► picture and text, as HTML
 
-Each explorer has a class of choices with one field for each control. The class checks the values
-of the controls, so that the answer function can rely on these values. Most of these classes are in
-`course_utils.live`, because the tools of the website check the same values and show the same
-numbers:
-
-    controls ──► LoraChoices(model=…, rank=…) ──► lora_answer(choices) ──► picture, text
+Whenever a control changes, the answer is computed again. If it raises a ValueError, the explorer
+shows the error's message until the controls have allowed values again. The result looks the same in
+JupyterLab, Notebook, Colab (ipywidgets 7.7), VS Code and Voila; the picture has an alt text, and
+the keyboard alone is enough.
 
 Functions import the modules of lessons when they run, so that this module can be imported while an
 assignment makes one of those modules unavailable.
@@ -30,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
-from course_utils.validation import check_choice, check_number
+from course_utils.controls import ADAPTERS, METHODS, QLORA, Condition, Control, same, used
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,10 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.figures import Picture
-    from course_utils.live.lora import LoraChoices
-    from course_utils.live.overhead import OverheadChoices
-    from course_utils.live.paging import PagingChoices
-    from course_utils.live.steps import MemoryChoices
+    from course_utils.paging import Run
 
 # Without an explicit line height, Voila adds space between the lines.
 TEXT_STYLE = "font-family: monospace; line-height: 1.3"
@@ -120,45 +111,45 @@ def explorer(
     return widgets.VBox([*rows, output])
 
 
-def menu(
-    description: str, options: Iterable[Any] | Mapping[str, str], value: Any = None
-) -> widgets.Dropdown:
-    """Return a menu from which the reader chooses one of several values.
+def with_controls(
+    controls: Mapping[str, Control], answer: Callable[..., tuple[HasHtml, str]]
+) -> widgets.VBox:
+    """Return an explorer with a widget for each control; a control that is not used is disabled.
 
-    Args:
-        description: The label of the menu.
-        options: The values, or a mapping from each value to the words that the menu shows.
-        value: The initially selected value. The default is the first value.
+    The arguments of `answer` are the values of the controls that are used.
     """
-    if isinstance(options, Mapping):
-        options = [(words, key) for key, words in options.items()]
-    chosen = {} if value is None else {"value": value}
-    return widgets.Dropdown(options=list(options), description=description, **chosen)
+    boxes = {name: _widget(control) for name, control in controls.items()}
+
+    def disable(_: Bunch | None = None) -> None:
+        values = {name: box.value for name, box in boxes.items()}
+        for name, control in controls.items():
+            boxes[name].disabled = not control.is_used(values)
+
+    for box in boxes.values():
+        box.observe(disable, names="value")
+    disable()
+    return explorer(boxes, lambda **values: answer(**used(controls, values)))
 
 
-def checkbox(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
-    """Return a checkbox with a label. `width` is the width of the checkbox in CSS units."""
-    return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
-
-
-def number(description: str, value: int) -> widgets.IntText:
-    """Return a field for a whole number, which can be typed or changed with the arrow keys."""
-    return widgets.IntText(
-        value, description=description, continuous_update=False, layout={"width": "180px"}
-    )
-
-
-def disable_while(
-    fields: Iterable[widgets.Widget], control: widgets.Widget, when: Callable[[Any], bool]
-) -> None:
-    """Disable fields while `when` returns True for the value of a control."""
-
-    def update(_: Bunch | None = None) -> None:
-        for field in fields:
-            field.disabled = when(control.value)
-
-    control.observe(update, names="value")
-    update()
+def _widget(control: Control) -> widgets.Widget:
+    match control.kind:
+        case "menu":
+            options = [(words, value) for value, words in control.options.items()]
+            return widgets.Dropdown(options=options, value=control.value, description=control.label)
+        case "checkbox":
+            return widgets.Checkbox(
+                control.value,
+                description=control.label,
+                indent=False,
+                layout={"width": f"{len(control.label) + 7}ch"},
+            )
+        case _:
+            return widgets.IntText(
+                control.value,
+                description=control.label,
+                continuous_update=False,
+                layout={"width": "180px"},
+            )
 
 
 def aligned(lines: Mapping[str, str], width: int) -> str:
@@ -168,159 +159,138 @@ def aligned(lines: Mapping[str, str], width: int) -> str:
 
 # --- LoRA -----------------------------------------------------------------------------------------
 
+CUSTOM = "one shape: d_in × d_out"
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_MODELS = (
+    *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
+    *("llama-13b", "llama-33b", "llama-65b"),
+)
+# Bytes per trainable parameter. Weight, gradient and optimizer need 4 + 4 + 8 bytes for adapters,
+# and 2 + 2 + 12 bytes for full fine-tuning in mixed precision.
+BYTES = 16
+
 
 def lora_explorer() -> widgets.VBox:
     """Return an explorer of the number of parameters that LoRA trains.
 
     The reader chooses either one shape for all matrices, or a model that determines the shapes.
     """
-    from course_utils.live.lora import CUSTOM, LORA_MODELS, MODULES, LoraChoices
-    from course_utils.memory import ModelShape
-
+    custom, widest = Condition("model", (CUSTOM,)), 1_000_000
     controls = {
-        "model": menu("model", [CUSTOM, *LORA_MODELS]),
-        "d_in": number("d_in", 1000),
-        "d_out": number("d_out", 1000),
-        "layers": number("layers", 1),
-        "rank": number("rank r", 8),
+        "model": Control("model", CUSTOM, same([CUSTOM, *LORA_MODELS])),
+        "d_in": Control("d_in", 1000, most=widest, only_if=custom),
+        "d_out": Control("d_out", 1000, most=widest, only_if=custom),
+        "layers": Control("layers", 1, most=1000, only_if=custom),
+        "rank": Control("rank r", 8, most=widest),
     }
-    for name in MODULES:
-        ticked = name in ("q_proj", "k_proj", "v_proj")
-        controls[name] = checkbox(name, ticked, "110px")
-
-    def set_layers(change: Bunch) -> None:
-        custom = change.new == CUSTOM
-        controls["layers"].value = 1 if custom else ModelShape.preset(change.new).layers
-
-    shape = controls["d_in"], controls["d_out"]
-    disable_while(shape, control=controls["model"], when=lambda model: model != CUSTOM)
-    # This observer is registered before the observer of `explorer`, so that the answer uses the new
-    # number of layers.
-    controls["model"].observe(set_layers, names="value")
-    return explorer(controls, lambda **values: lora_answer(LoraChoices(**values)))
+    ticked = ("q_proj", "k_proj", "v_proj")
+    controls |= {name: Control(name, name in ticked) for name in MODULES}
+    return with_controls(controls, lora_answer)
 
 
-def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
-    """Return the matrices of one layer as rectangles to scale, and text about the chosen rank."""
+def lora_answer(
+    model: str, rank: int, d_in: int = 0, d_out: int = 0, layers: int = 0, **modules: bool
+) -> tuple[Picture, str]:
+    """Return the matrices of one layer as rectangles to scale, and text about the chosen rank.
+
+    Args:
+        model: CUSTOM for a shape that the reader chooses, or one of LORA_MODELS.
+        rank: Rank of the adapters.
+        d_in: Input width of each module, used only if `model` is CUSTOM, as are the next two.
+        d_out: Output width of each module.
+        layers: Number of layers.
+        modules: For each name in MODULES, whether the module gets an adapter.
+
+    Raises:
+        ValueError: No module is ticked, or the rank is larger than a matrix.
+    """
     from course_utils import figures
+    from course_utils.lora import count_lora_parameters
+    from course_utils.memory import ModelShape
+    from course_utils.units import format_bytes
 
-    picture = figures.lora_rectangles(choices.matrices, choices.rank, choices.layers)
-    return picture, aligned(choices.lines(), 38)
+    shape = None if model == CUSTOM else ModelShape.preset(model)
+    widths = shape.linear_layers() if shape else dict.fromkeys(MODULES, (d_in, d_out))
+    layers = shape.layers if shape else layers
+    matrices = {name: widths[name] for name, ticked in modules.items() if ticked}
+    if not matrices:
+        raise ValueError("Tick at least one module: LoRA trains only the adapters.")
+    if rank > (most := min(map(min, matrices.values()))):
+        raise ValueError(f"rank r must be from 1 to {most:,} here, but is {rank:,}.")
+    trained = layers * sum(count_lora_parameters(i, o, rank) for i, o in matrices.values())
+    full = layers * sum(i * o for i, o in matrices.values())
+    lines = {
+        "adapters": f"{layers * len(matrices):,}, in {layers:,} layer{'s' * (layers > 1)}",
+        "LoRA trains": f"{trained:,} parameters",
+        "full fine-tuning of the same matrices": f"{full:,} parameters",
+        "ratio": f"{trained / full:.2%}",
+        "break-even rank": f"{rank * full / trained:,.1f}",
+        f"LoRA with Adam, {BYTES} B each": format_bytes(BYTES * trained),
+        f"full with Adam, {BYTES} B each": format_bytes(BYTES * full),
+        "file of the adapters, float32": format_bytes(4 * trained),
+    }
+    if shape:
+        whole = shape.parameters
+        lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
+    return figures.lora_rectangles(matrices, rank, layers), aligned(lines, 38)
 
 
 # --- bins -----------------------------------------------------------------------------------------
 
-FORMATS = {
-    "int": "int: equal steps",
-    "nf": "NormalFloat",
-    "fp4": "FP4, bitsandbytes",
-    "ocp": "FP4, OCP (E2M1)",
-    "lloyd": "least error (Lloyd)",
-}
-# These formats always have 4 bits, so they ignore the number of bits that the reader chooses.
-FOUR_BITS = ("fp4", "ocp")
 # The explorer quantizes this many numbers of a distribution.
 SAMPLE_SIZE = 2**16
-# The block sizes that a reader may choose. With the largest size, all numbers are in one block.
-BLOCK_CHOICES = [2**n for n in range(4, 17)]
 REAL_TENSOR = "model.layers.15.mlp.up_proj.weight"
 REAL_LAYER = "a real layer"
 DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
 
 
-@dataclass(frozen=True)
-class BinsChoices:
-    """The values that a reader chooses in `bins_explorer`.
-
-    Attributes:
-        form: A key of FORMATS.
-        bits: Number of bits, from 2 to 8. The formats of FOUR_BITS always have 4 bits.
-        block_size: One of BLOCK_CHOICES.
-        distribution: One of DISTRIBUTIONS. With REAL_LAYER, the numbers are the weights REAL_TENSOR
-            of the course's model.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    form: str
-    bits: int
-    block_size: int
-    distribution: str
-
-    def __post_init__(self) -> None:
-        check_number("bits", self.bits, maximum=8, minimum=2)
-        check_choice("format", self.form, FORMATS)
-        check_choice("numbers", self.distribution, DISTRIBUTIONS)
-
-
 def bins_explorer() -> widgets.VBox:
     """Return an explorer of the levels of a number format, and of the format's rounding error."""
+    from course_utils import formats
+
+    names = formats.NAMES | {"lloyd": "least error (Lloyd)"}
+    any_bits = tuple(name for name in names if name not in formats.FOUR_BITS)
     controls = {
-        "form": menu("format", FORMATS),
-        "bits": number("bits", 4),
-        "block_size": menu("block size", BLOCK_CHOICES, 64),
-        "distribution": menu("numbers", DISTRIBUTIONS),
+        "form": Control("format", "int", names),
+        "bits": Control("bits", 4, least=2, most=8, only_if=Condition("form", any_bits)),
+        # With the largest size, all numbers are in one block.
+        "block_size": Control("block size", 64, same(2**n for n in range(4, 17))),
+        "distribution": Control("numbers", "normal", same(DISTRIBUTIONS)),
     }
-    disable_while([controls["bits"]], control=controls["form"], when=FOUR_BITS.__contains__)
-    return explorer(controls, lambda **values: bins_answer(BinsChoices(**values)))
+    return with_controls(controls, bins_answer)
 
 
-def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
-    """Return a plot of numbers, levels and bins, and text about errors and the use of codes."""
-    from course_utils import figures, quantization
+def bins_answer(
+    form: str, block_size: int, distribution: str, bits: int = 4
+) -> tuple[Picture, str]:
+    """Return a plot of numbers, levels and bins, and text about errors and the use of codes.
 
-    form, block_size = choices.form, choices.block_size
-    x = _numbers(choices.distribution)
-    bits = 4 if form in FOUR_BITS else choices.bits
-    levels = _levels(form, bits, x, block_size)
-    q = quantization.quantize(x, levels, block_size)
-    scaled = x / q.absmax.repeat_interleave(block_size)[:SAMPLE_SIZE]
-    share = q.codes.int().bincount(minlength=len(levels)) / SAMPLE_SIZE
-    used = share[share > 0]
-    widths = quantization.bin_edges(levels).diff()
-    error = (q.dequantize() - x).square().mean() / x.square().mean()
-    overhead = quantization.overhead_bits(block_size)
-    lines = {
-        "squared error": f"{error:.3%} of the squared numbers",
-        "bits per number": f"{bits} + {overhead:g} = {bits + overhead:g}",
-        "levels": f"{len(levels)} of {2**bits} codes",
-        "bins": f"from {widths.min():.4f} to {widths.max():.4f} wide",
-        "use of each code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
-        "even use": f"{1 / len(levels):.1%}",
-        "entropy": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
-        "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
-    }
-    if choices.distribution == REAL_LAYER:
+    Args:
+        form: A key of `formats.NAMES`, or "lloyd" for the levels with the least error.
+        block_size: Number of numbers that share a constant.
+        distribution: One of DISTRIBUTIONS. With REAL_LAYER, the numbers are the weights REAL_TENSOR
+            of the course's model.
+        bits: Number of bits of a code; 4 for the formats of `formats.FOUR_BITS`.
+    """
+    from course_utils import figures, formats
+    from course_utils.quantization import lloyd_max_codebook
+
+    x = _numbers(distribution)
+    if form == "lloyd":
+        name, levels = "least error (Lloyd)", lloyd_max_codebook(x, bits, block_size).tolist()
+    else:
+        name, levels = formats.NAMES[form], formats.levels_of(form, bits)
+    found = formats.rounded(x.tolist(), levels, block_size)
+    lines = found.lines(bits)
+    if distribution == REAL_LAYER:
         lines["caution"] = "these weights were once quantized to 4 bits: the error is biased"
-    books = {f"{FORMATS[form]}, {bits} bits": levels.tolist()}
-    picture = figures.bins({choices.distribution: scaled.tolist()}, books)
+    picture = figures.bins({distribution: found.scaled}, {f"{name}, {bits} bits": levels})
     return picture, aligned(lines, 16)
-
-
-def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
-    """Return the levels of a format, ascending in [-1, 1], as a float32 tensor."""
-    from course_utils import quantization
-
-    match form:
-        case "int":
-            return quantization.linear_codebook(bits)
-        case "nf":
-            return quantization.normal_float(bits)
-        case "fp4":
-            return quantization.fp4_codebook()
-        case "ocp":
-            return quantization.fp4_codebook("ocp")
-        case _:
-            return quantization.lloyd_max_codebook(x, bits, block_size)
 
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
 def _numbers(distribution: str) -> Tensor:
-    """Return numbers of a distribution as a float32 tensor of shape (SAMPLE_SIZE,).
-
-    The numbers are the same at every call.
-    """
+    """Return the same float32 numbers of a distribution, (SAMPLE_SIZE,), at every call."""
     import torch
 
     from course_utils.models import stored_weights
@@ -340,56 +310,56 @@ def _numbers(distribution: str) -> Tensor:
 
 # --- a training step: memory and paging -----------------------------------------------------------
 
+# The model of the slides, of which only the number of parameters, seven billion, is known.
+SLIDE = "7b"
+STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
+MAX_SEQUENCES, MAX_TOKENS, MAX_RANK = 1024, 131_072, 1024
+
 
 def memory_explorer() -> widgets.VBox:
     """Return an explorer of the memory for a training step, and of the GPUs with enough memory.
 
     It first shows QLoRA of LLaMA-7B on a T4.
     """
-    from course_utils.live.steps import (
-        CHECKPOINTING,
-        DOUBLE,
-        METHODS,
-        SLIDE,
-        UPCAST,
-        MemoryChoices,
-    )
     from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
 
+    full = Condition("method", ("full",))
     controls = {
-        "model": menu("model", [SLIDE, *PRESETS], "llama-7b"),
-        "method": menu("method", METHODS, "qlora"),
-        "recipe": menu("recipe", RECIPES.keys(), "mixed"),
-        "optimizer": menu("optimizer", OPTIMIZERS.keys()),
-        "attention": menu("attention", ["sdpa", "eager"]),
-        "gpu": menu("GPU", GPUS.keys()),
-        "batch_size": number("batch size", 1),
-        "sequence_length": number("tokens", 1024),
-        "rank": number("rank r", 16),
-        "gradient_checkpointing": checkbox(CHECKPOINTING, True),
-        "double_quant": checkbox(DOUBLE, True),
-        "upcast": checkbox(UPCAST, False),
+        "model": Control("model", "llama-7b", same([SLIDE, *PRESETS])),
+        "method": Control("method", "qlora", METHODS),
+        "recipe": Control("recipe", "mixed", same(RECIPES), only_if=full),
+        "optimizer": Control("optimizer", "adamw", same(OPTIMIZERS)),
+        "attention": Control("attention", "sdpa", same(["sdpa", "eager"])),
+        "gpu": Control("GPU", "T4", same(GPUS)),
+        "batch_size": Control("batch size", 1, most=MAX_SEQUENCES),
+        "sequence_length": Control("tokens", 1024, most=MAX_TOKENS),
+        "rank": Control("rank r", 16, most=MAX_RANK, only_if=ADAPTERS),
+        "gradient_checkpointing": Control("gradient checkpointing", True),
+        "double_quant": Control("double quantization", True, only_if=QLORA),
+        "upcast": Control("float32 upcast", False, only_if=QLORA),
     }
-
-    method, nf4 = controls["method"], (controls["double_quant"], controls["upcast"])
-    disable_while([controls["recipe"]], control=method, when=lambda chosen: chosen != "full")
-    disable_while([controls["rank"]], control=method, when=lambda chosen: chosen == "full")
-    disable_while(nf4, control=method, when=lambda chosen: chosen != "qlora")
-    return explorer(controls, lambda **values: memory_answer(MemoryChoices(**values)))
+    return with_controls(controls, memory_answer)
 
 
-def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
+def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Picture, str]:
     """Return a bar of the memory at the peak of a training step, and the numbers as text.
+
+    Args:
+        model: SLIDE, or a name from `memory.PRESETS`.
+        method: A key of METHODS. Adapters are on all linear layers.
+        gpu: A name from `memory.GPUS`.
+        options: As in `memory.estimate`.
 
     Raises:
         ValueError: The method has adapters but only the model's number of parameters is known, or
             the sequence is longer than the model's table of positions.
     """
     from course_utils import figures, memory
-    from course_utils.live.steps import METHODS
 
-    shape, gpu, options = memory.ModelShape.preset(choices.model), choices.gpu, choices.options
-    estimate = memory.estimate(shape, choices.method, batch_size=choices.batch_size, **options)
+    if method != "full":
+        options["targets"] = "all-linear"
+    shape = memory.ModelShape.preset(model)
+    estimate = memory.estimate(shape, method, **options)
     usable = {name: memory.usable_bytes(name) for name in memory.GPUS}
     lines = {
         "per parameter": f"{estimate.total / shape.parameters:.2f} B",
@@ -397,10 +367,9 @@ def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
         "largest batch": "unknown; choose a model with known layers",
     }
     if shape.known:
-        batch = memory.largest("batch_size", gpu, shape, choices.method, **options)
-        lines["largest batch"] = f"{batch:,} × {choices.sequence_length:,} tokens on {gpu}"
-    bars = {METHODS[choices.method]: estimate.groups}
-    picture = figures.memory_bars(bars, usable, reach=usable[gpu])
+        batch = memory.largest("batch_size", gpu, shape, method, **options)
+        lines["largest batch"] = f"{batch:,} × {options['sequence_length']:,} tokens on {gpu}"
+    picture = figures.memory_bars({METHODS[method]: estimate.groups}, usable, reach=usable[gpu])
     return picture, f"{estimate.table()}\n{aligned(lines, 15)}"
 
 
@@ -409,75 +378,167 @@ def paging_explorer() -> widgets.VBox:
 
     The third step has a mini-batch of long texts.
     """
-    from course_utils.live.paging import PAGING, STATES, PagingChoices
-    from course_utils.live.steps import CHECKPOINTING, METHODS
-    from course_utils.memory import GPUS, PRESETS
+    from course_utils.memory import PRESETS
+    from course_utils.paging import PCIE
 
     controls = {
-        "model": menu("model", PRESETS.keys(), "llama-3.1-8b"),
-        "method": menu("method", METHODS, "qlora"),
-        "optimizer": menu("optimizer", STATES),
-        "gpu": menu("GPU", GPUS.keys()),
-        "batch_size": number("batch size", 1),
-        "sequence_length": number("tokens", 1024),
-        "longest": number("long: tokens", 4096),
-        "rank": number("rank r", 64),
-        "gradient_checkpointing": checkbox(CHECKPOINTING, True),
-        "paged": checkbox(PAGING, False),
+        "model": Control("model", "llama-3.1-8b", same(PRESETS)),
+        "method": Control("method", "qlora", METHODS),
+        "optimizer": Control("optimizer", "adamw", STATES),
+        "gpu": Control("GPU", "T4", same(PCIE)),
+        "batch_size": Control("batch size", 1, most=MAX_SEQUENCES),
+        "sequence_length": Control("tokens", 1024, most=MAX_TOKENS),
+        "longest": Control("long: tokens", 4096, most=MAX_TOKENS),
+        "rank": Control("rank r", 64, most=MAX_RANK, only_if=ADAPTERS),
+        "gradient_checkpointing": Control("gradient checkpointing", True),
+        "paged": Control("paged states", False),
     }
-
-    disable_while(
-        [controls["rank"]], control=controls["method"], when=lambda chosen: chosen == "full"
-    )
-    return explorer(controls, lambda **values: paging_answer(PagingChoices(**values)))
+    return with_controls(controls, paging_answer)
 
 
-def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
+def paging_answer(
+    model: str, method: str, gpu: str, paged: bool, **options: Any
+) -> tuple[Picture, str]:
     """Return a timeline of the four steps, and text about the run with and without paging.
+
+    Args:
+        model: A name from `memory.PRESETS`.
+        method: A key of METHODS. Adapters are on all linear layers; full fine-tuning is in float32.
+        gpu: A name from `paging.PCIE`.
+        paged: Whether optimizer states may move to CPU memory in the run that is shown.
+        options: As in `memory.estimate`; the optimizer is a key of STATES. Step 3 has `longest`
+            tokens per text, and the other steps have `sequence_length`.
 
     Raises:
         ValueError: A sequence is longer than the model's table of positions.
     """
-    from course_utils import figures
+    from course_utils import figures, memory, paging
+    from course_utils.units import format_bytes
 
-    runs = choices.runs()
-    return figures.memory_timeline(runs[choices.paged]), aligned(choices.lines(runs), 19)
+    usual, longest = options.pop("sequence_length"), options.pop("longest")
+    options |= {"recipe": "fp32"} if method == "full" else {"targets": "all-linear"}
+    options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
+    ways = {pages: dict(options) for pages in (True, False)}
+    ways[True]["optimizer"] = f"paged_{options['optimizer']}"
+    runs = {
+        pages: paging.simulate(
+            model, method, gpu=gpu, lengths=(usual, usual, longest, usual), **way
+        )
+        for pages, way in ways.items()
+    }
+    fits = {pages: paging.longest_text(gpu, model, method, **way) for pages, way in ways.items()}
+    tensors = paging.paged_tensors(model, method, **ways[True])
+    states = format_bytes(sum(tensor.size for tensor in tensors))
+    can_page = format_bytes(sum(tensor.paged for tensor in tensors))
+    count = sum(tensor.count for tensor in tensors)
+    paging_count = sum(tensor.count for tensor in tensors if tensor.paged)
+    labels = {True: "paging on", False: "paging off"}
+    shown = runs[paged]
+    speed = f"{format_bytes(shown.bandwidth)}/s"
+    large = f"those of at least {memory.SMALLEST_PAGED:,} elements"
+    lines = {
+        f"{labels[paged]} (shown)": _outcome(shown),
+        labels[not paged]: _outcome(runs[not paged]),
+        f"memory of {gpu}": format_bytes(shown.budget),
+        "bus": f"PCIe {paging.PCIE[gpu]}.0 ×16, nominally {speed}",
+        "optimizer states": f"{states}, of which {can_page} can page",
+        "tensors that page": f"{paging_count:,} of {count:,}, {large}",
+        "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
+    }
+    return figures.memory_timeline(shown), aligned(lines, 19)
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} tokens" if count else "none"
+
+
+def _outcome(run: Run) -> str:
+    """Return a phrase about the memory that a run needed and the bytes that it moved."""
+    from course_utils.units import format_bytes
+
+    if failed := run.out_of_memory:
+        return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
+    if run.moved:
+        return f"runs; {format_bytes(run.moved)} moved in {run.seconds:.2f} s"
+    return f"runs, up to {format_bytes(run.peak)}; nothing moves"
 
 
 # --- overhead of block constants ------------------------------------------------------------------
 
+# In these models, all weights count as quantized, as in the slides and the papers.
+WEIGHT_COUNTS = {"7b": 7 * 10**9, "65b": 65 * 10**9}
+# The block sizes of bitsandbytes, and 16 for comparison.
+SMALL_BLOCKS = tuple(2**n for n in range(4, 13))
+CODE_BITS = 4
+
 
 def overhead_explorer() -> widgets.VBox:
     """Return an explorer of the memory that the constants of quantization need."""
-    from course_utils.live.overhead import SMALL_BLOCKS, WEIGHT_COUNTS, OverheadChoices
-    from course_utils.live.steps import DOUBLE
     from course_utils.memory import PRESETS
 
+    double = Condition("double_quant", (True,))
     controls = {
-        "model": menu("model", [*WEIGHT_COUNTS, *PRESETS]),
-        "block_size": menu("block size", SMALL_BLOCKS, 64),
-        "constant_bits": number("absmax bits", 32),
-        "nested_bits": number("nested bits", 8),
-        "nested_block_size": number("nested size", 256),
-        "double_quant": checkbox(DOUBLE, True),
+        "model": Control("model", "7b", same([*WEIGHT_COUNTS, *PRESETS])),
+        "block_size": Control("block size", 64, same(SMALL_BLOCKS)),
+        "constant_bits": Control("absmax bits", 32, most=64),
+        "nested_bits": Control("nested bits", 8, most=16, only_if=double),
+        "nested_block_size": Control("nested size", 256, most=2**20, only_if=double),
+        "double_quant": Control("double quantization", True),
     }
-
-    nested = controls["nested_bits"], controls["nested_block_size"]
-    disable_while(nested, control=controls["double_quant"], when=lambda ticked: not ticked)
-    return explorer(controls, lambda **values: overhead_answer(OverheadChoices(**values)))
+    return with_controls(controls, overhead_answer)
 
 
-def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
+def overhead_answer(
+    model: str, block_size: int, constant_bits: int, double_quant: bool, **nested: int
+) -> tuple[Picture, str]:
     """Return a chart of the bits per weight for each block size, and the model's bytes as text.
 
     The code books are not counted.
+
+    Args:
+        model: A key of WEIGHT_COUNTS, or a name from `memory.PRESETS`. For a preset, only the
+            weights of the linear layers count, because only these weights are quantized.
+        block_size: One of SMALL_BLOCKS.
+        constant_bits: Number of bits of a constant that is not quantized.
+        double_quant: Whether the constants are quantized, too.
+        nested: With double quantization, the number of bits of a quantized constant,
+            `nested_bits`, and the number of constants in a block, `nested_block_size`.
     """
     from course_utils import figures
-    from course_utils.live.overhead import SMALL_BLOCKS
+    from course_utils.memory import ModelShape
+    from course_utils.quantization import overhead_bits
+    from course_utils.units import format_bytes
 
-    rows = {f"blocks of {size:,}": choices.bits(size) for size in SMALL_BLOCKS}
-    picture = figures.bits_per_weight(rows, f"blocks of {choices.block_size:,}")
-    return picture, aligned(choices.lines(), 28)
+    weights = WEIGHT_COUNTS.get(model) or ModelShape.preset(model).linear_parameters
+
+    def parts(size: int) -> dict[str, float]:
+        """Return the bits per weight of each part of the format, for blocks of `size`."""
+        if not double_quant:
+            plain = overhead_bits(size, constant_bits=constant_bits)
+            return {"codes": CODE_BITS, "constants": plain}
+        groups = size * nested["nested_block_size"]
+        return {
+            "codes": CODE_BITS,
+            "constants": overhead_bits(size, constant_bits=nested["nested_bits"]),
+            "nested constants": overhead_bits(groups, constant_bits=constant_bits),
+        }
+
+    def bits_and_bytes(each: float) -> str:
+        return f"{each:<12.10g} {format_bytes(weights * each / 8)}"
+
+    bits = parts(block_size)
+    total = sum(bits.values())
+    plain = CODE_BITS + overhead_bits(block_size, constant_bits=constant_bits)
+    lines = {
+        "weights in 4 bits": f"{weights:,}",
+        "bits per weight": f"{total:.10g}",
+        **{name: bits_and_bytes(each) for name, each in bits.items()},
+        "total": format_bytes(weights * total / 8),
+        "without double quantization": bits_and_bytes(plain),
+        "saved" if total <= plain else "costs": bits_and_bytes(abs(plain - total)),
+    }
+    rows = {f"blocks of {size:,}": parts(size) for size in SMALL_BLOCKS}
+    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), aligned(lines, 28)
 
 
 # --- answers of the fine-tuned model --------------------------------------------------------------

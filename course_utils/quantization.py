@@ -31,25 +31,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_utils import formats
+from course_utils.formats import E2M1, NF4, TINY
 from course_utils.validation import one_of, positive, whole_number
 
-# The levels of NF4 (QLoRA, appendix E), with as many digits as in bitsandbytes.
-NF4 = (
-    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
-    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
-    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
-    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
-)
-# The absolute values of E2M1, in the order of their bits: two exponent bits and one mantissa bit.
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # The largest finite number in E4M3, the 8-bit format of NVFP4's scales.
 E4M3_MAX = 448.0
 # The numbers of elements in a block of MXFP4 and NVFP4.
 MXFP4_BLOCK, NVFP4_BLOCK = 32, 16
 # The number of block constants that share one float32 constant in double quantization.
 NESTED_BLOCK = 256
-# The smallest number by which bitsandbytes divides a block, even if the block has only zeros.
-TINY = 1e-38
 # The number of elements that are processed at a time. This many elements fit into a core's cache.
 CHUNK = 2**17
 # The maximum number of rounds of Lloyd's iteration, which usually needs about 100 rounds.
@@ -96,8 +87,7 @@ def normal_float(bits: int) -> Tensor:
     Raises:
         ValueError: bits is not a whole number from 2 to 8.
     """
-    quantiles = normal_float_quantiles(bits)
-    return (quantiles / quantiles.max()).float()
+    return torch.tensor(formats.normal_float(_checked_bits(bits)))
 
 
 def normal_float_quantiles(bits: int) -> Tensor:
@@ -113,15 +103,7 @@ def normal_float_quantiles(bits: int) -> Tensor:
     Raises:
         ValueError: bits is not a whole number from 2 to 8.
     """
-    levels = 2 ** _checked_bits(bits)
-    delta = 1 - (1 / (2 * (levels - 1)) + 1 / (2 * levels)) / 2
-
-    def one_side(count: int) -> Tensor:
-        shares = torch.linspace(delta, 0.5, count + 1, dtype=torch.float64)
-        return torch.special.ndtri(shares[:-1])
-
-    above, below = one_side(levels // 2), one_side(levels // 2 - 1)
-    return torch.cat([-below, torch.zeros(1), above.flip(0)])
+    return torch.tensor(formats.normal_float_quantiles(_checked_bits(bits)), dtype=torch.float64)
 
 
 def linear_codebook(bits: int = 4) -> Tensor:
@@ -130,8 +112,7 @@ def linear_codebook(bits: int = 4) -> Tensor:
     One of the 2^bits codes is not used, so that zero is exact and there are as many negative as
     positive levels.
     """
-    most = 2 ** (_checked_bits(bits) - 1) - 1
-    return torch.arange(-most, most + 1) / most
+    return torch.tensor(formats.linear(_checked_bits(bits)))
 
 
 def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
@@ -143,13 +124,7 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
             FP4 format of the library bitsandbytes. The smallest positive level is 1/12 for "ocp"
             and 1/192 for "bitsandbytes".
     """
-    magnitudes = {
-        "ocp": E2M1[1:],
-        "bitsandbytes": (0.0625, 2, 3, 4, 6, 8, 12),
-    }
-    values = torch.tensor(magnitudes[one_of("kind", kind, magnitudes)])
-    values = values / values.max()
-    return torch.cat([-values.flip(0), torch.zeros(1), values])
+    return torch.tensor(formats.fp4(one_of("kind", kind, formats.FP4)))
 
 
 def dynamic_codebook() -> Tensor:

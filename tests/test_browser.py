@@ -17,9 +17,9 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from course_utils import explorers, notebooks
-from course_utils.live.paging import PAGING, STATES
-from course_utils.live.steps import DOUBLE, METHODS
+from course_utils import formats, notebooks
+from course_utils.controls import METHODS
+from course_utils.explorers import STATES
 from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server, write_notebook
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")
@@ -30,6 +30,7 @@ LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 WIDE, NARROW, HEIGHT = 1280, 900, 1500
 
 FULL, LORA = METHODS["full"], METHODS["lora"]
+DOUBLE = "double quantization"
 # Explorer → a number that it shows before any control is used, in the alt text and in the text.
 FIRST = {
     "bins_explorer": "0.0714 to 0.1429 wide",
@@ -40,9 +41,9 @@ FIRST = {
 }
 # Explorer, a dict from the controls to their new values, and a number that is shown afterwards.
 MOVES = [
-    ("bins_explorer", {"format": explorers.FORMATS["nf"]}, "0.0805 to 0.2375 wide"),
+    ("bins_explorer", {"format": formats.NAMES["nf"]}, "0.0805 to 0.2375 wide"),
     ("bins_explorer", {"bits": "3"}, "0.1667 to 0.3333 wide"),
-    ("bins_explorer", {"numbers": "uniform", "format": explorers.FORMATS["fp4"]}, "0.0052 to"),
+    ("bins_explorer", {"numbers": "uniform", "format": formats.NAMES["fp4"]}, "0.0052 to"),
     ("lora_explorer", {"rank r": "16"}, "96,000"),
     ("lora_explorer", {"model": "llama-7b"}, "6,291,456"),
     ("lora_explorer", {"down_proj": True}, "64,000"),
@@ -53,17 +54,32 @@ MOVES = [
     ("overhead_explorer", {"block size": "16", "nested bits": "4"}, "4.2578125"),
     ("overhead_explorer", {DOUBLE: False, "absmax bits": "24"}, "4.375"),
     ("overhead_explorer", {"model": "65b", "nested bits": "4"}, "4.064453125"),
-    ("paging_explorer", {PAGING: True}, "2.27 GB"),
+    ("paging_explorer", {"paged states": True}, "2.27 GB"),
     ("paging_explorer", {"optimizer": STATES["adamw8bit"]}, "15.23 GB"),
     ("paging_explorer", {"model": "llama-33b", "GPU": "A100-40"}, "29.11 GB"),
 ]
 # Explorer, control, a value that is not allowed, and the message about it.
 OUT_OF_RANGE = [
-    ("bins_explorer", "bits", "1", "bits must be from 2 to 8 here, but is 1."),
-    ("lora_explorer", "layers", "0", "layers must be from 1 to 1,000 here, but is 0."),
-    ("memory_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
-    ("overhead_explorer", "nested bits", "0", "nested bits must be from 1 to 16 here, but is 0."),
-    ("paging_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
+    ("bins_explorer", "bits", "1", "bits must be a whole number from 2 to 8, but is 1."),
+    ("lora_explorer", "layers", "0", "layers must be a whole number from 1 to 1,000, but is 0."),
+    (
+        "memory_explorer",
+        "batch size",
+        "0",
+        "batch size must be a whole number from 1 to 1,024, but is 0.",
+    ),
+    (
+        "overhead_explorer",
+        "nested bits",
+        "0",
+        "nested bits must be a whole number from 1 to 16, but is 0.",
+    ),
+    (
+        "paging_explorer",
+        "batch size",
+        "0",
+        "batch size must be a whole number from 1 to 1,024, but is 0.",
+    ),
 ]
 NOT_ALLOWED = [
     *OUT_OF_RANGE,
@@ -72,14 +88,15 @@ NOT_ALLOWED = [
 
 # This explorer raises an error for the number 2.
 BROKEN = """
+import ipywidgets
 from course_utils import figures
-from course_utils.explorers import explorer, number
+from course_utils.explorers import explorer
 
 def answer(number):
     return figures.relative_bars({"a": 1, "b": number}, "x"), str(1 / (number - 2))
 
 def broken_explorer():
-    return explorer({"number": number("number", 1)}, answer)
+    return explorer({"number": ipywidgets.IntText(1, description="number")}, answer)
 
 broken_explorer()
 """

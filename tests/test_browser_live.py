@@ -193,8 +193,8 @@ def test_the_page_asks_no_other_server_and_works_offline(opened, address):
     live_page.wait_for(1)
     live_page.change("fit", {"model": "llama-7b", "method": "full"})
     expect(live_page.answer()).to_contain_text("No, it does not fit on a T4.")
-    live_page.change("paging", {"paged": "0"})
-    expect(live_page.answer("paging")).to_contain_text("Memory runs out on a T4.")
+    live_page.change("bins", {"form": "int"})
+    expect(live_page.answer("bins")).to_contain_text("int: equal steps has a squared error of")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -310,20 +310,14 @@ def test_a_link_has_only_the_settings_that_are_used(opened):
 
 def test_the_answers_follow_the_forms_after_going_back(opened):
     live_page = opened()
-    live_page.change("lora", {"rank": "79"})
+    live_page.change("bins", {"bits": "3"})
     live_page.change("fit", {"batch_size": "2"})
     live_page.page.goto(f"{live_page.address}index.html")
     live_page.page.go_back()
-    for name, label, words in (
-        ("lora", "Rank r", "With rank {:,}"),
-        ("fit", "Texts in a batch", ""),
-    ):
-        text = live_page.tool(name).get_by_label(label).input_value()
-        expect(live_page.answer(name)).to_contain_text(words.format(int(text)))
-    answer = live.answer(
-        "fit", {"batch_size": live_page.tool().get_by_label("Texts").input_value()}
-    )
-    total = re.search(r"total</th><td>([\d,]+)", answer)[1]
+    bits = live_page.tool("bins").get_by_label("Bits").input_value()
+    expect(live_page.answer("bins")).to_contain_text(f"NormalFloat, {bits} bits")
+    texts = {"batch_size": live_page.tool().get_by_label("Texts").input_value()}
+    total = re.search(r"total</th><td>([\d,]+)", live.answer("fit", texts))[1]
     expect(live_page.answer()).to_contain_text(total)
 
 
@@ -362,8 +356,6 @@ def test_python_starts_again_after_an_answer_that_fails(browser, address, rank, 
     field.fill("15")
     expect(live_page.answer()).to_have_text("rank 15")
     expect(status).to_have_class(re.compile("visually-hidden"))
-    live_page.tool("lora").get_by_label("Rank r").fill("7")
-    expect(live_page.answer("lora")).to_have_text("rank 7")
     live_page.context.close()
 
 
@@ -379,7 +371,7 @@ def test_the_python_code_can_be_copied_and_run(opened):
 def test_a_bad_number_gives_one_message_and_nothing_is_lost(opened):
     live_page = opened()
     live_page.change("fit", {"sequence_length": "0"})
-    message = "Tokens in a text: please enter a whole number from 1 to 1,048,576."
+    message = "Tokens in a text must be a whole number from 1 to 1,048,576, but is 0."
     expect(live_page.answer().get_by_role("alert")).to_have_text(message)
     expect(live_page.tool().get_by_label("Tokens in a text")).to_have_value("0")
     live_page.change("fit", {"sequence_length": "2048"})
@@ -587,5 +579,5 @@ def test_npm_without_a_network_gives_one_error(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tool_is_an_error():
-    with pytest.raises(CourseError, match="the name of a tool must be 'fit', 'lora'"):
+    with pytest.raises(CourseError, match="the name of a tool must be 'fit' or 'bins'"):
         live_tools.tool("fitt")

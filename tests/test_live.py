@@ -7,13 +7,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
-from course_utils import live, memory, quantization
-from course_utils.live import bins, fit, lora, overhead
-from course_utils.live.controls import Control, values_of
+from course_utils import live, memory
+from course_utils.controls import Control, used, values_of
+from course_utils.live import bins, fit
+from course_utils.live.markup import with_article
 from course_utils.memory import GPUS, PRESETS, ModelShape, estimate, largest, usable_bytes
-from course_utils.paging import simulate
 from course_utils.units import format_bytes
 
 
@@ -63,11 +62,8 @@ def test_each_value_of_each_menu_and_checkbox_is_understood(name):
 
 
 def test_a_value_that_is_not_allowed_gives_a_message():
-    assert live.answer("lora", {"rank": "0"}) == (
-        '<p role="alert">Rank r: please enter a whole number from 1 to 1,000,000.</p>'
-    )
-    assert "rank r must be from 1 to 1,000 here" in live.answer("lora", {"rank": "1001"})
-    assert "Tick at least one module" in live.answer("lora", {"q_proj": "0"})
+    message = '<p role="alert">Rank r must be a whole number from 1 to 4,096, but is 0.</p>'
+    assert live.answer("fit", {"rank": "0"}) == message
     assert "Model must be '7b', 'llama-7b'" in words(live.answer("fit", {"model": "<b>"}))
     assert "<b>" not in live.answer("fit", {"model": "<b>"})
 
@@ -77,7 +73,9 @@ def test_a_value_that_is_not_allowed_gives_a_message():
 
 @pytest.mark.parametrize("text", ["", " ", "1.5", "1e3", "1_000", "٣", "²", "-", "--1", "9" * 5000])
 def test_a_text_that_is_no_whole_number_is_refused(text):
-    with pytest.raises(ValueError, match=r"^n: please enter a whole number from 1 to 50\.$"):
+    shown = repr(text[:12]) if text.strip() else "empty"
+    message = re.escape(f"n must be a whole number from 1 to 50, but is {shown}.")
+    with pytest.raises(ValueError, match=f"^{message}$"):
         Control("n", 3, most=50).read(text)
 
 
@@ -92,6 +90,7 @@ def test_a_number_must_be_in_its_range():
 def test_an_unused_control_has_its_first_value_whatever_its_text():
     values = values_of(fit.CONTROLS, {"method": "full", "rank": "nonsense", "gpu": "H100"})
     assert (values["rank"], values["gpu"]) == (16, "H100")
+    assert "rank" not in used(fit.CONTROLS, values | {"rank": 0})
     with pytest.raises(ValueError, match="Rank r"):
         values_of(fit.CONTROLS, {"rank": "nonsense"})
 
@@ -385,99 +384,17 @@ def test_the_proposed_model_is_the_largest_that_fits():
     assert last.changes == {"model": largest("model", "T4", method="qlora", **options)}
 
 
-# --- the other tools ------------------------------------------------------------------------------
+# --- levels and bins ------------------------------------------------------------------------------
 
 
-def test_lora_on_the_matrix_of_the_slides():
-    text = words(live.answer("lora", {}))
-    assert text.startswith("LoRA trains 1.60% of the parameters. With rank 8, it trains 16,000 ")
-
-
-def test_a_tiny_share_is_not_rounded_to_zero():
-    markup = live.answer("lora", {"d_in": "1000000", "d_out": "1000000", "rank": "1"})
-    assert words(markup).startswith("LoRA trains less than 0.01% of the parameters.")
-
-
-def test_lora_on_a_model_uses_all_its_layers():
-    shape = ModelShape.preset("smollm2-135m")
-    texts = {"model": "smollm2-135m", "layers": "1"} | dict.fromkeys(lora.MODULES, "1")
-    assert f"it trains {shape.adapter_parameters(8):,} parameters" in words(
-        live.answer("lora", texts)
-    )
-
-
-def test_the_rectangles_have_the_ratio_of_the_matrices():
-    markup = live.answer("lora", {"d_in": "1000", "d_out": "500", "rank": "100"})
-    sides = [
-        (float(width), float(height))
-        for width, height in re.findall(r'width="([\d.]+)" height="([\d.]+)" fill', markup)
-    ]
-    scale = lora.SIDE / 1000
-    wanted = [(500, 1000), (100, 1000), (500, 100)]
-    assert sides == [pytest.approx((w * scale, h * scale), abs=0.01) for w, h in wanted]
-
-
-def test_paging_answers_with_the_outcome_of_the_simulation():
-    options = {"targets": "all-linear", "rank": 64, "double_quant": True, "upcast": False}
-    options |= {"recipe": "fp32", "optimizer": "paged_adamw"}
-    lengths = (1024, 1024, 4096, 1024)
-    run = simulate("llama-3.1-8b", "qlora", gpu="T4", lengths=lengths, **options)
-    text = words(live.answer("paging", {}))
-    assert text.startswith("All four steps run on a T4. With paged states: runs; ")
-    assert f"{format_bytes(run.moved)} moved in {run.seconds:.2f} s" in text
-    off = words(live.answer("paging", {"paged": "0"}))
-    assert off.startswith("Memory runs out on a T4. Without paged states: out of memory in step 3")
-
-
-def test_the_areas_of_the_timeline_reach_the_memory_of_each_moment():
-    values = values_of(live.paging.CONTROLS, {})
-    run = live.paging.PagingChoices(**values).runs()[True]
-    first = re.search(r'<path d="M0 220(\S*?)V220Z"', live.answer("paging", {}))[1]
-    tops = [float(y) for y in re.findall(r"V([\d.]+)", first)]
-    start = live.paging.TimelineView.of(run).start
-    high = start + (run.budget - start) / live.paging.LINE
-    wanted = [220 * (1 - (event.total - start) / (high - start)) for event in run.events]
-    assert tops == pytest.approx(wanted, abs=0.06)
-
-
-def test_the_overhead_equals_that_of_the_lessons():
-    values = values_of(overhead.CONTROLS, {})
-    for double in (True, False):
-        for block in overhead.SMALL_BLOCKS:
-            choices = overhead.OverheadChoices(**values | {"double_quant": double})
-            expected = quantization.overhead_bits(block, double)
-            assert sum(choices.bits(block).values()) == pytest.approx(4 + expected, rel=1e-12)
-
-
-def test_the_levels_equal_those_of_the_lessons():
-    for bits in range(2, 9):
-        wanted = {"nf": quantization.normal_float(bits), "int": quantization.linear_codebook(bits)}
-        wanted |= {"fp4": quantization.fp4_codebook(), "ocp": quantization.fp4_codebook("ocp")}
-        for form, book in wanted.items():
-            found = torch.tensor(bins.levels(form, bits))
-            torch.testing.assert_close(found, book, rtol=0, atol=1e-6)
-    assert bins.levels("nf", 4) == pytest.approx(quantization.NF4, abs=1e-6)
-
-
-@pytest.mark.parametrize("distribution", bins.DISTRIBUTIONS)
-@pytest.mark.parametrize("form", bins.FORMATS)
-def test_codes_and_errors_equal_those_of_the_lessons(form, distribution):
-    x = torch.tensor(bins.sample(distribution), dtype=torch.float64)
-    for block_size in (16, 64, 4096):
-        found = bins.quantized(form, 4, block_size, distribution)
-        q = quantization.quantize(x.float(), torch.tensor(bins.levels(form, 4)), block_size)
-        error = (q.dequantize().double() - x).square().mean() / x.square().mean()
-        assert found.error == pytest.approx(error.item(), rel=1e-3)
-        share = q.codes.int().bincount(minlength=len(found.levels)) / bins.SAMPLE_SIZE
-        assert list(found.share) == pytest.approx(share.tolist(), abs=3 / bins.SAMPLE_SIZE)
-
-
-def test_the_samples_have_the_distributions_that_they_are_named_after():
-    normal, uniform, heavy = (torch.tensor(bins.sample(name)) for name in bins.DISTRIBUTIONS)
-    assert abs(normal.mean()) < 0.05 and 0.97 < normal.std() < 1.03
-    assert uniform.abs().max() <= 1 and 0.56 < uniform.std() < 0.6
-    # The variance of Student's t distribution with 4 degrees of freedom is 2.
-    assert 1.7 < heavy.var() < 2.4 and heavy.abs().max() > 6
+def test_the_first_answer_of_bins_compares_two_formats_on_the_same_numbers():
+    first, second = (bins.quantized(form, 4, 64, "normal") for form in ("nf", "int"))
+    text = words(live.answer("bins", {}))
+    assert text.startswith(f"NormalFloat has a squared error of {first.error:.2%}.")
+    assert f"int: equal steps has {second.error:.2%}, for the same 8,192 numbers" in text
+    for name, line in first.lines(4).items():
+        assert f"{name} {line} {second.lines(4)[name]}" in text
+    assert "FP4, OCP (E2M1), 4 bits" in words(live.answer("bins", {"form": "ocp", "bits": "8"}))
 
 
 def test_nf4_wins_on_normal_numbers_and_equal_steps_win_on_uniform_numbers():
@@ -489,6 +406,11 @@ def test_nf4_wins_on_normal_numbers_and_equal_steps_win_on_uniform_numbers():
     assert errors["int", "uniform"] < errors["nf", "uniform"]
 
 
-def test_all_presets_are_in_the_menus():
+def test_all_presets_are_in_the_menu():
     assert set(PRESETS) < set(fit.CONTROLS["model"].options)
-    assert set(PRESETS) < set(overhead.CONTROLS["model"].options)
+
+
+def test_the_article_of_a_gpu_follows_how_its_name_is_spoken():
+    spoken = ("a T4", "an L4", "an L40S", "an RTX 4090", "an A100-40", "an H100", "an MI300X")
+    for phrase in (*spoken, "a B200", "a GB200", "a V100"):
+        assert with_article(phrase.split(" ", 1)[1]) == phrase

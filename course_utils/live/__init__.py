@@ -3,11 +3,9 @@
     controls ──► `values_of`(controls, texts) ──► `answer`(values) ──► HTML
 
 The website runs this package in the reader's browser, with Pyodide. So its modules import only the
-standard library, and those modules of the course that need nothing else: the calculator, `paging`,
-`timeline`, `palette`, `units` and `validation`. While the website is built, the same functions
-write the first answers into the pages. So a page shows an answer before Python has loaded, and even
-if Python can't be loaded. The explorers of the notebooks check the same choices and show the same
-numbers, but their pictures are drawn by Matplotlib.
+standard library, and those modules of the course that need nothing else. While the website is
+built, the same functions write the first answers into the pages. So a page shows an answer before
+Python has loaded, and even if Python can't be loaded.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils.live import bins, fit, lora, overhead, paging
-from course_utils.live.controls import Control, values_of
+from course_utils.controls import Control, values_of
+from course_utils.live import bins, fit
 from course_utils.live.markup import alert
 
 
@@ -38,9 +36,6 @@ class Tool:
 
 TOOLS = {
     "fit": Tool(fit.CONTROLS, fit.answer),
-    "lora": Tool(lora.CONTROLS, lora.answer),
-    "paging": Tool(paging.CONTROLS, paging.answer),
-    "overhead": Tool(overhead.CONTROLS, overhead.answer),
     "bins": Tool(bins.CONTROLS, bins.answer),
 }
 

@@ -1,32 +1,19 @@
-"""Show which numbers share a code: the levels, the bins and the errors of number formats.
-
-`course_utils.quantization` computes the same values, but needs PyTorch.
-"""
+"""Show which numbers share a code: the levels, the bins and the errors of two number formats."""
 
 from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
-from statistics import NormalDist
 from typing import Any
 
-from course_utils.live.controls import Control
-from course_utils.live.markup import figure, percent, svg, table, text
+from course_utils.controls import Control, same
+from course_utils.formats import FOUR_BITS, NAMES, Rounding, levels_of, rounded
+from course_utils.live.markup import figure, table, text
 from course_utils.palette import BLUE, SKY
 
-FORMATS = {
-    "nf": "NormalFloat",
-    "int": "int: equal steps",
-    "fp4": "FP4, bitsandbytes",
-    "ocp": "FP4, OCP (E2M1)",
-}
-# The positive values of the two kinds of 4-bit floating-point numbers.
-FP4 = {"fp4": (0.0625, 2, 3, 4, 6, 8, 12), "ocp": (0.5, 1, 1.5, 2, 3, 4, 6)}
 DISTRIBUTIONS = {
     "normal": "normal, like most weights",
     "uniform": "uniform",
@@ -38,45 +25,12 @@ SAMPLE_SIZE = 2**13
 WIDTH, HEIGHT = 640, 150
 
 CONTROLS = {
-    "form": Control("Format", "nf", FORMATS),
-    "other": Control("Compare with", "int", FORMATS),
+    "form": Control("Format", "nf", NAMES),
+    "other": Control("Compare with", "int", NAMES),
     "bits": Control("Bits", 4, least=2, most=8, help="FP4 always has 4 bits."),
-    "block_size": Control("Numbers in a block", 64, {2**n: f"{2**n:,}" for n in range(4, 13)}),
+    "block_size": Control("Numbers in a block", 64, same(2**n for n in range(4, 13))),
     "distribution": Control("Numbers", "normal", DISTRIBUTIONS),
 }
-
-
-def levels(form: str, bits: int) -> list[float]:
-    """Return the levels of a format, ascending in [-1, 1].
-
-    Args:
-        form: A key of FORMATS. The two FP4 formats always have 4 bits.
-        bits: Number of bits of a code.
-    """
-    if form in FP4:
-        positive = [value / FP4[form][-1] for value in FP4[form]]
-    elif form == "int":
-        most = 2 ** (bits - 1) - 1
-        positive = [n / most for n in range(1, most + 1)]
-    else:
-        return _normal_float(2**bits)
-    return [*(-level for level in reversed(positive)), 0.0, *positive]
-
-
-def _normal_float(count: int) -> list[float]:
-    """Return the levels of NormalFloat: quantiles of N(0, 1), divided by the largest quantile.
-
-    See `quantization.normal_float` for the choice of the quantiles.
-    """
-    delta = 1 - (1 / (2 * (count - 1)) + 1 / (2 * count)) / 2
-
-    def one_side(steps: int) -> list[float]:
-        shares = (0.5 + (delta - 0.5) * n / steps for n in range(1, steps + 1))
-        return [NormalDist().inv_cdf(share) for share in shares]
-
-    above, below = one_side(count // 2), one_side(count // 2 - 1)
-    quantiles = [*(-level for level in reversed(below)), 0.0, *above]
-    return [level / above[-1] for level in quantiles]
 
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
@@ -95,47 +49,10 @@ def sample(distribution: str) -> tuple[float, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Result:
-    """Numbers after quantization in a format.
-
-    Attributes:
-        levels: The levels of the format.
-        share: For each level, the share of the numbers that get its code.
-        error: The sum of the squared errors, divided by the sum of the squared numbers.
-    """
-
-    levels: Sequence[float]
-    share: Sequence[float]
-    error: float
-
-    @property
-    def edges(self) -> list[float]:
-        """The edges of the bins of all levels in [-1, 1]."""
-        return [-1.0, *((a + b) / 2 for a, b in pairwise(self.levels)), 1.0]
-
-    @property
-    def entropy(self) -> float:
-        """The entropy of the codes, in bits."""
-        return -sum(p * math.log2(p) for p in self.share if p)
-
-
 @lru_cache(maxsize=64)
-def quantized(form: str, bits: int, block_size: int, distribution: str) -> Result:
-    """Quantize the sample of a distribution. Each block is divided by its absmax."""
-    book = levels(form, bits)
-    borders = [(a + b) / 2 for a, b in pairwise(book)]
-    x = sample(distribution)
-    counts, error = [0] * len(book), 0.0
-    for start in range(0, SAMPLE_SIZE, block_size):
-        block = x[start : start + block_size]
-        absmax = max(map(abs, block))
-        for number in block:
-            code = bisect_left(borders, number / absmax)
-            counts[code] += 1
-            error += (book[code] * absmax - number) ** 2
-    share = [count / SAMPLE_SIZE for count in counts]
-    return Result(book, share, error / sum(number**2 for number in x))
+def quantized(form: str, bits: int, block_size: int, distribution: str) -> Rounding:
+    """Return the sample of a distribution, rounded to the levels of a format."""
+    return rounded(sample(distribution), levels_of(form, bits), block_size)
 
 
 def answer(values: Mapping[str, Any]) -> str:
@@ -145,90 +62,60 @@ def answer(values: Mapping[str, Any]) -> str:
         values: The value of each control in CONTROLS.
     """
     setting = values["bits"], values["block_size"], values["distribution"]
-    form, other = values["form"], values["other"]
-    first, second = quantized(form, *setting), quantized(other, *setting)
-    bits = {name: 4 if name in FP4 else values["bits"] for name in (form, other)}
+    forms = values["form"], values["other"]
+    first, second = (quantized(form, *setting) for form in forms)
+    bits = [4 if form in FOUR_BITS else values["bits"] for form in forms]
+    names = [f"{NAMES[form]}, {n} bits" for form, n in zip(forms, bits, strict=True)]
     verdict = (
-        f'<p class="live-verdict" data-say><strong>{text(FORMATS[form])} has a squared error of '
-        f"{percent(first.error)}.</strong> {text(FORMATS[other])} has {percent(second.error)}, for "
-        f"the same {SAMPLE_SIZE:,} numbers in blocks of {values['block_size']:,}.</p>"
+        f'<p class="live-verdict" data-say><strong>{text(NAMES[forms[0]])} has a squared error of '
+        f"{first.error:.2%}.</strong> {text(NAMES[forms[1]])} has {second.error:.2%}, for the same "
+        f"{SAMPLE_SIZE:,} numbers in blocks of {values['block_size']:,}.</p>"
     )
-    pictures = "".join(
-        _picture(f"{FORMATS[name]}, {bits[name]} bits", result)
-        for name, result in {form: first, other: second}.items()
-    )
-    head = ("result", *(f"{FORMATS[name]}, {bits[name]} bits" for name in (form, other)))
-    columns = _column(first, bits[form]), _column(second, bits[other])
-    rows = zip(NAMES, *columns, strict=True)
-    codes = (
-        f"<details><summary>Every code of {text(FORMATS[form])}</summary>{_codes(first)}</details>"
-    )
-    return verdict + pictures + table(head, rows) + codes
-
-
-NAMES = (
-    "squared error",
-    "bits per number",
-    "levels",
-    "width of the bins",
-    "use of a code",
-    "entropy",
-)
-
-
-def _column(result: Result, bits: int) -> tuple[str, ...]:
-    """Return the numbers of a result as texts, in the order of NAMES."""
-    widths = [b - a for a, b in pairwise(result.edges)]
+    pictures = _picture(names[0], first) + _picture(names[1], second)
+    lines, others = first.lines(bits[0]), second.lines(bits[1])
+    results = table(("result", *names), ((name, lines[name], others[name]) for name in lines))
+    title = text(f"Every code of {NAMES[forms[0]]}")
     return (
-        f"{result.error:.3%}",
-        f"{bits}",
-        f"{len(result.levels)} of {2**bits} codes",
-        f"{min(widths):.4f} to {max(widths):.4f}",
-        f"{min(result.share):.1%} to {max(result.share):.1%}",
-        f"{result.entropy:.3f} of {bits} bits",
+        f"{verdict}{pictures}{results}<details><summary>{title}</summary>{_codes(first)}</details>"
     )
 
 
-def _codes(result: Result) -> str:
+def _codes(found: Rounding) -> str:
     rows = (
         (f"{code}", f"{level:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{share:.2%}")
         for code, (level, (low, high), share) in enumerate(
-            zip(result.levels, pairwise(result.edges), result.share, strict=True)
+            zip(found.levels, pairwise(found.edges), found.share, strict=True)
         )
     )
     return table(("code", "level", "bin", "share of the numbers"), rows)
 
 
-def _picture(title: str, result: Result) -> str:
+def _picture(title: str, found: Rounding) -> str:
     """Return a chart with a bar for each code. Its height shows the share of numbers in the bin."""
-    highest = max(result.share)
-    bins = zip(pairwise(result.edges), result.share, strict=True)
-    bars = "".join(
-        _bar(low, high, share / highest, SKY if n % 2 else BLUE)
-        for n, ((low, high), share) in enumerate(bins)
+    share = found.share
+    highest = max(share)
+    shapes = []
+    for n, ((low, high), part) in enumerate(zip(pairwise(found.edges), share, strict=True)):
+        tall = HEIGHT * part / highest
+        shapes.append(
+            f'<rect x="{_x(low):.2f}" y="{HEIGHT - tall:.2f}" width="{_x(high) - _x(low):.2f}" '
+            f'height="{tall:.2f}" fill="{SKY if n % 2 else BLUE}"/>'
+        )
+    ticks = "".join(f"M{_x(level):.2f} {HEIGHT}v9" for level in found.levels)
+    shapes.append(f'<path class="line" d="{ticks}"/>')
+    for x, side, words in ((0, "start", "−1"), (WIDTH / 2, "middle", "0"), (WIDTH, "end", "1")):
+        shapes.append(f'<text x="{x}" y="{HEIGHT + 24}" text-anchor="{side}">{words}</text>')
+    drawing = (
+        f'<svg aria-hidden="true" viewBox="0 0 {WIDTH} {HEIGHT + 28}" '
+        f'style="max-width:{WIDTH}px" xmlns="http://www.w3.org/2000/svg">{"".join(shapes)}</svg>'
     )
-    ticks = "".join(f"M{_x(level):.2f} {HEIGHT}v9" for level in result.levels)
-    ends = "".join(
-        f'<text x="{x}" y="{HEIGHT + 24}" text-anchor="{side}">{words}</text>'
-        for x, side, words in ((0, "start", "−1"), (WIDTH / 2, "middle", "0"), (WIDTH, "end", "1"))
-    )
-    body = svg(WIDTH, HEIGHT + 28, f'{bars}<path class="line" d="{ticks}"/>{ends}')
     alt = (
-        f"{title}: {len(result.levels)} bins between -1 and 1. The codes have from "
-        f"{min(result.share):.1%} to {highest:.1%} of the numbers."
+        f"{title}: {len(found.levels)} bins between -1 and 1. The codes have from "
+        f"{min(share):.1%} to {highest:.1%} of the numbers."
     )
-    return figure(alt, f"<p>{text(title)}: share of the numbers in each bin</p>{body}", "bins")
+    return figure(alt, f"<p>{text(title)}: share of the numbers in each bin</p>{drawing}", "bins")
 
 
 def _x(number: float) -> float:
     """Return the x coordinate of a number from -1 to 1."""
     return WIDTH * (number + 1) / 2
-
-
-def _bar(low: float, high: float, tall: float, colour: str) -> str:
-    """Return a bar from `low` to `high`; `tall` is its height as a share of the chart's height."""
-    x, wide, y = _x(low), _x(high) - _x(low), HEIGHT * (1 - tall)
-    return (
-        f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{HEIGHT - y:.2f}" '
-        f'fill="{colour}"/>'
-    )

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
-from course_utils.live.controls import MOST_DIGITS, Control, values_of
+from course_utils import memory
+from course_utils.controls import (
+    ADAPTERS,
+    METHODS,
+    MOST_DIGITS,
+    QLORA,
+    Condition,
+    Control,
+    same,
+    used,
+    values_of,
+)
 from course_utils.live.markup import (
     alert,
     figure,
@@ -18,31 +29,12 @@ from course_utils.live.markup import (
     text,
     with_article,
 )
-from course_utils.live.steps import METHODS
-from course_utils.memory import (
-    BLOCK_SIZES,
-    DTYPE_BYTES,
-    GPUS,
-    OPTIMIZERS,
-    PARTS,
-    PRESETS,
-    RECIPES,
-    SHARDINGS,
-    Alternative,
-    Estimate,
-    ModelShape,
-    Settings,
-    alternatives,
-    estimate,
-    largest,
-    usable_bytes,
-)
+from course_utils.memory import GPUS, Alternative, Estimate, ModelShape, usable_bytes
 from course_utils.palette import colours
 from course_utils.units import format_bytes
 
 # The key of the entry "your own config.json" in the menu of models.
 OWN = "config"
-ADAPTERS = ("lora", "qlora")
 TARGETS = {
     "all-linear": "all linear layers",
     "q_proj,k_proj,v_proj,o_proj": "attention: q, k, v, o",
@@ -62,7 +54,7 @@ REPAIRS: tuple[dict[str, Any], ...] = (
 )
 # Full fine-tuning uses the recipe of the slides. Adapters use the recipe of transformers' Trainer.
 USUAL = {"full": "mixed", "lora": "autocast", "qlora": "autocast"}
-OPTIMIZER_WORDS = {
+OPTIMIZERS = {
     "adamw": "AdamW",
     "adamw_foreach": "AdamW, foreach variant",
     "adamw8bit": "8-bit AdamW",
@@ -71,7 +63,7 @@ OPTIMIZER_WORDS = {
     "sgd": "SGD",
     "sgd_momentum": "SGD with momentum",
 }
-SHARDING_WORDS = {
+SHARDINGS = {
     None: "nothing",
     "zero1": "ZeRO-1: states",
     "zero2": "ZeRO-2: also gradients",
@@ -83,21 +75,23 @@ CONTROLS = {
     "model": Control(
         "Model",
         "llama-3.1-8b",
-        {"7b": "7B, as on the slides"} | {n: n for n in PRESETS} | {OWN: "your own config.json"},
+        {"7b": "7B, as on the slides"} | same(memory.PRESETS) | {OWN: "your own config.json"},
     ),
-    "config": Control("config.json of your model", "", most=100_000, only_if=("model", (OWN,))),
+    "config": Control(
+        "config.json of your model", "", most=100_000, only_if=Condition("model", (OWN,))
+    ),
     "method": Control("Method", "qlora", METHODS),
-    "gpu": Control("GPU", "T4", {name: name for name in GPUS}),
+    "gpu": Control("GPU", "T4", same(GPUS)),
     "batch_size": Control("Texts in a batch", 1, most=1024),
     "sequence_length": Control("Tokens in a text", 1024, most=1_048_576),
-    "rank": Control("Rank r", 16, most=4096, only_if=("method", ADAPTERS)),
-    "targets": Control("Adapters on", "all-linear", TARGETS, only_if=("method", ADAPTERS)),
-    "optimizer": Control("Optimizer", "adamw", {n: OPTIMIZER_WORDS[n] for n in OPTIMIZERS}),
+    "rank": Control("Rank r", 16, most=4096, only_if=ADAPTERS),
+    "targets": Control("Adapters on", "all-linear", TARGETS, only_if=ADAPTERS),
+    "optimizer": Control("Optimizer", "adamw", OPTIMIZERS),
     "attention": Control("Attention", "sdpa", {"sdpa": "fused (SDPA)", "eager": "eager"}),
     "gpus": Control("Number of GPUs", 1, most=4096),
-    "sharding": Control("Divided among GPUs", None, {s: SHARDING_WORDS[s] for s in SHARDINGS}),
+    "sharding": Control("Divided among GPUs", None, SHARDINGS),
     "gradient_checkpointing": Control("Gradient checkpointing", True),
-    "double_quant": Control("Double quantization", True, only_if=("method", ("qlora",))),
+    "double_quant": Control("Double quantization", True, only_if=QLORA),
     "accumulation": Control(
         "Batches for each update",
         1,
@@ -108,30 +102,23 @@ CONTROLS = {
     "recipe": Control(
         "Recipe",
         "usual",
-        {"usual": "usual for the method"} | {n: n for n in RECIPES},
+        {"usual": "usual for the method"} | same(memory.RECIPES),
         help="The number formats of trained weights, gradients and states.",
         more=True,
     ),
-    "compute_dtype": Control("Compute in", "float16", {n: n for n in DTYPE_BYTES}, more=True),
+    "compute_dtype": Control("Compute in", "float16", same(memory.DTYPE_BYTES), more=True),
     "block_size": Control(
-        "Weights in a block of NF4",
-        64,
-        {n: f"{n:,}" for n in BLOCK_SIZES},
-        only_if=("method", ("qlora",)),
-        more=True,
+        "Weights in a block of NF4", 64, same(memory.BLOCK_SIZES), only_if=QLORA, more=True
     ),
     "upcast": Control(
         "Unquantized weights in float32",
         False,
-        only_if=("method", ("qlora",)),
+        only_if=QLORA,
         help="peft's prepare_model_for_kbit_training converts them.",
         more=True,
     ),
     "keep_output": Control(
-        "The loop keeps the logits",
-        False,
-        help="transformers' Trainer doesn't.",
-        more=True,
+        "The loop keeps the logits", False, help="transformers' Trainer doesn't.", more=True
     ),
 }
 
@@ -147,7 +134,7 @@ def answer(values: Mapping[str, Any]) -> str:
     """
     model, method, options = arguments(values)
     try:
-        found = estimate(model, method, **options)
+        found = memory.estimate(model, method, **options)
     except ValueError as error:
         return alert(error) + _repairs(values, model)
     gpu = values["gpu"]
@@ -176,7 +163,7 @@ def methods(model: str) -> str:
     found = {}
     for method in METHODS:
         shape, _, options = arguments(first | {"method": method})
-        found[method] = estimate(shape, method, **options)
+        found[method] = memory.estimate(shape, method, **options)
     end = 1.06 * max(each.total for each in found.values())
     rows = "".join(
         f"<div><b>{text(METHODS[method])}: {format_bytes(each.total, digits=1)}</b> "
@@ -197,13 +184,11 @@ def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any
     Raises:
         ValueError: The config of the reader's model can't be read, or is not supported.
     """
-    method = values["method"]
-    names = ["batch_size", "sequence_length", "optimizer", "attention", "gradient_checkpointing"]
-    names += ["accumulation", "gpus", "sharding", "compute_dtype", "keep_output"]
-    names += ["rank", "targets"] if method in ADAPTERS else []
-    names += ["double_quant", "block_size", "upcast"] if method == "qlora" else []
-    options = {name: values[name] for name in names}
-    options["recipe"] = USUAL[method] if values["recipe"] == "usual" else values["recipe"]
+    method, options = values["method"], used(CONTROLS, values)
+    for name in ("model", "config", "method", "gpu"):
+        options.pop(name, None)
+    if options["recipe"] == "usual":
+        options["recipe"] = USUAL[method]
     if "," in options.get("targets", ""):
         options["targets"] = tuple(options["targets"].split(","))
     return _model(values), method, options
@@ -240,7 +225,7 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
     for change in (*shorter, *REPAIRS):
         changed, method, options = arguments({**values, **change})
         with suppress(ValueError):
-            estimate(changed, method, **options)
+            memory.estimate(changed, method, **options)
             ((name, value),) = change.items()
             control = CONTROLS[name]
             words = control.options[value] if control.options else f"{value:,}"
@@ -290,7 +275,8 @@ def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> st
     model, method = found.shape, found.settings.method
     if found.fits(gpu):
         return _room(model, method, gpu, options) if model.known else ""
-    others = [other for other in alternatives(model, method, gpu=gpu, **options) if _allowed(other)]
+    found_others = memory.alternatives(model, method, gpu=gpu, **options)
+    others = [other for other in found_others if _allowed(other)]
     if not others:
         return f"<p>The course knows no change with which it fits on {with_article(gpu)}.</p>"
     rows = (
@@ -314,13 +300,13 @@ def _complete(other: Alternative) -> dict[str, Any]:
     The form shows some fields only for some methods. If the alternative has another method, the
     hidden fields may contain other values than the estimate of the alternative.
     """
-    changes = dict(other.changes)
-    if "method" not in changes:
-        return changes
-    depends = {name: each for name, each in CONTROLS.items() if each.only_if[:1] == ("method",)}
-    settings = other.estimate.settings
-    shown = {name: getattr(settings, name) for name in depends if depends[name].is_used(changes)}
-    return shown | changes
+    changes, settings = other.changes, other.estimate.settings
+    revealed = {
+        name: getattr(settings, name)
+        for name, control in CONTROLS.items()
+        if "method" in changes and control.only_if in (ADAPTERS, QLORA) and control.is_used(changes)
+    }
+    return revealed | dict(changes)
 
 
 def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) -> str:
@@ -333,7 +319,7 @@ def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) 
     for name, words in sizes.items():
         if name in options:
             limit = CONTROLS[name].most
-            most = cast(int, largest(name, gpu, model, method, **options))
+            most = cast(int, memory.largest(name, gpu, model, method, **options))
             up_to = f"{most:,} {words}" if most <= limit else f"more than {limit:,} {words}"
             buttons.append(_button(up_to, {name: min(most, limit)}))
     return _list(f"How much larger could it be on {with_article(gpu)}?", buttons)
@@ -366,7 +352,7 @@ def _cards(found: Estimate) -> str:
 def _terms(found: Estimate) -> str:
     rows = [
         (text(term.name), f"{term.size:,}", text(term.formula), text(term.source))
-        for part in PARTS
+        for part in memory.PARTS
         for term in found.terms
         if term.part == part
     ]
@@ -377,7 +363,7 @@ def _terms(found: Estimate) -> str:
 
 def _python(values: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
     """Return Python code that calls `memory.estimate`. Default values of options are left out."""
-    defaults = vars(Settings.of(method, {}))
+    defaults = vars(memory.Settings.of(method, {}))
     model = "config.json" if values["model"] == OWN else values["model"]
     chosen = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]
     lines = [repr(model), repr(method), *chosen]

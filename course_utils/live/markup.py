@@ -23,71 +23,36 @@ def alert(words: object) -> str:
     return f'<p role="alert">{text(words)}</p>'
 
 
-def percent(share: float) -> str:
-    """Return a share in percent, such as "1.60%", and "less than 0.01%" for a tiny share."""
-    return f"{share:.2%}" if share == 0 or share >= 1e-4 else "less than 0.01%"
-
-
 def with_article(gpu: str) -> str:
-    """Return a GPU's name with its article: a T4, an A100, an H100, an RTX 4090."""
-    return f"an {gpu}" if gpu[0] in "AHR" else f"a {gpu}"
+    """Return a GPU's name with its article, as its first letter is spoken: a T4, an L4, an H100."""
+    return f"an {gpu}" if gpu[0] in "AEFHILMNORSX" else f"a {gpu}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table. The first cell of each row is the header of the row.
 
     Args:
-        head: The words above each column; empty for a table without such words.
+        head: The words above each column.
         rows: The cells of each row, as HTML.
     """
     names = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
-    above = f"<thead><tr>{names}</tr></thead>" if head else ""
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
     # A table that scrolls sideways on a phone must be reachable with the keyboard.
+    label = text(f"Table: {', '.join(head)}")
     return (
-        f'<div class="live-scroll" tabindex="0" role="group" aria-label="{text(_name(head))}">'
-        f'<table class="live-table">{above}<tbody>{body}</tbody></table></div>'
+        f'<div class="live-scroll" tabindex="0" role="group" aria-label="{label}">'
+        f'<table class="live-table"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
     )
-
-
-def _name(head: Sequence[str]) -> str:
-    return f"Table: {', '.join(head)}" if head else "Table of the numbers"
-
-
-def numbers(lines: Mapping[str, str]) -> str:
-    """Return a table of two columns, with the names and their texts."""
-    return table((), ((text(name), text(words)) for name, words in lines.items()))
 
 
 def figure(alt: str, body: str, kind: str) -> str:
-    """Return a picture with an alternative text.
-
-    Args:
-        alt: The picture in words.
-        body: The HTML of the picture.
-        kind: The name of the class in the style sheet, such as "bars".
-    """
+    """Return a picture with an alternative text; `kind` is its class in the style sheet."""
     described = f'<div role="img" aria-label="{text(alt)}">{body}</div>'
     return f'<figure class="live-{kind}">{described}</figure>'
-
-
-def svg(width: float, height: float, body: str, label: str = "") -> str:
-    """Return an SVG drawing, which is at most `width` CSS pixels wide.
-
-    Args:
-        width: The width of the drawing's coordinates.
-        height: The height of the drawing's coordinates.
-        body: The elements of the drawing.
-        label: The alternative text; "" if the surrounding figure has one.
-    """
-    role = f'role="img" aria-label="{text(label)}"' if label else 'aria-hidden="true"'
-    return (
-        f'<svg {role} viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px" '
-        f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
-    )
 
 
 def stacked_bar(parts: Mapping[str, float], end: float) -> str:
@@ -107,11 +72,7 @@ def stacked_bar(parts: Mapping[str, float], end: float) -> str:
 
 
 def legend(colours: Mapping[str, str]) -> str:
-    """Return a legend, which shows each description beside its colour.
-
-    Args:
-        colours: description → colour.
-    """
+    """Return a legend. The argument is a dict: description → colour."""
     items = "".join(
         f'<li><i style="background:{colour}"></i>{text(words)}</li>'
         for words, colour in colours.items()

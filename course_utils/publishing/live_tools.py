@@ -25,8 +25,8 @@ from course_utils.runtime import cache_dir
 from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
+    from course_utils.controls import Control
     from course_utils.live import Tool
-    from course_utils.live.controls import Control
 
 # Functions import `course_utils.live` when they run, so that this module can be imported while an
 # assignment makes that package unavailable.
@@ -87,7 +87,7 @@ def _condition(found: Control, controls: dict[str, Control]) -> str:
     if not found.only_if:
         return ""
     name, values = found.only_if
-    return f"{name}={','.join(controls[name].write(value) for value in values)}"
+    return f"{name}={','.join(map(controls[name].write, values))}"
 
 
 # --- Python for the browser -----------------------------------------------------------------------

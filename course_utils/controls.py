@@ -1,13 +1,14 @@
-"""Describe the controls of a tool, which the website shows as a form.
+"""Describe the controls of an explorer: widgets in a notebook, a form on the website.
 
-Control ──► a field of the form ──► text in the link ──► `values_of` ──► a checked value
+Control ──► a widget ──► a value ─────────────────────────────┬──► `used`: checked values
+Control ──► a field of a form ──► a text ──► `values_of` ─────┘
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from course_utils.validation import one_of
 
@@ -15,9 +16,24 @@ from course_utils.validation import one_of
 MOST_DIGITS = 12
 
 
+class Condition(NamedTuple):
+    """The condition that another control has one of these values."""
+
+    control: str
+    values: tuple[Any, ...]
+
+
+METHODS = {
+    "full": "full fine-tuning",
+    "lora": "LoRA on a 16-bit base",
+    "qlora": "QLoRA on an NF4 base",
+}
+ADAPTERS, QLORA = Condition("method", ("lora", "qlora")), Condition("method", ("qlora",))
+
+
 @dataclass(frozen=True)
 class Control:
-    """A control of a tool: a menu, a checkbox, or a field for a number or a text.
+    """A control: a menu, a checkbox, or a field for a number or a text.
 
     A control with options is a menu. Otherwise, the type of its initial value determines its kind:
     a bool makes a checkbox, an int a field for a whole number, and a string a field for text.
@@ -28,8 +44,7 @@ class Control:
         options: The values of a menu, each with the words that the menu shows.
         least: The smallest allowed number.
         most: The largest allowed number, or the largest number of characters of a text.
-        only_if: The name of another control, and its values for which this control is shown and
-            used. Empty if this control is always used.
+        only_if: The condition under which this control is used; None if it is always used.
         help: A sentence that explains the control; "" if the label is enough.
         more: Whether the control belongs to the settings that are folded at first.
     """
@@ -39,7 +54,7 @@ class Control:
     options: Mapping[Any, str] = field(default_factory=dict)
     least: int = 1
     most: int = 10**MOST_DIGITS - 1
-    only_if: tuple[str, tuple[Any, ...]] | tuple[()] = ()
+    only_if: Condition | None = None
     help: str = ""
     more: bool = False
 
@@ -52,7 +67,7 @@ class Control:
 
     def is_used(self, values: Mapping[str, Any]) -> bool:
         """Return whether the control is used, given the values of the other controls."""
-        return not self.only_if or values[self.only_if[0]] in self.only_if[1]
+        return self.only_if is None or values[self.only_if.control] in self.only_if.values
 
     def read(self, text: str) -> Any:
         """Return the value of the control, converted from its text in a form or a link.
@@ -70,7 +85,10 @@ class Control:
             case "checkbox":
                 return one_of(self.label, text, ("0", "1")) == "1"
             case "number":
-                return self._number(text.strip())
+                # int() would also accept "1_000" and the digits of other scripts.
+                digits = text.strip().removeprefix("-")
+                is_whole = digits.isascii() and digits.isdecimal() and len(digits) <= MOST_DIGITS
+                return self.check(int(text) if is_whole else text)
         if len(text) > self.most:
             raise ValueError(
                 f"{self.label}: the text has {len(text):,} characters, but at most {self.most:,} "
@@ -78,26 +96,40 @@ class Control:
             )
         return text
 
-    def _number(self, text: str) -> int:
-        # int() would also accept "1_000" and the digits of other scripts.
-        digits = text.removeprefix("-")
-        whole = digits.isascii() and digits.isdecimal() and len(digits) <= MOST_DIGITS
-        if not whole or not self.least <= int(text) <= self.most:
+    def check(self, value: Any) -> Any:
+        """Return a value, after checking that a number is whole and in its range.
+
+        Raises:
+            ValueError: It is not; the message is a sentence for the reader.
+        """
+        if self.kind == "number" and not (
+            isinstance(value, int) and self.least <= value <= self.most
+        ):
+            if isinstance(value, int):
+                shown = f"{value:,}"
+            else:
+                shown = repr(value[:MOST_DIGITS]) if value.strip() else "empty"
             raise ValueError(
-                f"{self.label}: please enter a whole number from {self.least:,} to {self.most:,}."
+                f"{self.label} must be a whole number from {self.least:,} to {self.most:,}, "
+                f"but is {shown}."
             )
-        return int(text)
+        return value
 
     def write(self, value: Any) -> str:
         """Return the text that stands for a value."""
         return str(int(value) if self.kind == "checkbox" else value)
 
 
+def same(values: Iterable[Any]) -> dict[Any, str]:
+    """Return the options of a menu that shows the values themselves."""
+    return {value: f"{value}" for value in values}
+
+
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the value of each control, read from the texts of a form or a link.
 
-    If there is no text for a control, or if the control is hidden, it has its initial value. Texts
-    of unknown names are ignored.
+    If there is no text for a control, or if the control is not used, it has its initial value.
+    Texts of unknown names are ignored.
 
     Raises:
         ValueError: The text of a used control stands for no allowed value.
@@ -108,3 +140,16 @@ def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict
         is_entered = name in texts and control.is_used(values)
         values[name] = control.read(texts[name]) if is_entered else control.value
     return values
+
+
+def used(controls: Mapping[str, Control], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the controls that are used.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    return {
+        name: control.check(values[name])
+        for name, control in controls.items()
+        if control.is_used(values)
+    }
