@@ -7,34 +7,24 @@ A `Question` is asked before a result is known. Its truth is one of its choices,
     "a third" (33), "2%" (2)       1.6, a number   the choice with the nearest number
     none                           5.12, a number  the guess is a number, too
 
-A `Guess` is a question with what one student guessed. `to_json` and `from_json` write and read the
-file in which a student keeps the guesses of a lecture. `from_json` reads files of strangers, so it
-checks everything that a file contains.
+`Question` and `Reveal` are also what `predict` and `reveal` write into the metadata of their
+outputs, from which the website and the slides are made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import html
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from statistics import median
+from dataclasses import dataclass
 from typing import Any
 
-from course_utils import __version__
-
-# The maximum number of characters of a question, of a choice or unit, and of a typed number.
-MAX_QUESTION, MAX_CHOICE, MAX_TYPED = 500, 200, 40
+# The maximum number of characters of a typed number.
+MAX_TYPED = 40
 # A choice is named by a letter when a class votes.
 LETTERS = "ABCDEFGHIJ"
-# The smallest and the largest absolute value of a number other than 0.
-SMALLEST, LARGEST = 1e-30, 1e30
-ALLOWED = f"a number: 0, or from {SMALLEST:g} to {LARGEST:g} in size"
-# The maximum number of guesses in a file.
-MAX_GUESSES = 100
 # A guessed number is close if it differs from the truth by at most this share of the truth.
 CLOSE = 0.1
 
@@ -51,19 +41,19 @@ class Question:
     """A question that students answer before they see the result.
 
     Attributes:
-        key: the name of the question in its lecture: letters, digits, "_" and "-".
-        text: the question.
-        choices: the choices, from which a student picks one; empty if the guess is a number.
-        numbers: the number of each choice; empty if the truth is one of the choices or if there are
+        key: The name of the question in its lecture: letters, digits, "_" and "-".
+        question: The question as plain text, with `code` in backticks.
+        choices: The choices, from which a student picks one; empty if the guess is a number.
+        numbers: The number of each choice; empty if the truth is one of the choices or if there are
             no choices.
-        unit: the unit of the numbers, such as "GB" or "%".
+        unit: The unit of the numbers, such as "GB" or "%".
 
     Raises:
-        ValueError: an attribute is not allowed; the message says what is.
+        ValueError: An attribute is not allowed; the message says what is.
     """
 
     key: str
-    text: str
+    question: str
     choices: tuple[str, ...] = ()
     numbers: tuple[float, ...] = ()
     unit: str = ""
@@ -71,36 +61,31 @@ class Question:
     def __post_init__(self) -> None:
         check_name("the key of a prediction", self.key)
         where = f"the prediction {self.key!r}"
-        _check_text(f"the question of {where}", self.text, MAX_QUESTION)
-        for choice in self.choices:
-            _check_text(f"a choice of {where}", choice, MAX_CHOICE)
+        for text in (self.question, *self.choices):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(
+                    f"the question and the choices of {where} must be texts, got {text!r:.60}"
+                )
         if self.choices and not 2 <= len(self.choices) <= len(LETTERS):
             raise ValueError(
                 f"{where} must have 2 to {len(LETTERS)} choices, or none if the guess is a number, "
                 f"got {len(self.choices)}"
             )
         if len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"the choices of {where} must differ, got {short(self.choices)}")
-        if self.numbers and len(self.numbers) != len(self.choices):
-            raise ValueError(f"{where} must have one number for each choice")
-        finite = all(isinstance(n, float) and math.isfinite(n) for n in self.numbers)
-        if not finite or len(set(self.numbers)) < len(self.numbers):
+            raise ValueError(f"the choices of {where} must differ, got {list(self.choices)}")
+        if any(map(math.isnan, self.numbers)) or len(set(self.numbers)) < len(self.numbers):
             raise ValueError(
-                f"the numbers of the choices of {where} must differ, and each must be {ALLOWED}, "
-                f"got {short(self.numbers)}"
+                f"the numbers of the choices of {where} must be finite and differ, "
+                f"got {list(self.numbers)}"
             )
-        if self.unit != "":
-            _check_text(f"the unit of {where}", self.unit, MAX_CHOICE)
+        if not isinstance(self.unit, str):
+            raise ValueError(f"the unit of {where} must be a text, got {self.unit!r:.60}")
 
     @classmethod
     def of(
-        cls, key: str, text: str, choices: Iterable[str] | Mapping[str, float] | None, unit: str
+        cls, key: str, question: str, choices: Iterable[str] | Mapping[str, float] | None, unit: str
     ) -> Question:
-        """Return the question with these choices: strings, or a mapping from strings to numbers.
-
-        Raises:
-            ValueError: an argument is not allowed; the message says what is.
-        """
+        """Return the question with these choices: strings, or a mapping from strings to numbers."""
         if isinstance(choices, str) or not isinstance(choices, Iterable | None):
             raise ValueError(
                 f"the choices of the prediction {key!r} must be a list, got {choices!r:.60}"
@@ -109,24 +94,24 @@ class Question:
         if labels == ():
             raise ValueError(f"the prediction {key!r} has an empty list of choices: give 2 or more")
         numbers = tuple(map(as_float, choices.values())) if isinstance(choices, Mapping) else ()
-        return cls(key, text, labels or (), numbers, unit)
+        return cls(key, question, labels or (), numbers, unit)
 
-    @property
-    def has_labels_only(self) -> bool:
-        """Whether the truth is one of the choices instead of a number."""
-        return bool(self.choices) and not self.numbers
+    @classmethod
+    def read(cls, form: Mapping[str, Any]) -> Question:
+        """Return the question that `predict` has written into the metadata of an output."""
+        return cls(**{**form, "choices": tuple(form["choices"]), "numbers": tuple(form["numbers"])})
 
     def checked_truth(self, value: Any) -> str | float:
         """Return the truth as one of the choices or as a float.
 
         Raises:
-            ValueError: the truth of this question can't have this value.
+            ValueError: The truth of this question can't have this value.
         """
-        if self.has_labels_only:
+        if self.choices and not self.numbers:
             if not isinstance(value, str) or value not in self.choices:
                 raise ValueError(
                     f"the answer to the prediction {self.key!r} must be one of its choices "
-                    f"{short(self.choices)}, got {value!r:.60}"
+                    f"{list(self.choices)}, got {value!r:.60}"
                 )
             return value
         return checked_number(self.key, value)
@@ -150,7 +135,7 @@ class Question:
         14.7 GB. If the question has no unit, 1.6% is 0.016.
 
         Raises:
-            ValueError: the text is no such number; the message is a sentence for the student.
+            ValueError: The text is no such number; the message is a sentence for the student.
         """
         text = typed.strip() if len(typed) <= MAX_TYPED else "too long"
         if not text:
@@ -159,11 +144,37 @@ class Question:
         factors = {"": 1.0, self.unit.casefold(): 1.0} | ({} if self.unit else {"%": 0.01})
         if match and (factor := factors.get(match[2].casefold())):
             with contextlib.suppress(ValueError):
-                number = as_float(float(re.sub(r"[,_\s]", "", match[1])) * factor)
+                number = float(re.sub(r"[,_\s]", "", match[1])) * factor
                 if math.isfinite(number):
                     return number
         unit = f" in {self.unit}" if self.unit else ""
         raise ValueError(f"Please type one number{unit}, such as 14.7 or 1,000 or 1e9.")
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """The answer to a question, as `reveal` shows it to readers without a kernel.
+
+    Attributes:
+        key: The key of the question.
+        answer: The answer as a sentence.
+        truth: The right choice or the number.
+        right: The right choice; None if there are no choices.
+        why: What somebody who chose a wrong choice overlooked, by choice.
+    """
+
+    key: str
+    answer: str
+    truth: str | float
+    right: str | None
+    why: Mapping[str, str]
+
+    @classmethod
+    def of(cls, question: Question, truth: str | float, why: Mapping[str, str]) -> Reveal:
+        """Return the answer to a question. A reason for the right choice is left out."""
+        right = question.right_choice(truth)
+        reasons = {choice: reason for choice, reason in why.items() if choice != right}
+        return cls(question.key, the_answer(question, truth), truth, right, reasons)
 
 
 def check_name(what: str, name: Any) -> None:
@@ -179,29 +190,16 @@ def checked_number(key: str, value: Any) -> float:
     number = as_float(value)
     if math.isnan(number):
         raise ValueError(
-            f"the answer to the prediction {key!r} must be {ALLOWED}, got {value!r:.60}"
+            f"the answer to the prediction {key!r} must be a finite number, got {value!r:.60}"
         )
     return number
 
 
-def _check_text(what: str, text: Any, longest: int) -> None:
-    if not isinstance(text, str) or not text.strip() or len(text) > longest:
-        raise ValueError(f"{what} must be a text of 1 to {longest} characters, got {text!r:.60}")
-
-
-def short(values: Iterable[Any]) -> str:
-    """Return the beginning of a list for an error message; the list may be a stranger's."""
-    return f"{list(values)!r:.100}"
-
-
 def as_float(value: Any) -> float:
-    """Return a number of Python, NumPy or PyTorch as a float; nan for anything else.
-
-    A number that is too small or too large to be drawn is nan, too.
-    """
+    """Return a finite number of Python, NumPy or PyTorch as a float; nan for anything else."""
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
-        return number if number == 0 or SMALLEST <= abs(number) <= LARGEST else math.nan
+        return number if math.isfinite(number) else math.nan
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return math.nan
 
@@ -241,17 +239,12 @@ def distance(guess: float, truth: float, unit: str = "") -> str:
     if min(guess, truth) <= 0:
         return f"{with_unit(abs(guess - truth), unit)} {side}"
     times = max(guess, truth) / min(guess, truth)
-    if is_close(guess, truth):
+    if abs(guess - truth) <= CLOSE * truth:
         percent = 100 * abs(guess / truth - 1)
         return f"{percent:.2g}% {side}" if percent >= 0.1 else f"less than 0.1% {side}"
     if times > 1e6:
         return f"more than a million times {side}"
     return f"{times:.1f} times {side}" if times < 9.95 else f"{times:,.0f} times {side}"
-
-
-def is_close(guess: float, truth: float) -> bool:
-    """Return whether a guess differs from the truth by at most a tenth of the truth."""
-    return abs(guess - truth) <= CLOSE * abs(truth)
 
 
 def the_answer(question: Question, truth: str | float) -> str:
@@ -273,10 +266,10 @@ def comparison(
     """Return what a student reads when the answer is shown: the first words and the rest.
 
     Args:
-        question: the question.
-        guess: the student's guess; None if there is none.
-        truth: the answer, as `Question.checked_truth` returns it.
-        why: what somebody who chose a wrong choice overlooked, by choice.
+        question: The question.
+        guess: The student's guess; None if there is none.
+        truth: The answer, as `Question.checked_truth` returns it.
+        why: What somebody who chose a wrong choice overlooked, by choice.
     """
     answer = the_answer(question, truth)
     if guess is None:
@@ -297,27 +290,16 @@ class Guess:
     """What one student guessed, beside the answer.
 
     Attributes:
-        question: the question.
-        guess: the choice or the number; None if the student entered no guess.
-        truth: the answer: the right choice or a number; None if it is not known yet.
-        late: whether the student entered the guess after the answer was shown.
-
-    Raises:
-        ValueError: the guess or the truth doesn't fit the question.
+        question: The question.
+        guess: The choice or the number; None if the student entered no guess.
+        truth: The answer: the right choice or a number; None if it is not known yet.
+        late: Whether the student entered the guess after the answer was shown.
     """
 
     question: Question
     guess: str | float | None = None
     truth: str | float | None = None
     late: bool = False
-
-    def __post_init__(self) -> None:
-        if self.truth is not None:
-            self.question.checked_truth(self.truth)
-        if self.question.choices and self.guess not in (None, *self.question.choices):
-            raise ValueError(f"a guess must be one of the choices, got {self.guess!r:.60}")
-        if not self.question.choices and self.guess is not None:
-            self.question.checked_truth(self.guess)
 
     @property
     def is_right(self) -> bool | None:
@@ -326,22 +308,17 @@ class Guess:
             return None
         return self.guess == self.question.right_choice(self.truth)
 
-    @property
-    def numbers(self) -> tuple[float, float] | None:
-        """The guess and the answer, if both are numbers."""
-        if isinstance(self.guess, float) and isinstance(self.truth, float):
-            return self.guess, self.truth
-        return None
-
-    @property
-    def ratio(self) -> float | None:
-        """The guessed number divided by the answer; None unless both are positive numbers."""
-        pair = self.numbers
-        return pair[0] / pair[1] if pair and min(pair) > 0 else None
+    def judged(self) -> str:
+        """Return how good the guess was: "✓ right", "✗ wrong", or how far off a number was."""
+        if self.question.choices:
+            words = "✓ right" if self.is_right else "✗ wrong"
+        else:
+            words = distance(as_float(self.guess), as_float(self.truth), self.question.unit)
+        return f"{words}, entered too late" if self.late else words
 
 
 def summary(guesses: Iterable[Guess]) -> str:
-    """Write in sentences how many questions have a guess, and how good the guesses were."""
+    """Write in sentences how many questions have a guess, and how many choices were right."""
     guesses = list(guesses)
     entered = [guess for guess in guesses if guess.guess is not None]
     made = [guess for guess in entered if not guess.late]
@@ -355,84 +332,9 @@ def summary(guesses: Iterable[Guess]) -> str:
         else:
             verb = "was" if sum(choices) == 1 else "were"
             sentences.append(f"{sum(choices)} of your {len(choices)} choices {verb} right.")
-    if ratios := [guess.ratio for guess in made if guess.ratio]:
-        factor = median(max(ratio, 1 / ratio) for ratio in ratios)
-        times = f"{factor:.2g}" if factor < 100 else f"{factor:,.0f}"
-        if ratios[1:]:
-            off = f"a factor of {times}" if times != "1" else "less than 5%"
-            sentences.append(f"The median error of your {len(ratios)} numbers was {off}.")
-        else:
-            off = f"off by a factor of {times}" if times != "1" else "within 5% of the answer"
-            sentences.append(f"Your number was {off}.")
     return " ".join(sentences)
 
 
 def counted(number: int, one: str, several: str) -> str:
     """Write a number with its noun in the singular or the plural."""
     return f"{number} {one if number == 1 else several}"
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def to_json(lecture: str, guesses: Iterable[Guess]) -> str:
-    """Return the content of a file with the guesses of a lecture.
-
-    It has the questions, the guesses, the answers and the version of the course, and nothing about
-    the person or the machine.
-    """
-    content = {"course": __version__, "lecture": lecture, "guesses": [asdict(g) for g in guesses]}
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-
-
-def from_json(data: bytes) -> tuple[str, list[Guess]]:
-    """Return the lecture and the guesses in a file that `to_json` or a stranger wrote.
-
-    Raises:
-        ValueError: the file has another content; the message says where.
-    """
-    try:
-        content = json.loads(data, parse_constant=_refuse)
-        lecture, guesses = content["lecture"], content["guesses"]
-        check_name("the lecture", lecture)
-        if not isinstance(guesses, list) or len(guesses) > MAX_GUESSES:
-            raise ValueError(f"it must have a list of at most {MAX_GUESSES} guesses")
-        return lecture, [_guess(entry) for entry in guesses]
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is not a file of guesses ({error!r:.80})") from None
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"it contains {constant}, which is not a number")
-
-
-def _guess(entry: Any) -> Guess:
-    question = entry["question"]
-    choices, numbers = question["choices"], question["numbers"]
-    if not isinstance(choices, list) or not isinstance(numbers, list):
-        raise TypeError("choices and numbers must be lists")
-    return Guess(
-        Question(
-            question["key"],
-            question["text"],
-            tuple(choices),
-            tuple(map(_plain_number, numbers)),
-            question["unit"],
-        ),
-        _plain_value(entry["guess"]),
-        _plain_value(entry["truth"]),
-        entry["late"] is True,
-    )
-
-
-def _plain_number(value: Any) -> float:
-    """Return a JSON number as a float; anything else, such as a string of digits, is refused."""
-    if not isinstance(value, int | float) or not math.isfinite(as_float(value)):
-        raise ValueError(f"it contains {value!r:.40} where a finite number must be")
-    return as_float(value)
-
-
-def _plain_value(value: Any) -> str | float | None:
-    return value if value is None or isinstance(value, str) else _plain_number(value)

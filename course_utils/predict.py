@@ -7,7 +7,7 @@
 
 A guess is never required, so "Run All" always works. It is recorded as soon as it is entered, and
 a comparison that is already shown changes with it. Running a cell again keeps the guess. Guesses
-are in the memory of the kernel, and leave it only if the student keeps them in a file.
+are only in the memory of the kernel.
 
 The controls need a kernel. So each output has a second form, as HTML, which pages and slides show:
 the question with its choices, and the answer behind a line to click. The website and the slides
@@ -17,35 +17,30 @@ slides give the speaker the right answer beside the question.
 
 from __future__ import annotations
 
-import html
 import re
-import textwrap
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
 from course_utils.environment import in_colab
-from course_utils.files import unused_path, write_text
 from course_utils.guesses import (
     SENTENCE_END,
     Guess,
     Question,
+    Reveal,
+    as_float,
     as_html,
     check_name,
     checked_number,
     comparison,
-    distance,
     summary,
-    the_answer,
-    to_json,
     with_unit,
     written,
 )
 from course_utils.notebooks import METADATA, WIDGET_VIEW
-from course_utils.validation import CourseError
 
 # A frame around a prediction, and labels of choices that may need several lines.
 FRAME = "border-left: 4px solid #0072b2; margin: 4px 0; padding: 2px 0 2px 12px"
@@ -56,6 +51,8 @@ STYLE += """
 .course-prediction .widget-radio { width: auto; }
 .course-prediction .widget-radio-box label { align-items: baseline; display: flex; height: auto;
   line-height: 1.45; margin-bottom: 4px; }
+.course-prediction :is(th, td) { line-height: 1.3; padding: 4px 12px 4px 0; text-align: left;
+  vertical-align: top; }
 .course-prediction .widget-radio-box input { flex: none; float: none; height: auto; order: -1; }
 </style>"""
 
@@ -64,10 +61,10 @@ class Prediction:
     """A question with its controls, the student's guess and, later, the answer.
 
     Attributes:
-        question: the question.
-        control: the choices, or a field for a number.
-        box: the question and the control, as `predict` shows them.
-        comparison: the comparison with the answer, as `reveal` shows it.
+        question: The question.
+        control: The choices, or a field for a number.
+        box: The question and the control, as `predict` shows them.
+        comparison: The comparison with the answer, as `reveal` shows it.
     """
 
     def __init__(self, question: Question):
@@ -90,7 +87,7 @@ class Prediction:
             )
         self.control.observe(self._read_control, names="value")
         self._status, self.comparison = widgets.HTML(), widgets.HTML()
-        head = f"<b>Predict.</b> {as_html(question.text)}"
+        head = f"<b>Predict.</b> {as_html(question.question)}"
         self.box = _framed(widgets.HTML(f"{STYLE}<div>{head}</div>"), self.control, self._status)
 
     @property
@@ -117,7 +114,7 @@ class Prediction:
         self._status.value = f'<p role="status">{as_html(self._recorded())}</p>'
         self._compare()
         for shown in _tallies.values():
-            shown.update()
+            _show_guesses(shown)
 
     def _recorded(self) -> str:
         """Return a sentence about the recorded guess."""
@@ -144,7 +141,7 @@ class Prediction:
 
 # The predictions and tallies of this kernel, by key and by lecture.
 _predictions: dict[str, Prediction] = {}
-_tallies: dict[str, Tally] = {}
+_tallies: dict[str, widgets.HTML] = {}
 
 
 def predict(
@@ -171,9 +168,7 @@ def predict(
     if key not in _predictions or _predictions[key].question != asked:
         _predictions.pop(key, None)
         _predictions[key] = Prediction(asked)
-    form: dict[str, Any] = {"key": key, "question": question, "choices": asked.choices}
-    form |= {"numbers": asked.numbers, "unit": unit}
-    _show(_predictions[key].box, _question_page(asked), question, predict=form)
+    _show(_predictions[key].box, _question_page(asked), question, predict=asdict(asked))
 
 
 def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -> None:
@@ -207,10 +202,8 @@ def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -
         )
     truth = question.checked_truth(value)
     prediction.show_answer(truth, why)
-    text, right = the_answer(question, truth), question.right_choice(truth)
-    reasons = {choice: reason for choice, reason in why.items() if choice != right}
-    form = {"key": key, "answer": text, "truth": truth, "right": right, "why": reasons}
-    _show(_framed(prediction.comparison), _answer_page(text, reasons), text, reveal=form)
+    form = Reveal.of(question, truth, why)
+    _show(_framed(prediction.comparison), _answer_page(form), form.answer, reveal=asdict(form))
 
 
 def answer(text: str) -> None:
@@ -235,87 +228,48 @@ def answer(text: str) -> None:
 # --- the end of a lecture -------------------------------------------------------------------------
 
 
-class Tally:
-    """All guesses of a lecture beside the answers, and a button that keeps them in a file."""
-
-    def __init__(self, lecture: str):
-        self.lecture = lecture
-        self._is_kept = False
-        self._guesses, self._status = widgets.HTML(), widgets.HTML()
-        self._button = widgets.Button(
-            description="Save my guesses in a file",
-            layout={"width": "auto", "align_self": "flex-start"},
-        )
-        self._button.on_click(self._keep)
-        self.box = _framed(self._guesses, self._button, self._status)
-        self.update()
-
-    def update(self) -> None:
-        """Show the guesses as they are now."""
-        guesses = [prediction.guess for prediction in _predictions.values()]
-        made = [guess for guess in guesses if guess.guess is not None]
-        self._button.disabled = not made
-        words = summary(guesses) if made else NO_GUESSES
-        compared = [guess for guess in made if guess.truth is not None]
-        picture = _picture(compared)._repr_html_() if compared else ""
-        self._guesses.value = f'{STYLE}<div role="status">{as_html(words)}</div>{picture}'
-
-    def _keep(self, _: Any) -> None:
-        try:
-            path = Path(f"guesses-{self.lecture}.json").resolve()
-            earlier = unused_path(path)
-            if moved := path.is_file() and not self._is_kept:
-                path.rename(earlier)
-            write_text(path, to_json(self.lecture, [p.guess for p in _predictions.values()]))
-            self._is_kept = True
-            said = (
-                f"Your guesses are saved in {path}. You can hand in this file. It contains the "
-                "questions, your guesses and the answers, but not your name. Nothing was sent "
-                "anywhere."
-            ) + f" The file from an earlier session is now called {earlier.name}." * moved
-        except (CourseError, OSError) as error:
-            said = f"The file could not be written: {error}. Your guesses are still here."
-        self._status.value = f'<p role="status">{html.escape(said)}</p>'
-
-
 NO_GUESSES = (
     "You didn't enter any guesses this time. Try it: go back to a question, enter what you expect, "
     "and compare it with the answer. You remember a result better if you have predicted it."
 )
 
 
-def _picture(guesses: Iterable[Guess]) -> Any:
-    from course_utils.figures.guesses import GuessRow, guesses_and_answers
+def _show_guesses(shown: widgets.HTML) -> None:
+    """Write all guesses as they are now into the output of a tally."""
+    guesses = [prediction.guess for prediction in _predictions.values()]
+    made = [guess for guess in guesses if guess.guess is not None]
+    words = summary(guesses) if made else NO_GUESSES
+    compared = [guess for guess in made if guess.truth is not None]
+    table = _table(compared) if compared else ""
+    shown.value = f'{STYLE}<div role="status">{as_html(words)}</div>{table}'
 
+
+def _table(guesses: Iterable[Guess]) -> str:
+    """Return a table in HTML: each prediction with the guess, the answer and the distance."""
     rows = []
     for guess in guesses:
-        if guess.numbers:
-            text = distance(*guess.numbers, guess.question.unit)
-        else:
-            chosen = textwrap.shorten(str(guess.guess), 60, placeholder=" …")
-            text = f"{'right' if guess.is_right else 'wrong'}: {chosen}"
-        text += ", entered too late" if guess.late else ""
-        rows.append(GuessRow(guess.question.key, text, guess.ratio, guess.is_right))
-    return guesses_and_answers(rows)
+        question, truth = guess.question, guess.truth
+        mine = guess.guess if question.choices else with_unit(as_float(guess.guess), question.unit)
+        right = question.right_choice(truth) or with_unit(as_float(truth), question.unit)
+        texts = (str(mine), right, guess.judged())
+        cells = "".join(f"<td>{as_html(text)}</td>" for text in texts)
+        rows.append(f'<tr><th scope="row">{question.key}</th>{cells}</tr>')
+    names = ("prediction", "your guess", "the answer", "result")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def tally(lecture: str) -> None:
-    """Show all guesses of a lecture beside the answers, with a button that keeps them in a file.
+    """Show all guesses of a lecture beside the answers.
 
     Args:
-        lecture: the lecture's name in the name of the file, guesses-LECTURE.json: letters, digits,
-            "_" and "-".
-
-    Raises:
-        ValueError: the name contains other characters.
+        lecture: A name for the lecture: letters, digits, "_" and "-".
     """
     check_name("the name of a lecture", lecture)
-    if lecture in _tallies:
-        _tallies[lecture].update()
-    else:
-        _tallies[lecture] = Tally(lecture)
+    shown = _tallies.setdefault(lecture, widgets.HTML())
+    _show_guesses(shown)
     text = "When you run this notebook, this cell compares your predictions with the answers."
-    _show(_tallies[lecture].box, f"<p>{text}</p>", text, tally=lecture)
+    _show(_framed(shown), f"<p>{text}</p>", text, tally=lecture)
 
 
 # --- HTML -----------------------------------------------------------------------------------------
@@ -342,15 +296,15 @@ def _question_page(question: Question) -> str:
     unit = f" in {as_html(question.unit)}" if question.unit else ""
     form = f'<ol type="A" style="list-style-type: upper-alpha">{items}</ol>'
     form = form if items else f"<p>Your guess: a number{unit}.</p>"
-    head = f"<p><strong>Predict.</strong> {as_html(question.text)}</p>"
+    head = f"<p><strong>Predict.</strong> {as_html(question.question)}</p>"
     return head + form
 
 
-def _answer_page(text: str, reasons: Mapping[str, str]) -> str:
+def _answer_page(form: Reveal) -> str:
     items = "".join(
         f"<li>Not {as_html(written(choice))}: {as_html(reason)}</li>"
-        for choice, reason in reasons.items()
+        for choice, reason in form.why.items()
     )
     more = f"<ul>{items}</ul>" if items else ""
-    body = f"<p>{as_html(text)}</p>{more}"
+    body = f"<p>{as_html(form.answer)}</p>{more}"
     return f"<details><summary>Compare your guess with the answer</summary>{body}</details>"

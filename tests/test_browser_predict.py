@@ -3,19 +3,13 @@
 The tests write screenshots to build/browser, in light and in dark and as wide as a phone.
 """
 
-import json
-import re
-
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
 pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
 
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from course_utils.grading.results import guesses as class_guesses
-from course_utils.guesses import Guess, Question, to_json
 from tests.browser import FRONT_ENDS, PICTURES, OpenNotebook, Server, write_notebook
 
 pytestmark = [pytest.mark.xdist_group("browser-predict"), pytest.mark.full]
@@ -85,13 +79,8 @@ def test_guesses_are_compared_and_kept(browser, server):
     # The guess is recorded when the field loses the focus.
     field.blur()
     expect(status.filter(has_text="your guess was 2.0 times too high")).to_be_visible()
-    picture = shown.locator("svg[aria-label^='Your guesses compared with the answers.']")
-    expect(picture).to_have_attribute("aria-label", re.compile("size: 2.0 times too high"))
-
-    shown.get_by_role("button", name="Save my guesses in a file").click()
-    expect(status.filter(has_text="Nothing was sent anywhere.")).to_be_visible()
-    content = json.loads((server.folder / "lectures/guesses-03.json").read_text())
-    assert [entry["guess"] for entry in content["guesses"]] == ["about 7", 28.0]
+    row = shown.get_by_role("row").filter(has_text="28 GB")
+    expect(row.get_by_role("cell")).to_have_text(["28 GB", "14 GB", "2.0 times too high"])
     photograph(notebook, "laptop")
     page.set_viewport_size(PHONE)
     photograph(notebook, "phone")
@@ -113,29 +102,6 @@ def assert_accessible(notebook):
         expect(body).to_have_attribute("data-jp-theme-light", "false")
         assert notebook.violations(OUTPUTS) == {}
         photograph(notebook, "dark")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_of_a_class_is_accessible(browser, tmp_path, theme):
-    levels = Question.of("levels", "How many?", ["all 15", "about 7", "3 or fewer"], "")
-    size = Question.of("size", "How large?", None, "GB")
-    for name, (choice, number) in enumerate(
-        [("all 15", 7.0), ("about 7", 28.0), ("about 7", 14.0)]
-    ):
-        made = [Guess(levels, choice, "3 or fewer"), Guess(size, number, 14.0)]
-        (tmp_path / f"{name}_guesses-03.json").write_text(to_json("03", made))
-    files, _ = class_guesses.read(tmp_path)
-    found, _ = class_guesses.results(files, {})
-    class_guesses.write_page(tmp_path / "page.html", found, {})
-    page = browser.new_page(color_scheme=theme)
-    page.goto((tmp_path / "page.html").as_uri())
-    expect(page.locator("section")).to_have_count(2)
-    assert Axe().run(page).response["violations"] == []
-    for name, window in (("laptop", LAPTOP), ("phone", PHONE)):
-        page.set_viewport_size(window)
-        page.screenshot(path=PICTURES / f"class-guesses-{theme}-{name}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.close()
 
 
 def test_guesses_can_be_entered_with_the_keyboard_alone(browser, server):

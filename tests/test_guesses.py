@@ -1,7 +1,8 @@
-"""Test guesses: which questions are allowed, how numbers are read, and what files may contain."""
+"""Test guesses: which questions are allowed, how numbers are read, and how they are compared."""
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,10 +14,8 @@ from course_utils.guesses import (
     Question,
     comparison,
     distance,
-    from_json,
     summary,
     the_answer,
-    to_json,
     with_unit,
 )
 
@@ -33,25 +32,19 @@ SHARE = Question.of("share", "Which share?", {"a third": 33, "2%": 2, "none": 0}
     [
         (("", "What?", None, ""), r'the key of a prediction must be a name of .* digits, "_" and'),
         (("a/b", "What?", None, ""), r"digits, \"_\" and \"-\", got 'a/b'"),
-        (("a", " ", None, ""), r"the question of the prediction 'a' must be a text of 1 to 500"),
-        (("a", "x" * 501, None, ""), "must be a text of 1 to 500 characters"),
-        (("a", 7, None, ""), "must be a text of 1 to 500 characters, got 7"),
+        (("a", " ", None, ""), "the question and the choices of .* must be texts, got ' '"),
+        (("a", 7, None, ""), "must be texts, got 7"),
+        (("a", "What?", ["x", 2], ""), "the choices of the prediction 'a' must be texts, got 2"),
         (("a", "What?", ["x"], ""), "must have 2 to 10 choices, or none .* got 1"),
         (("a", "What?", list("abcdefghijk"), ""), "must have 2 to 10 choices, .* got 11"),
         (("a", "What?", [], ""), "has an empty list of choices: give 2 or more"),
         (("a", "What?", "yes", ""), "must be a list, got 'yes'"),
-        (("a", "What?", ["x", "x"], ""), r"the choices .* must differ, got \['x', 'x'\]"),
-        (
-            ("a", "What?", ["x", ""], ""),
-            "a choice .* must be a text of 1 to 200 characters, got ''",
-        ),
-        (("a", "What?", ["x", 2], ""), "a choice .* must be a text of 1 to 200 characters, got 2"),
         (("a", "What?", 3, ""), "must be a list, got 3"),
-        (("a", "What?", {"x": 1, "y": math.inf}, ""), "numbers .* must be a number: 0, or from 1e"),
-        (("a", "What?", {"x": 1, "y": "2"}, ""), "numbers .* must be a number: 0, or from 1e"),
-        (("a", "What?", {"x": 1, "y": 1}, ""), r"numbers .* must differ,.* got \[1.0, 1.0\]"),
-        (("a", "What?", None, "x" * 201), "the unit .* must be a text"),
-        (("a", "What?", None, None), "the unit .* must be a text"),
+        (("a", "What?", ["x", "x"], ""), r"the choices .* must differ, got \['x', 'x'\]"),
+        (("a", "What?", {"x": 1, "y": math.inf}, ""), r"must be finite and differ, got \[1.0, nan"),
+        (("a", "What?", {"x": 1, "y": "2"}, ""), "must be finite and differ"),
+        (("a", "What?", {"x": 1, "y": 1}, ""), r"must be finite and differ, got \[1.0, 1.0\]"),
+        (("a", "What?", None, None), "the unit of the prediction 'a' must be a text, got None"),
     ],
 )
 def test_a_mistake_of_the_author_says_what_is_allowed(arguments, message):
@@ -62,9 +55,14 @@ def test_a_mistake_of_the_author_says_what_is_allowed(arguments, message):
 def test_the_answer_must_fit_the_question():
     with pytest.raises(ValueError, match=r"'levels' must be one of its choices \['all 15'.* got 3"):
         LEVELS.checked_truth(3)
-    for value in ("5.12", math.nan, math.inf, 1e31, 1.2e-38, None, True, 10**400):
-        with pytest.raises(ValueError, match=r"must be a number: 0, or from 1e-30 to 1e\+30"):
+    for value in ("5.12", math.nan, math.inf, None, True, 10**400):
+        with pytest.raises(ValueError, match=r"must be a finite number"):
             SIZE.checked_truth(value)
+
+
+@pytest.mark.parametrize("question", [SIZE, LEVELS, SHARE], ids=lambda question: question.key)
+def test_a_question_is_read_from_the_metadata_of_an_output(question):
+    assert Question.read(json.loads(json.dumps(asdict(question)))) == question
 
 
 @pytest.mark.parametrize("number", [7, 7.0, np.float32(7), np.int64(7), torch.tensor(7)])
@@ -124,7 +122,7 @@ def test_percentages():
 @pytest.mark.parametrize(
     "typed",
     [
-        *("many", "nan", "inf", "-inf", "1e999", "1e31", "9" * 41, "9" * 100_000, "14 MB", "1.6 %"),
+        *("many", "nan", "inf", "-inf", "1e999", "9" * 41, "14 MB", "1.6 %"),
         *("14,7", "1,00", "1,0000", "1.000.000", "1 2", "--1", ".", "e5", "1e", "0x10", "<b>1</b>"),
         *("14 GB 15 GB", "1/2", "½"),
     ],
@@ -206,114 +204,30 @@ def test_the_number_is_shown_with_the_right_choice():
     assert the_answer(SHARE, 1.6) == "The answer is 1.60%, so '2%' is right."
 
 
-def test_the_summary_counts_guesses_and_takes_the_median_factor():
-    made = [Guess(SIZE, 10.0, 5.0), Guess(SIZE, 5.0, 20.0), Guess(SIZE, 8.0, 1.0)]
-    made += [Guess(LEVELS, "about 7", "about 7"), Guess(LEVELS, "all 15", "about 7")]
-    assert summary([*made, Guess(SHARE), Guess(SIZE, -1.0, 5.0)]) == (
-        "You predicted 6 of 7 results. 1 of your 2 choices was right. "
-        "The median error of your 3 numbers was a factor of 4."
+def test_the_summary_counts_guesses_and_right_choices_and_states_late_guesses():
+    made = [Guess(LEVELS, "about 7", "about 7"), Guess(LEVELS, "all 15", "about 7")]
+    assert summary([*made, Guess(SIZE, 10.0, 5.0), Guess(SHARE)]) == (
+        "You predicted 3 of 4 results. 1 of your 2 choices was right."
     )
-    assert summary([Guess(SIZE, 4.0, 5.0)]) == (
-        "You predicted 1 of 1 result. Your number was off by a factor of 1.2."
-    )
-    assert summary([Guess(SIZE)]) == "You predicted 0 of 1 result."
-    assert summary([Guess(SIZE, 5.0, 5.0)]).endswith("Your number was within 5% of the answer.")
-    close = [Guess(SIZE, 5.0, 5.0), Guess(SIZE, 5.1, 5.0)]
-    assert summary(close).endswith("The median error of your 2 numbers was less than 5%.")
-    wrong = [Guess(LEVELS, "all 15", "about 7")] * 2
-    assert summary(wrong).endswith("0 of your 2 choices were right.")
-
-
-def test_the_summary_states_late_guesses_and_does_not_count_them():
+    assert summary([Guess(SIZE, 5.0, 5.0)]) == "You predicted 1 of 1 result."
     late = [Guess(LEVELS, "about 7", "about 7", late=True), Guess(SIZE, 5.0, 5.0, late=True)]
-    assert summary([*late, Guess(LEVELS, "all 15", "about 7")]) == (
+    assert summary([*late, made[1]]) == (
         "You predicted 1 of 3 results. 2 guesses do not count, because the answer was already "
         "shown. Your choice was wrong."
     )
-    assert summary(late[:1]) == (
-        "You predicted 0 of 1 result. 1 guess does not count, because the answer was already shown."
-    )
 
 
-# --- files ---
-
-MADE = [
-    Guess(SIZE, 14.0, 5.12),
-    Guess(LEVELS, "about 7", "3 or fewer", late=True),
-    Guess(SHARE, "2%", 1.6),
-    Guess(SIZE),
-]
-
-
-def test_a_file_has_all_guesses_and_nothing_else():
-    text = to_json("03", MADE)
-    assert from_json(text.encode()) == ("03", MADE)
-    content = json.loads(text)
-    assert set(content) == {"course", "lecture", "guesses"}
-    assert {key for entry in content["guesses"] for key in entry} == {
-        *("question", "guess", "truth", "late")
-    }
-    assert {key for entry in content["guesses"] for key in entry["question"]} == {
-        *("key", "text", "choices", "numbers", "unit")
-    }
-
-
-def changed(*path, value):
-    """Return a file in which the value at a path is changed."""
-    content = json.loads(to_json("03", MADE))
-    place = content
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    return json.dumps(content).encode()
-
-
-BAD = {
-    "no JSON": b"guesses",
-    "empty": b"",
-    "no text": b"\xff\xfe\x00",
-    "a list": b"[]",
-    "a number": b"3",
-    "nothing": b"{}",
-    "nested too deeply": b"[" * 100_000,
-    "an integer of many digits": b'{"lecture": ' + b"9" * 10_000 + b"}",
-    "a lecture with a slash": changed("lecture", value="../03"),
-    "a lecture with a long name": changed("lecture", value="x" * 100_000),
-    "a lecture that is a list": changed("lecture", value=[]),
-    "guesses that are no list": changed("guesses", value={"a": 1}),
-    "thousands of guesses": changed("guesses", value=[{}] * 5_000),
-    "a guess that is a text": changed("guesses", 0, value="14"),
-    "a missing question": changed("guesses", 0, value={"guess": 1}),
-    "a question that is a list": changed("guesses", 0, "question", value=[]),
-    "a long key": changed("guesses", 0, "question", "key", value="x" * 100_000),
-    "an empty key": changed("guesses", 0, "question", "key", value=""),
-    "a long question": changed("guesses", 0, "question", "text", value="x" * 501),
-    "a unit that is a list": changed("guesses", 0, "question", "unit", value=[]),
-    "choices that are a text": changed("guesses", 1, "question", "choices", value="abc"),
-    "choices that are lists": changed("guesses", 1, "question", "choices", value=[[], []]),
-    "numbers that are texts": changed("guesses", 2, "question", "numbers", value=["1", "2", "3"]),
-    "too few numbers": changed("guesses", 2, "question", "numbers", value=[1, 2]),
-    "many numbers": changed("guesses", 2, "question", "numbers", value=[1] * 20_000),
-    "equal choices": changed("guesses", 1, "question", "choices", value=["x" * 200] * 10),
-    "a long truth": changed("guesses", 0, "truth", value="x" * 100_000),
-    "another choice": changed("guesses", 1, "guess", value="another"),
-    "a choice for a number": changed("guesses", 0, "guess", value="about 7"),
-    "a number for a choice": changed("guesses", 1, "guess", value=7),
-    "NaN": changed("guesses", 0, "guess", value=math.nan),
-    "infinity": changed("guesses", 0, "truth", value=math.inf),
-    "a huge number": changed("guesses", 0, "guess", value=10**400),
-    "a tiny number": changed("guesses", 0, "guess", value=1e-300),
-    "a guess that is a list": changed("guesses", 0, "guess", value=[]),
-    "a guess that is true": changed("guesses", 0, "guess", value=True),
-    "a number as a text": changed("guesses", 0, "truth", value="5.12"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_raises_a_value_error_of_one_short_line(name):
-    with pytest.raises(ValueError) as error:
-        from_json(BAD[name])
-    assert 0 < len(str(error.value)) < 300 and "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    ("guess", "words"),
+    [
+        (Guess(LEVELS, "about 7", "about 7"), "✓ right"),
+        (Guess(SHARE, "2%", 1.6), "✓ right"),
+        (Guess(LEVELS, "all 15", "about 7", late=True), "✗ wrong, entered too late"),
+        (Guess(SIZE, 10.0, 5.0), "2.0 times too high"),
+    ],
+)
+def test_a_guess_is_judged(guess, words):
+    assert guess.judged() == words
 
 
 def test_code_in_a_question_becomes_html_and_everything_else_is_escaped():

@@ -27,7 +27,6 @@ from course_utils.figures.double_quantization import (
 from course_utils.figures.evidence import differences, experiment, heat_map, seed_lines
 from course_utils.figures.export import rotary_rows, ways_out
 from course_utils.figures.formats import number_formats
-from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.merging import rounding_line
@@ -56,7 +55,6 @@ from course_utils.figures.training import (
 )
 
 __all__ = [
-    "GuessRow",
     "LearningCurve",
     "MarkedTokens",
     "PageFrame",
@@ -74,8 +72,6 @@ __all__ = [
     "differences",
     "experiment",
     "frontier",
-    "guess_histogram",
-    "guesses_and_answers",
     "heat_map",
     "histograms",
     "layer_spikes",

@@ -30,95 +30,31 @@ function store(change) {
   return kept;
 }
 
-// --- numbers: the same words as course_utils/guesses.py ---
-
-const LARGEST = 1e30;
-const SMALLEST = 1e-30;
-const NUMBER = /^([+-]?(?:\d{1,3}(?:[,_ \u00a0\u202f]\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d{1,3})?)\s*(.*)$/;
-
-// Returns the number that a reader typed, null for an empty text, or undefined for anything else.
-export function parsed(typed, unit) {
-  const text = typed.trim().replace("−", "-");
-  if (!text) return null;
-  const match = text.length <= 40 && NUMBER.exec(text);
-  if (!match || !/\d/.test(match[1])) return undefined;
-  const factors = { "": 1, [unit.toLowerCase()]: 1, ...(unit ? {} : { "%": 0.01 }) };
-  const number = Number(match[1].replace(/[,_\s]/g, "")) * factors[match[2].toLowerCase()];
-  const allowed = number === 0 || (Math.abs(number) >= SMALLEST && Math.abs(number) <= LARGEST);
-  return allowed ? number : undefined;
-}
-
-// Writes a number like Python's format "g" with some significant digits.
-function general(number, digits) {
-  const [fraction, exponent] = number.toExponential(digits - 1).split("e");
-  const power = Number(exponent);
-  if (power >= -4 && power < digits) return String(Number(number.toPrecision(digits)));
-  const size = String(Math.abs(power)).padStart(2, "0");
-  return `${Number(fraction)}e${power < 0 ? "-" : "+"}${size}`;
-}
-
-function grouped(number, decimals) {
-  return number.toLocaleString("en-US", {
-    minimumFractionDigits: decimals,
-    maximumFractionDigits: decimals,
-  });
-}
-
-export function withUnit(value, unit) {
-  const size = Math.abs(value);
-  let number;
-  if (value !== 0 && !(size >= 1e-4 && size < 1e9)) number = general(value, 3);
-  else if (Number.isInteger(value)) number = grouped(value, 0);
-  else number = grouped(value, Math.max(0, 2 - Math.floor(Math.log10(size))));
-  return unit === "" || unit === "%" ? `${number}${unit}` : `${number} ${unit}`;
-}
-
-export function distance(guess, truth, unit) {
-  if (guess === truth) return "exactly right";
-  const side = guess > truth ? "too high" : "too low";
-  if (Math.min(guess, truth) <= 0) return `${withUnit(Math.abs(guess - truth), unit)} ${side}`;
-  const times = Math.max(guess, truth) / Math.min(guess, truth);
-  if (Math.abs(guess - truth) <= 0.1 * Math.abs(truth)) {
-    const percent = 100 * Math.abs(guess / truth - 1);
-    return percent >= 0.1 ? `${general(percent, 2)}% ${side}` : `less than 0.1% ${side}`;
-  }
-  if (times > 1e6) return `more than a million times ${side}`;
-  return `${grouped(times, times < 9.95 ? 1 : 0)} times ${side}`;
-}
-
-// --- predictions ---
+// --- predictions: Python has written the words about each choice into the page ---
 
 class Prediction {
   constructor(form) {
     this.form = form;
     this.key = form.dataset.predict;
-    this.unit = form.dataset.unit;
+    this.fields = [...form.querySelectorAll("[name=guess]")];
     this.status = form.querySelector("[role=status]");
     this.answer = document.querySelector(`[data-reveal="${CSS.escape(this.key)}"]`);
     const guess = load().guesses[this.key];
-    this.guess = typeof guess === "string" ? guess : null;
+    // The question may have had other choices when the guess was made.
+    const isKnown = !this.hasChoices || this.fields.some((field) => field.value === guess);
+    this.guess = typeof guess === "string" && isKnown ? guess : null;
     this.fill();
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("change", () => this.read());
+    form.addEventListener("change", ({ target }) => this.keep(target.value.trim() || null));
   }
 
   // Shows the kept guess in the form.
   fill() {
-    for (const field of this.form.querySelectorAll("[name=guess]")) {
-      if (field.type === "radio") field.checked = field.value === this.guess;
+    for (const field of this.fields) {
+      if (this.hasChoices) field.checked = field.value === this.guess;
       else field.value = this.guess ?? "";
     }
     this.show();
-  }
-
-  read() {
-    const field = this.form.querySelector("[type=radio]:checked, [type=text]");
-    if (field.type === "text" && parsed(field.value, this.unit) === undefined) {
-      const unit = this.unit ? ` in ${this.unit}` : "";
-      this.status.textContent = `Please type one number${unit}, such as 14.7 or 1,000 or 1e9.`;
-      return;
-    }
-    this.keep(field.value.trim() || null);
   }
 
   keep(guess) {
@@ -132,31 +68,20 @@ class Prediction {
   }
 
   show() {
-    const kept = "Your guess is kept in this browser.";
-    this.status.textContent = this.guess === null ? "" : kept;
-    if (!this.answer) return;
-    const [first, rest] = this.comparison() ?? ["", ""];
+    this.status.textContent = this.guess === null ? "" : "Your guess is kept in this browser.";
+    const place = this.answer?.querySelector("[role=status]");
+    place?.replaceChildren();
+    if (!place || this.guess === null) return;
+    const { words, answer } = this.answer.dataset;
+    const ready = new Map(Object.entries(JSON.parse(words))).get(this.guess);
+    const [first, rest] = ready ?? [`You wrote “${this.guess}”.`, answer];
     const bold = document.createElement("strong");
     bold.textContent = first;
-    this.answer.querySelector("[role=status]").replaceChildren(bold, ` ${rest}`);
+    place.append(bold, ` ${rest}`);
   }
 
-  // Returns the first words and the rest of the comparison with the answer, null without a guess.
-  comparison() {
-    if (this.guess === null) return null;
-    const { words, answer, truth } = this.answer.dataset;
-    const ready = JSON.parse(words)[this.guess];
-    if (ready) return ready;
-    const guess = parsed(this.guess, this.unit);
-    if (typeof guess !== "number") return null;
-    const off = distance(guess, JSON.parse(truth), this.unit);
-    return [`You guessed ${withUnit(guess, this.unit)}.`, `${answer.slice(0, -1)}: your guess was ${off}.`];
-  }
-
-  // Whether the right choice was chosen; null without a guess, an answer or choices.
-  get isRight() {
-    if (this.guess === null || !this.answer || !this.form.querySelector("[type=radio]")) return null;
-    return this.guess === this.answer.dataset.right;
+  get hasChoices() {
+    return this.fields[0].type === "radio";
   }
 }
 
@@ -164,12 +89,12 @@ const predictions = [...document.querySelectorAll("[data-predict]")].map((form) 
 
 function showTallies() {
   for (const place of document.querySelectorAll("[data-tally]")) {
-    const made = predictions.filter((prediction) => prediction.guess !== null);
-    const judged = made.filter((prediction) => prediction.isRight !== null);
-    const right = judged.filter((prediction) => prediction.isRight);
+    const made = predictions.filter(({ guess }) => guess !== null);
+    const judged = made.filter(({ answer, hasChoices }) => answer && hasChoices);
+    const right = judged.filter(({ guess, answer }) => guess === answer.dataset.right);
     const sentence = document.createElement("p");
     sentence.textContent =
-      `You predicted ${made.length} of ${place.dataset.count} results.` +
+      `You predicted ${made.length} of ${place.dataset.tally} results.` +
       (judged.length ? ` Of your choices, ${right.length} of ${judged.length} were right.` : "");
     const button = document.createElement("button");
     button.type = "button";
