@@ -33,19 +33,16 @@ ADAPTERS, QLORA = Condition("method", ("lora", "qlora")), Condition("method", ("
 
 @dataclass(frozen=True)
 class Control:
-    """A control: a menu, a checkbox, or a field for a number or a text.
+    """A menu, a checkbox, or a field for a number or a text.
 
-    A control with options is a menu. Otherwise, the type of its initial value determines its kind:
-    a bool makes a checkbox, an int a field for a whole number, and a string a field for text.
+    A control with options is a menu. Otherwise, the type of its initial value determines its kind.
 
     Attributes:
-        label: The words next to the control.
         value: The value at first.
         options: The values of a menu, each with the words that the menu shows.
         least: The smallest allowed number.
         most: The largest allowed number, or the largest number of characters of a text.
         only_if: The condition under which this control is used; None if it is always used.
-        help: A sentence that explains the control; "" if the label is enough.
         more: Whether the control belongs to the settings that are folded at first.
     """
 
@@ -70,14 +67,7 @@ class Control:
         return self.only_if is None or values[self.only_if.control] in self.only_if.values
 
     def read(self, text: str) -> Any:
-        """Return the value of the control, converted from its text in a form or a link.
-
-        Args:
-            text: "1" or "0" for a checkbox, else the value as `str` writes it.
-
-        Raises:
-            ValueError: The text stands for no allowed value.
-        """
+        """Return the value that a text in a form or a link stands for: `write` the other way."""
         match self.kind:
             case "menu":
                 values = {str(value): value for value in self.options}
@@ -97,11 +87,7 @@ class Control:
         return text
 
     def check(self, value: Any) -> Any:
-        """Return a value, after checking that a number is whole and in its range.
-
-        Raises:
-            ValueError: It is not; the message is a sentence for the reader.
-        """
+        """Return a value, after checking that a number is whole and in its range."""
         if self.kind == "number" and not (
             isinstance(value, int) and self.least <= value <= self.most
         ):
@@ -122,7 +108,7 @@ class Control:
 
 def same(values: Iterable[Any]) -> dict[Any, str]:
     """Return the options of a menu that shows the values themselves."""
-    return {value: f"{value}" for value in values}
+    return {value: f"{value:,}" if isinstance(value, int) else value for value in values}
 
 
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
@@ -130,9 +116,6 @@ def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict
 
     If there is no text for a control, or if the control is not used, it has its initial value.
     Texts of unknown names are ignored.
-
-    Raises:
-        ValueError: The text of a used control stands for no allowed value.
     """
     values: dict[str, Any] = {}
     for name, control in controls.items():
@@ -143,11 +126,7 @@ def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict
 
 
 def used(controls: Mapping[str, Control], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the controls that are used.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
+    """Return the values of the controls that are used, after checking them."""
     return {
         name: control.check(values[name])
         for name, control in controls.items()

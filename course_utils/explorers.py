@@ -52,18 +52,15 @@ def explorer(
     button: str = "",
     waiting: str = "",
 ) -> widgets.VBox:
-    """Return a box with the controls and, below the controls, the result of `answer(**values)`.
+    """Return a box with widgets and, below them, the result of `answer(**values)`.
 
     Args:
-        controls: Widgets that have a value. The keys are the names of the arguments of `answer`.
-            Checkboxes are placed in a separate row.
-        answer: A pure function of the controls' values. It returns a picture and the picture's
-            numbers as text, or raises ValueError with a sentence for the reader.
+        controls: Widgets that have a value, by the names of the arguments of `answer`.
+        answer: A pure function that returns a picture and the picture's numbers as text, or raises
+            ValueError with a sentence for the reader.
         button: The words on a button below the controls. The value of a text field changes when the
-            reader leaves the field, so the reader needs something else to press. A press without a
-            changed value does nothing.
-        waiting: A sentence that is shown while `answer` runs, above the last result. It is needed
-            if `answer` needs more than a moment.
+            reader leaves the field, so the reader needs something else to press.
+        waiting: A sentence that is shown above the last result while `answer` runs.
     """
     output = widgets.HTML()
     shown: dict[str, Any] = {}
@@ -194,15 +191,8 @@ def lora_answer(
     """Return the matrices of one layer as rectangles to scale, and text about the chosen rank.
 
     Args:
-        model: CUSTOM for a shape that the reader chooses, or one of LORA_MODELS.
-        rank: Rank of the adapters.
-        d_in: Input width of each module, used only if `model` is CUSTOM, as are the next two.
-        d_out: Output width of each module.
-        layers: Number of layers.
+        model: One of LORA_MODELS, or CUSTOM for a shape of the reader: the next three arguments.
         modules: For each name in MODULES, whether the module gets an adapter.
-
-    Raises:
-        ValueError: No module is ticked, or the rank is larger than a matrix.
     """
     from course_utils import figures
     from course_utils.lora import count_lora_parameters
@@ -265,12 +255,7 @@ def bins_answer(
 ) -> tuple[Picture, str]:
     """Return a plot of numbers, levels and bins, and text about errors and the use of codes.
 
-    Args:
-        form: A key of `formats.NAMES`, or "lloyd" for the levels with the least error.
-        block_size: Number of numbers that share a constant.
-        distribution: One of DISTRIBUTIONS. With REAL_LAYER, the numbers are the weights REAL_TENSOR
-            of the course's model.
-        bits: Number of bits of a code; 4 for the formats of `formats.FOUR_BITS`.
+    `form` is a key of `formats.NAMES`, or "lloyd" for the levels with the least error.
     """
     from course_utils import figures, formats
     from course_utils.quantization import lloyd_max_codebook
@@ -344,15 +329,7 @@ def memory_explorer() -> widgets.VBox:
 def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Picture, str]:
     """Return a bar of the memory at the peak of a training step, and the numbers as text.
 
-    Args:
-        model: SLIDE, or a name from `memory.PRESETS`.
-        method: A key of METHODS. Adapters are on all linear layers.
-        gpu: A name from `memory.GPUS`.
-        options: As in `memory.estimate`.
-
-    Raises:
-        ValueError: The method has adapters but only the model's number of parameters is known, or
-            the sequence is longer than the model's table of positions.
+    The options are those of `memory.estimate`. Adapters are on all linear layers.
     """
     from course_utils import figures, memory
 
@@ -401,16 +378,9 @@ def paging_answer(
 ) -> tuple[Picture, str]:
     """Return a timeline of the four steps, and text about the run with and without paging.
 
-    Args:
-        model: A name from `memory.PRESETS`.
-        method: A key of METHODS. Adapters are on all linear layers; full fine-tuning is in float32.
-        gpu: A name from `paging.PCIE`.
-        paged: Whether optimizer states may move to CPU memory in the run that is shown.
-        options: As in `memory.estimate`; the optimizer is a key of STATES. Step 3 has `longest`
-            tokens per text, and the other steps have `sequence_length`.
-
-    Raises:
-        ValueError: A sequence is longer than the model's table of positions.
+    The options are those of `memory.estimate`, and `longest`: the number of tokens per text in step
+    3, where the other steps have `sequence_length`. Adapters are on all linear layers. Full
+    fine-tuning is in float32. `paged` decides which of the two runs is drawn.
     """
     from course_utils import figures, memory, paging
     from course_utils.units import format_bytes
@@ -493,16 +463,9 @@ def overhead_answer(
 ) -> tuple[Picture, str]:
     """Return a chart of the bits per weight for each block size, and the model's bytes as text.
 
-    The code books are not counted.
-
-    Args:
-        model: A key of WEIGHT_COUNTS, or a name from `memory.PRESETS`. For a preset, only the
-            weights of the linear layers count, because only these weights are quantized.
-        block_size: One of SMALL_BLOCKS.
-        constant_bits: Number of bits of a constant that is not quantized.
-        double_quant: Whether the constants are quantized, too.
-        nested: With double quantization, the number of bits of a quantized constant,
-            `nested_bits`, and the number of constants in a block, `nested_block_size`.
+    Only the weights of the linear layers of a model are quantized. The code books are not counted.
+    With double quantization, a constant has `nested_bits`, and `nested_block_size` constants share
+    a number with `constant_bits`.
     """
     from course_utils import figures
     from course_utils.memory import ModelShape
@@ -554,11 +517,7 @@ CELL = "line-height: 1.3; padding: 0.3em 0.6em; text-align: left; vertical-align
 
 
 def verdict(answer: str, story: str) -> dict[str, str]:
-    """Return in words what a program finds in a model's answer to a story.
-
-    The keys are "form", "section" and "house style". An answer counts only if it is one JSON
-    object, as in `evaluation.parse_answer`.
-    """
+    """Return in words what a program finds in a model's answer: form, section and house style."""
     from course_utils import evaluation, news
 
     parsed = evaluation.parse_answer(answer)
@@ -602,11 +561,7 @@ def story_explorer(
 ) -> widgets.VBox:
     """Return an explorer in which readers enter a story, and compare prompting with fine-tuning.
 
-    Args:
-        model: The fine-tuned model, whose active adapter answers. Without the adapter, the model
-            answers a few-shot prompt.
-        tokenizer: The tokenizer of the model.
-        story: The story that is answered first.
+    Without its adapter, the fine-tuned model answers a few-shot prompt. `story` is answered first.
     """
     field = widgets.Textarea(
         story,
@@ -625,12 +580,7 @@ def story_explorer(
 def story_answer(
     story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[AnswerCards, str]:
-    """Return both answers to a story, and text about their prompts and times.
-
-    Raises:
-        ValueError: The story is empty, too long or one of the worked examples of the few-shot
-            prompt, or the model has no adapters any more.
-    """
+    """Return both answers to a story, and text about their prompts and times."""
     from course_utils import evaluation, news
 
     _check_story(story, model, tokenizer)
@@ -707,9 +657,6 @@ def strength_explorer(
             At 0 the adapter is off, and at 1 it is as it was trained.
         story: The story, for the verdict on the answer.
         first: The strengths whose answers are shown at the beginning. The last one is chosen.
-
-    Raises:
-        ValueError: There are no strengths, or one is not from 0 to 1.5.
     """
     strengths = [float(strength) for strength in first]
     if not strengths or not all(0 <= strength <= STRONGEST for strength in strengths):

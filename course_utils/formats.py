@@ -163,12 +163,9 @@ def midpoints(levels: Sequence[float]) -> list[float]:
 
 
 def rounded(numbers: Sequence[float], levels: Sequence[float], block_size: int) -> Rounding:
-    """Round numbers to the levels of a format, after dividing each block by its absmax.
+    """Round two or more numbers to ascending levels in [-1, 1], block by block.
 
-    Args:
-        numbers: At least two numbers.
-        levels: The levels, ascending in [-1, 1].
-        block_size: The number of numbers that share a constant; the last block may be shorter.
+    The last block may be shorter than the others.
     """
     borders = midpoints(levels)
     blocks = [numbers[n : n + block_size] for n in range(0, len(numbers), block_size)]

@@ -21,8 +21,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The maximum number of characters of a typed number.
-MAX_TYPED = 40
 # A choice is named by a letter when a class votes.
 LETTERS = "ABCDEFGHIJ"
 # A guessed number is close if it differs from the truth by at most this share of the truth.
@@ -31,9 +29,8 @@ CLOSE = 0.1
 NAME = re.compile(r"[\w-]{1,60}")
 # The last character of a sentence, and not of an abbreviation.
 SENTENCE_END = r"(?<!\bvs)(?<!\bFig)(?<!\be\.g)(?<!\bi\.e)[.!?](?=\s|$)"
-# Digits with or without a separator after each three of them, such as 1,000 or 1_000 or 1 000.
-DIGITS = r"(?:\d{1,3}(?:[,_ \u00a0\u202f]\d{3})+|\d*)"
-NUMBER = re.compile(rf"([+-]?{DIGITS}(?:\.\d*)?(?:[eE][+-]?\d{{1,3}})?)\s*(.*)")
+# A separator of thousands, such as in 1,000 or 1_000 or 1 000.
+SEPARATOR = re.compile(r"(?<=\d)[,_\s](?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,11 @@ class Question:
     """A question that students answer before they see the result.
 
     Attributes:
-        key: The name of the question in its lecture: letters, digits, "_" and "-".
         question: The question as plain text, with `code` in backticks.
         choices: The choices, from which a student picks one; empty if the guess is a number.
         numbers: The number of each choice; empty if the truth is one of the choices or if there are
             no choices.
         unit: The unit of the numbers, such as "GB" or "%".
-
-    Raises:
-        ValueError: An attribute is not allowed; the message says what is.
     """
 
     key: str
@@ -102,11 +95,7 @@ class Question:
         return cls(**{**form, "choices": tuple(form["choices"]), "numbers": tuple(form["numbers"])})
 
     def checked_truth(self, value: Any) -> str | float:
-        """Return the truth as one of the choices or as a float.
-
-        Raises:
-            ValueError: The truth of this question can't have this value.
-        """
+        """Return the truth as one of the choices or as a float."""
         if self.choices and not self.numbers:
             if not isinstance(value, str) or value not in self.choices:
                 raise ValueError(
@@ -132,21 +121,18 @@ class Question:
         """Return the number that a student typed, in the question's unit; None for an empty text.
 
         The number may have separators of thousands, an exponent and the unit: 1,000 or 1.6e9 or
-        14.7 GB. If the question has no unit, 1.6% is 0.016.
-
-        Raises:
-            ValueError: The text is no such number; the message is a sentence for the student.
+        14.7 GB. If the question has no unit, 1.6% is 0.016. Another text raises a ValueError with a
+        sentence for the student.
         """
-        text = typed.strip() if len(typed) <= MAX_TYPED else "too long"
+        text = typed.strip().casefold().replace("−", "-")
         if not text:
             return None
-        match = NUMBER.fullmatch(text.replace("−", "-"))
-        factors = {"": 1.0, self.unit.casefold(): 1.0} | ({} if self.unit else {"%": 0.01})
-        if match and (factor := factors.get(match[2].casefold())):
-            with contextlib.suppress(ValueError):
-                number = float(re.sub(r"[,_\s]", "", match[1])) * factor
-                if math.isfinite(number):
-                    return number
+        is_share = not self.unit and text.endswith("%")
+        text = text.removesuffix("%" if is_share else self.unit.casefold())
+        with contextlib.suppress(ValueError):
+            number = float(SEPARATOR.sub("", text)) / (100 if is_share else 1)
+            if math.isfinite(number):
+                return number
         unit = f" in {self.unit}" if self.unit else ""
         raise ValueError(f"Please type one number{unit}, such as 14.7 or 1,000 or 1e9.")
 
@@ -156,7 +142,6 @@ class Reveal:
     """The answer to a question, as `reveal` shows it to readers without a kernel.
 
     Attributes:
-        key: The key of the question.
         answer: The answer as a sentence.
         truth: The right choice or the number.
         right: The right choice; None if there are no choices.
@@ -263,14 +248,7 @@ def written(value: str | float, unit: str = "") -> str:
 def comparison(
     question: Question, guess: str | float | None, truth: str | float, why: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Return what a student reads when the answer is shown: the first words and the rest.
-
-    Args:
-        question: The question.
-        guess: The student's guess; None if there is none.
-        truth: The answer, as `Question.checked_truth` returns it.
-        why: What somebody who chose a wrong choice overlooked, by choice.
-    """
+    """Return what a student reads when the answer is shown: the first words and the rest."""
     answer = the_answer(question, truth)
     if guess is None:
         return answer, "You didn't enter a guess. You can still enter one above."
@@ -287,13 +265,9 @@ def comparison(
 
 @dataclass(frozen=True)
 class Guess:
-    """What one student guessed, beside the answer.
+    """What one student guessed, beside the answer; None if one of them is not known.
 
-    Attributes:
-        question: The question.
-        guess: The choice or the number; None if the student entered no guess.
-        truth: The answer: the right choice or a number; None if it is not known yet.
-        late: Whether the student entered the guess after the answer was shown.
+    `late` says whether the student entered the guess after the answer was shown.
     """
 
     question: Question

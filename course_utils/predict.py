@@ -60,11 +60,7 @@ STYLE += """
 class Prediction:
     """A question with its controls, the student's guess and, later, the answer.
 
-    Attributes:
-        question: The question.
-        control: The choices, or a field for a number.
-        box: The question and the control, as `predict` shows them.
-        comparison: The comparison with the answer, as `reveal` shows it.
+    `box` is what `predict` shows, and `comparison` is what `reveal` shows.
     """
 
     def __init__(self, question: Question):
@@ -160,9 +156,6 @@ def predict(
             strings to numbers, the answer will be a number, and the choice with the nearest number
             is right. Without choices, the guess is a number.
         unit: the unit of the number, such as "GB" or "%".
-
-    Raises:
-        ValueError: an argument is not allowed; the message says what is.
     """
     asked = Question.of(key, question, choices, unit)
     if key not in _predictions or _predictions[key].question != asked:
@@ -175,13 +168,8 @@ def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -
     """Show the answer to a question of `predict` beside the student's guess.
 
     Args:
-        key: the key of the question.
         value: the right choice or, if the choices have numbers or there are none, the number.
         why: what somebody who chose a wrong choice overlooked: one sentence for each such choice.
-
-    Raises:
-        ValueError: the question has no such choice, the number is not finite, or `why` is not a
-            mapping.
     """
     if not isinstance(why or {}, Mapping):
         raise ValueError(f"`why` must be a mapping from choices to sentences, got {why!r:.60}")
@@ -209,12 +197,7 @@ def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -
 def answer(text: str) -> None:
     """Show the answer to a section's question as Markdown, with its first sentence in bold.
 
-    Args:
-        text: one or more sentences, which may contain formulas. The first sentence states the
-            answer with its number.
-
-    Raises:
-        ValueError: the text is empty, or it is not a text.
+    The text may contain formulas. Its first sentence states the answer with its number.
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"the answer must be a text of one or more sentences, got {text!r:.60}")
@@ -260,11 +243,7 @@ def _table(guesses: Iterable[Guess]) -> str:
 
 
 def tally(lecture: str) -> None:
-    """Show all guesses of a lecture beside the answers.
-
-    Args:
-        lecture: A name for the lecture: letters, digits, "_" and "-".
-    """
+    """Show all guesses of a lecture, such as "03", beside the answers."""
     check_name("the name of a lecture", lecture)
     shown = _tallies.setdefault(lecture, widgets.HTML())
     _show_guesses(shown)

@@ -579,5 +579,5 @@ def test_npm_without_a_network_gives_one_error(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tool_is_an_error():
-    with pytest.raises(CourseError, match="the name of a tool must be 'fit' or 'bins'"):
+    with pytest.raises(ValueError, match="the name of a tool must be 'fit' or 'bins'"):
         live_tools.tool("fitt")

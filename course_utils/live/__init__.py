@@ -22,13 +22,7 @@ from course_utils.live.markup import alert
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool of the website.
-
-    Attributes:
-        controls: The controls in the order of the form.
-        answer: A function from the values of the controls to the answer as HTML. It raises
-            ValueError with a sentence for the reader if a value is not allowed.
-    """
+    """A tool of the website: its controls, and a function from their values to HTML."""
 
     controls: Mapping[str, Control]
     answer: Callable[[Mapping[str, Any]], str]
@@ -43,10 +37,8 @@ TOOLS = {
 def answer(name: str, texts: str | Mapping[str, str]) -> str:
     """Return a tool's answer as HTML, or a message if a value is not allowed.
 
-    Args:
-        name: A key of TOOLS.
-        texts: The text of each control, as a mapping or as JSON. A missing text stands for the
-            control's initial value.
+    `texts` has the text of each control, as a mapping or as JSON. A missing text stands for the
+    control's initial value.
     """
     tool = TOOLS[name]
     given = json.loads(texts) if isinstance(texts, str) else texts

@@ -56,11 +56,7 @@ def quantized(form: str, bits: int, block_size: int, distribution: str) -> Round
 
 
 def answer(values: Mapping[str, Any]) -> str:
-    """Return the answer as HTML: both errors, pictures of the bins, and tables of all numbers.
-
-    Args:
-        values: The value of each control in CONTROLS.
-    """
+    """Return the answer as HTML: both errors, pictures of the bins, and tables of all numbers."""
     setting = values["bits"], values["block_size"], values["distribution"]
     forms = values["form"], values["other"]
     first, second = (quantized(form, *setting) for form in forms)

@@ -124,14 +124,7 @@ CONTROLS = {
 
 
 def answer(values: Mapping[str, Any]) -> str:
-    """Return the answer as HTML: yes or no, a bar, what would fit, every term, and Python code.
-
-    Args:
-        values: The value of each control in CONTROLS.
-
-    Raises:
-        ValueError: The config of the reader's model can't be read, or is not supported.
-    """
+    """Return the answer as HTML: yes or no, a bar, what would fit, every term, and Python code."""
     model, method, options = arguments(values)
     try:
         found = memory.estimate(model, method, **options)
@@ -151,13 +144,7 @@ def answer(values: Mapping[str, Any]) -> str:
 
 
 def methods(model: str) -> str:
-    """Return the memory that each method needs for a model, as bars in HTML.
-
-    All other controls have their initial values.
-
-    Args:
-        model: The name of a preset.
-    """
+    """Return the memory that each method needs for a preset, as bars in HTML."""
     first = values_of(CONTROLS, {}) | {"model": model}
     gpu = first["gpu"]
     found = {}
@@ -176,14 +163,7 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Convert the values of the controls to arguments of `memory.estimate`.
-
-    Returns:
-        The model, the method and the options.
-
-    Raises:
-        ValueError: The config of the reader's model can't be read, or is not supported.
-    """
+    """Convert the values of the controls to arguments of `memory.estimate`."""
     method, options = values["method"], used(CONTROLS, values)
     for name in ("model", "config", "method", "gpu"):
         options.pop(name, None)

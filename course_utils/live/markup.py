@@ -29,12 +29,7 @@ def with_article(gpu: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table. The first cell of each row is the header of the row.
-
-    Args:
-        head: The words above each column.
-        rows: The cells of each row, as HTML.
-    """
+    """Return a table. The cells of its rows are HTML, and the first one is the row's header."""
     names = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
@@ -56,11 +51,9 @@ def figure(alt: str, body: str, kind: str) -> str:
 
 
 def stacked_bar(parts: Mapping[str, float], end: float) -> str:
-    """Return a bar of stacked parts in the course's colours.
+    """Return a bar of stacked parts: their names → their sizes, up to `end` on the bar's axis.
 
-    Args:
-        parts: Name of the part → its size, above 0. Parts that are wide enough show their names.
-        end: The size at the end of the bar's axis.
+    Parts that are wide enough show their names.
     """
     pieces = []
     for name, colour in colours(parts).items():
@@ -83,9 +76,8 @@ def legend(colours: Mapping[str, str]) -> str:
 def marks(places: Mapping[str, float]) -> str:
     """Return marks above a bar, such as the limits of GPUs, with their names.
 
-    Args:
-        places: Words → place, from 0 at the left end of the axis to 1 at the right end. Words
-            beyond the right end are left out.
+    The argument is a dict: words → place, from 0 at the left end of the axis to 1 at the right end.
+    Words beyond the right end are left out.
     """
     joined: list[tuple[str, float]] = []
     for words, x in sorted(places.items(), key=lambda place: place[1]):

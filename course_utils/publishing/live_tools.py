@@ -26,7 +26,6 @@ from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
     from course_utils.controls import Control
-    from course_utils.live import Tool
 
 # Functions import `course_utils.live` when they run, so that this module can be imported while an
 # assignment makes that package unavailable.
@@ -41,7 +40,6 @@ RUNTIME = (
     *("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip"),
     *("pyodide-lock.json", "README.md"),
 )
-TEMPLATE = "live.html.j2"
 CAPTURED = {"return_completed_process": True, "capture_output": True, "text": True}
 
 
@@ -49,37 +47,21 @@ CAPTURED = {"return_completed_process": True, "capture_output": True, "text": Tr
 
 
 def tool(name: str) -> str:
-    """Return the HTML of a tool: its form, and the answer for the values at the beginning.
-
-    Args:
-        name: A key of `live.TOOLS`.
-
-    Raises:
-        CourseError: There is no tool of this name.
-    """
+    """Return the HTML of a tool: its form, and the answer for the values at the beginning."""
     from jinja2 import Environment
 
     from course_utils import live
 
-    try:
-        found = live.TOOLS[one_of("the name of a tool", name, live.TOOLS)]
-    except ValueError as error:
-        raise CourseError(str(error)) from None
-    source = (files("course_utils") / "data" / TEMPLATE).read_text("utf-8")
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        source
-    )
-    return template.render(
+    found = live.TOOLS[one_of("the name of a tool", name, live.TOOLS)]
+    source = (files("course_utils") / "data" / "live.html.j2").read_text("utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(
         tool=name,
-        parts=[_controls(found, more=False), _controls(found, more=True)],
+        controls=found.controls,
         condition=_condition,
         initial=live.values_of(found.controls, {}),
         answer=live.answer(name, {}),
     )
-
-
-def _controls(found: Tool, more: bool) -> dict[str, Control]:
-    return {name: each for name, each in found.controls.items() if each.more == more}
 
 
 def _condition(found: Control, controls: dict[str, Control]) -> str:
@@ -98,9 +80,6 @@ def write_python(folder: Path) -> None:
 
     The modules are compiled, because Pyodide would otherwise compile them in each browser, which
     takes several seconds. Pyodide is downloaded once and then kept in the course's cache.
-
-    Raises:
-        CourseError: Pyodide can't be downloaded or run, or the download has another checksum.
     """
     target = folder / "pyodide"
     target.mkdir(parents=True)

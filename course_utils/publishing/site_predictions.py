@@ -21,12 +21,7 @@ from course_utils.validation import CourseError
 def interactive(notebook: Any, lecture: str) -> None:
     """Turn the predictions in a notebook's outputs into forms that need no kernel.
 
-    Args:
-        notebook: The executed notebook, which is changed.
-        lecture: The name of the notebook. The browser keeps the reader's guesses under this name.
-
-    Raises:
-        CourseError: An earlier version of the course made the outputs.
+    The browser keeps the reader's guesses under the name of the lecture.
     """
     questions: dict[str, Question] = {}
     for output in (each for cell in notebook.cells for each in cell.get("outputs", [])):
