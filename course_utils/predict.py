@@ -222,24 +222,26 @@ def _show_guesses(shown: widgets.HTML) -> None:
     guesses = [prediction.guess for prediction in _predictions.values()]
     made = [guess for guess in guesses if guess.guess is not None]
     words = summary(guesses) if made else NO_GUESSES
-    compared = [guess for guess in made if guess.truth is not None]
-    table = _table(compared) if compared else ""
-    shown.value = f'{STYLE}<div role="status">{as_html(words)}</div>{table}'
+    shown.value = f'{STYLE}<div role="status">{as_html(words)}</div>{_table(made)}'
 
 
 def _table(guesses: Iterable[Guess]) -> str:
-    """Return a table in HTML: each prediction with the guess, the answer and the distance."""
-    rows = []
-    for guess in guesses:
-        question, truth = guess.question, guess.truth
-        mine = guess.guess if question.choices else with_unit(as_float(guess.guess), question.unit)
-        right = question.right_choice(truth) or with_unit(as_float(truth), question.unit)
-        texts = (str(mine), right, guess.judged())
-        cells = "".join(f"<td>{as_html(text)}</td>" for text in texts)
-        rows.append(f'<tr><th scope="row">{question.key}</th>{cells}</tr>')
+    """Return the guesses whose answers are known as a table in HTML; "" if there are none."""
     names = ("prediction", "your guess", "the answer", "result")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    rows = ""
+    for guess in guesses:
+        if (truth := guess.truth) is None:
+            continue
+        question, mine = guess.question, guess.guess
+        texts = (
+            mine if isinstance(mine, str) else with_unit(as_float(mine), question.unit),
+            question.right_choice(truth) or with_unit(as_float(truth), question.unit),
+            guess.judged(),
+        )
+        cells = "".join(f"<td>{as_html(text)}</td>" for text in texts)
+        rows += f'<tr><th scope="row">{question.key}</th>{cells}</tr>'
+    return f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
 
 
 def tally(lecture: str) -> None:
