@@ -314,7 +314,7 @@ def test_the_answers_follow_the_forms_after_going_back(opened):
     live_page.change("fit", {"batch_size": "2"})
     live_page.page.goto(f"{live_page.address}index.html")
     live_page.page.go_back()
-    bits = live_page.tool("bins").get_by_label("Bits").input_value()
+    bits = live_page.tool("bins").get_by_label("Bits", exact=True).input_value()
     expect(live_page.answer("bins")).to_contain_text(f"NormalFloat, {bits} bits")
     texts = {"batch_size": live_page.tool().get_by_label("Texts").input_value()}
     total = re.search(r"total</th><td>([\d,]+)", live.answer("fit", texts))[1]
