@@ -165,18 +165,6 @@ def random_texts(tool, generator):
     return texts
 
 
-def test_the_page_computes_its_first_answer_and_changes_it_quickly(opened):
-    live_page = opened()
-    expect(live_page.page.locator(".live-waiting")).to_have_count(0)
-    started = live_page.page.evaluate("performance.now()") / 1000
-    live_page.change("fit", {"batch_size": "64", "sequence_length": "8192"})
-    times = [live_page.change("fit", {"rank": str(rank)}) for rank in (8, 24, 32, 48, 64)]
-    print(f"first answer after {started:.1f} s, changes after {sorted(times)} s")
-    # These limits have room for a machine that runs other tests meanwhile; the docs state times of
-    # an idle machine.
-    assert started < 20 and min(times) < 0.5
-
-
 def test_the_static_answer_is_the_computed_one(site):
     page = (site / "will-it-fit.html").read_text(encoding="utf-8")
     for name in live.TOOLS:
@@ -212,19 +200,24 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(opened, scheme, wi
     page.screenshot(path=PICTURES / f"live-{scheme}-{width}.png", full_page=True)
 
 
-def test_a_button_of_the_answer_sets_the_form(opened):
+def test_a_button_of_the_answer_sets_the_form_and_a_bad_number_gives_a_message(opened):
     live_page = opened()
+    expect(live_page.page.locator(".live-waiting")).to_have_count(0)
     live_page.change("fit", {"batch_size": "8", "sequence_length": "2048"})
     expect(live_page.answer()).to_contain_text("What would fit on a T4 instead?")
-    button = live_page.answer().get_by_role("button", name="micro-batches of")
-    before = live_page.computed()
-    button.click()
-    live_page.wait_for(before + 1)
+    live_page.answer().get_by_role("button", name="micro-batches of").click()
     expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
     size = int(live_page.tool().get_by_label("Texts in a batch").input_value())
     # This setting belongs to the folded settings.
     count = int(live_page.tool().locator('[name="accumulation"]').input_value())
     assert size < 8 and size * count == 8
+    live_page.change("fit", {"sequence_length": "0"})
+    message = "Tokens in a text must be a whole number from 1 to 1,048,576, but is 0."
+    expect(live_page.answer().get_by_role("alert")).to_have_text(message)
+    times = [live_page.change("fit", {"sequence_length": str(n)}) for n in (500, 600, 700)]
+    expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
+    # The limit has room for a machine that runs other tests meanwhile.
+    assert min(times) < 0.5
 
 
 def test_the_form_works_with_the_keyboard_alone(opened):
@@ -261,51 +254,20 @@ def test_a_link_holds_the_settings(opened):
     assert second.page.url.endswith("will-it-fit.html")
 
 
-def test_a_link_to_a_heading_or_with_nonsense_does_no_harm(opened):
-    for fragment in ("#about-this-page", "#model=none&rank=x&a=b"):
-        live_page = opened(fragment)
-        expect(live_page.tool().get_by_label("GPU", exact=True)).to_have_value("T4")
-    live_page = opened("#gradient_checkpointing=true&model=gpt5&batch_size=2&rank=many")
-    expect(live_page.tool().get_by_label("Gradient checkpointing")).to_be_checked()
-    expect(live_page.tool().get_by_label("Model", exact=True)).to_have_value("llama-3.1-8b")
-    expect(live_page.tool().get_by_label("Texts in a batch")).to_have_value("2")
-    expect(live_page.tool().get_by_label("Rank r")).to_have_value("16")
-
-
-def test_a_heading_in_the_address_stays_and_a_copied_link_has_the_settings(opened):
-    live_page = opened("#about-this-page")
-    assert live_page.page.url.endswith("#about-this-page")
-    live_page.change("fit", {"batch_size": "2"})
-    live_page.page.evaluate("location.hash = 'about-this-page'")
-    button = live_page.tool().locator("[data-copy=link]")
-    for _ in range(2):
-        button.click()
-    assert live_page.page.evaluate("navigator.clipboard.readText()").endswith("#batch_size=2")
-    expect(button).to_have_text("Copy a link to these settings")
-
-
-def test_a_browser_that_refuses_to_change_the_address_is_no_problem(opened):
-    live_page = opened()
-    script = "() => { history.replaceState = () => { throw new Error('too often'); }; }"
-    live_page.page.evaluate(script)
-    live_page.change("fit", {"gpu": "H100"})
-    expect(live_page.answer()).to_contain_text("Yes, it fits on an H100.")
-
-
-def test_a_browser_that_can_t_copy_says_so(opened):
-    live_page = opened()
-    live_page.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    button = live_page.tool().locator("[data-copy=link]")
-    button.click()
-    expect(button).to_have_text("This browser doesn't allow the page to copy")
-
-
-def test_a_link_has_only_the_settings_that_are_used(opened):
-    live_page = opened()
-    live_page.change("fit", {"model": "config", "config": json.dumps(CONFIG), "rank": "8"})
-    assert "config=%7B" in live_page.page.url and "rank=8" in live_page.page.url
-    live_page.change("fit", {"model": "llama-7b", "method": "full"})
-    assert live_page.page.url.endswith("#model=llama-7b&method=full")
+@pytest.mark.parametrize(
+    ("fragment", "size"),
+    [
+        ("#about-this-page", "1"),
+        ("#model=none&rank=x&a=b", "1"),
+        ("#gradient_checkpointing=true&model=gpt5&batch_size=2&rank=many", "2"),
+    ],
+)
+def test_a_link_to_a_heading_or_with_nonsense_does_no_harm(opened, fragment, size):
+    tool = opened(fragment).tool()
+    expect(tool.get_by_label("Model", exact=True)).to_have_value("llama-3.1-8b")
+    expect(tool.get_by_label("Gradient checkpointing")).to_be_checked()
+    expect(tool.get_by_label("Texts in a batch")).to_have_value(size)
+    expect(tool.get_by_label("Rank r")).to_have_value("16")
 
 
 def test_the_answers_follow_the_forms_after_going_back(opened):
@@ -319,14 +281,6 @@ def test_the_answers_follow_the_forms_after_going_back(opened):
     texts = {"batch_size": live_page.tool().get_by_label("Texts").input_value()}
     total = re.search(r"total</th><td>([\d,]+)", live.answer("fit", texts))[1]
     expect(live_page.answer()).to_contain_text(total)
-
-
-def test_a_proposed_method_fits_even_if_its_hidden_fields_were_changed(opened):
-    live_page = opened("#rank=512&block_size=32")
-    live_page.change("fit", {"method": "full"})
-    live_page.answer().get_by_role("button", name="QLoRA on an NF4 base").first.click()
-    expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
-    expect(live_page.tool().get_by_label("Rank r")).to_have_value("16")
 
 
 # A worker that answers with the rank, or fails if the rank is 13, and never answers if it is 14.
@@ -366,25 +320,6 @@ def test_the_python_code_can_be_copied_and_run(opened):
     scope = {}
     exec(live_page.page.evaluate("navigator.clipboard.readText()"), scope)
     assert f"{scope['e'].total:,}" in live_page.answer().text_content()
-
-
-def test_a_bad_number_gives_one_message_and_nothing_is_lost(opened):
-    live_page = opened()
-    live_page.change("fit", {"sequence_length": "0"})
-    message = "Tokens in a text must be a whole number from 1 to 1,048,576, but is 0."
-    expect(live_page.answer().get_by_role("alert")).to_have_text(message)
-    expect(live_page.tool().get_by_label("Tokens in a text")).to_have_value("0")
-    live_page.change("fit", {"sequence_length": "2048"})
-    expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
-
-
-def test_unused_fields_are_hidden(opened):
-    live_page = opened()
-    rank = live_page.tool().get_by_label("Rank r")
-    expect(rank).to_be_visible()
-    live_page.change("fit", {"method": "full"})
-    expect(rank).to_be_hidden()
-    expect(live_page.tool().get_by_label("config.json of your model")).to_be_hidden()
 
 
 def test_a_config_can_be_pasted_chosen_or_read_from_the_hub(opened, tmp_path):
@@ -525,10 +460,6 @@ def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs
 
 
 # --- the files for the browser --------------------------------------------------------------------
-
-
-def test_the_archive_has_the_same_bytes_each_time_and_only_what_the_tools_need():
-    assert live_tools.archive() == live_tools.archive()
 
 
 def test_the_page_loads_bytecode(site):

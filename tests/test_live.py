@@ -12,7 +12,7 @@ from course_utils import live, memory
 from course_utils.controls import Control, used, values_of
 from course_utils.live import bins, fit
 from course_utils.live.markup import with_article
-from course_utils.memory import GPUS, PRESETS, ModelShape, estimate, largest, usable_bytes
+from course_utils.memory import GPUS, ModelShape, estimate, largest, usable_bytes
 from course_utils.units import format_bytes
 
 
@@ -71,20 +71,17 @@ def test_a_value_that_is_not_allowed_gives_a_message():
 # --- controls -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", " ", "1.5", "1e3", "1_000", "٣", "²", "-", "--1", "9" * 5000])
-def test_a_text_that_is_no_whole_number_is_refused(text):
+@pytest.mark.parametrize(
+    "text", ["", " ", "1.5", "1e3", "1_000", "٣", "²", "-", "--1", "9" * 5000, "1", "51", "-3"]
+)
+def test_a_text_that_is_no_whole_number_in_its_range_is_refused(text):
     shown = repr(text[:12]) if text.strip() else "empty"
-    message = re.escape(f"n must be a whole number from 1 to 50, but is {shown}.")
+    shown = text if text in ("1", "51", "-3") else shown
+    message = re.escape(f"n must be a whole number from 2 to 50, but is {shown}.")
+    control = Control("n", 3, least=2, most=50)
     with pytest.raises(ValueError, match=f"^{message}$"):
-        Control("n", 3, most=50).read(text)
-
-
-def test_a_number_must_be_in_its_range():
-    control = Control("n", 3, least=2, most=8)
-    assert [control.read(text) for text in ("2", " 8 ", "05")] == [2, 8, 5]
-    for text in ("1", "9", "-3"):
-        with pytest.raises(ValueError, match="from 2 to 8"):
-            control.read(text)
+        control.read(text)
+    assert [control.read(number) for number in ("2", " 50 ", "05")] == [2, 50, 5]
 
 
 def test_an_unused_control_has_its_first_value_whatever_its_text():
@@ -150,9 +147,7 @@ def settings_of_buttons(markup):
         {"method": "full"},
         {"model": "llama-65b"},
         {"attention": "eager", "sequence_length": "5000"},
-        {"gradient_checkpointing": "0", "sequence_length": "4096"},
         {"method": "lora", "targets": "q_proj,v_proj", "model": "llama-13b"},
-        {"model": "smollm2-1.7b", "method": "full", "optimizer": "paged_adamw"},
     ],
 )
 def test_each_proposed_change_fits(texts):
@@ -215,11 +210,6 @@ def test_a_config_of_the_reader_is_read():
 def test_a_config_that_can_t_be_read_gives_a_message(config, message):
     markup = live.answer("fit", {"model": "config", "config": config})
     assert markup.startswith('<p role="alert">') and message in words(markup)
-
-
-def test_a_config_may_begin_with_a_byte_order_mark():
-    marked = live.answer("fit", {"model": "config", "config": "\ufeff" + json.dumps(CONFIG)})
-    assert marked == live.answer("fit", {"model": "config", "config": json.dumps(CONFIG)})
 
 
 @pytest.mark.parametrize(
@@ -320,18 +310,6 @@ def test_the_chosen_gpus_divide_only_as_much_as_is_needed():
     assert not any(other.changes.get("gpus") == 2 for other in found)
 
 
-def test_float32_is_replaced_where_another_method_needs_16_bits():
-    options = {"recipe": "fp32", "compute_dtype": "float32"}
-    methods = [
-        other.changes["method"]
-        for other in memory.alternatives("llama-3.1-8b", "full", gpu="A100-40", **options)
-        if "method" in other.changes
-    ]
-    assert methods == ["lora", "qlora"]
-    found = memory.alternatives("llama-3.1-8b", "lora", gpu="RTX 4090", **options)
-    assert found[0].words == "a base model in 16 bits"
-
-
 def test_a_method_that_is_not_enough_alone_is_combined_with_smaller_micro_batches():
     found = memory.alternatives("llama-3.1-8b", "full", gpu="T4", batch_size=16)
     other = alternative(found, "method")
@@ -340,29 +318,6 @@ def test_a_method_that_is_not_enough_alone_is_combined_with_smaller_micro_batche
     alone = {k: v for k, v in other.changes.items() if k not in ("batch_size", "accumulation")}
     method = alone.pop("method")
     assert not estimate("llama-3.1-8b", method, batch_size=16, **alone).fits("T4")
-
-
-def test_changes_that_the_model_does_not_support_are_left_out_of_combinations():
-    options = {"attention": "eager", "batch_size": 64}
-    found = memory.alternatives("gemma-3-1b", "full", gpu="T4", **options)
-    (together,) = (each for each in found if each.changes.keys() >= {"batch_size", "optimizer"})
-    assert "attention" not in together.changes
-    assert together.estimate == estimate("gemma-3-1b", **options | together.changes)
-
-
-def test_a_combination_does_not_name_a_change_twice():
-    options = {"compute_dtype": "float32", "gradient_checkpointing": False, "batch_size": 16}
-    found = memory.alternatives("llama-3.1-8b", "lora", gpu="T4", **options)
-    other = alternative(found, "method")
-    assert "QLoRA in float16 on an NF4 base" in other.words
-    assert "a base model in 16 bits" not in other.words
-
-
-def test_a_proposed_model_is_smaller_than_the_chosen_one():
-    options = USUAL | {"block_size": 32, "double_quant": False, "sequence_length": 4700}
-    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
-    name = alternative(found, "model").changes["model"]
-    assert ModelShape.preset(name).parameters < ModelShape.preset("llama-3.1-8b").parameters
 
 
 def test_nothing_is_proposed_if_nothing_fits():
@@ -404,10 +359,6 @@ def test_nf4_wins_on_normal_numbers_and_equal_steps_win_on_uniform_numbers():
     }  # fmt: skip
     assert errors["nf", "normal"] < errors["int", "normal"]
     assert errors["int", "uniform"] < errors["nf", "uniform"]
-
-
-def test_all_presets_are_in_the_menu():
-    assert set(PRESETS) < set(fit.CONTROLS["model"].options)
 
 
 def test_the_article_of_a_gpu_follows_how_its_name_is_spoken():

@@ -61,12 +61,6 @@ def text_of(widget):
 # --- the question ---
 
 
-def test_no_choice_is_chosen_at_first():
-    control = ask()
-    assert isinstance(control, widgets.RadioButtons)
-    assert (control.value, control.index, list(control.options)) == (None, None, CHOICES)
-
-
 def test_a_guess_is_recorded_as_soon_as_it_is_chosen(shown):
     control = ask()
     control.value = "about 7"
@@ -181,14 +175,6 @@ def test_the_guess_before_the_answer_still_counts_if_the_field_is_cleared(shown)
     assert "Your recorded guess is 14 GB." in text_of(shown[0][2])
     said = "You guessed 14 GB. The answer is 14 GB: your guess was exactly right."
     assert text_of(shown[1][2]) == said
-
-
-def test_the_nearest_of_several_numbers_is_right(shown):
-    ask("share", "Which?", {"a third": 33, "2%": 2}, unit="%").value = "a third"
-    reveal("share", 1.6, {"a third": "That is the share of memory."})
-    assert text_of(shown[1][2]) == (
-        "You chose 'a third'. The answer is 1.60%, so '2%' is right. That is the share of memory."
-    )
 
 
 def test_an_answer_without_a_question_is_shown(shown):
