@@ -60,16 +60,28 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
         CourseError: there is no such lecture; the message lists the lectures that exist.
     """
     paths = sorted((folder / "lectures").glob("[0-9][0-9]_*.ipynb"))
-    if only is None:
-        return paths
+    return paths if only is None else chosen(paths, only, "lecture", folder / "lectures")
+
+
+def chosen(paths: list[Path], only: str, kind: str, folder: Path) -> list[Path]:
+    """Return the notebooks with this number ("07" or "7"), file name or stem.
+
+    Args:
+        paths: the notebooks to choose from.
+        only: the number, file name or stem.
+        kind: what a notebook is called in the error message, such as "lecture".
+        folder: the folder that the error message names if it has no notebooks.
+
+    Raises:
+        CourseError: there is no such notebook; the message lists the notebooks that exist.
+    """
     name = Path(only).name.removesuffix(".ipynb")
-    number = name.zfill(2)
-    chosen = [path for path in paths if path.stem == name or path.stem[:2] == number]
-    if not chosen:
+    found = [path for path in paths if path.stem == name or path.stem[:2] == name.zfill(2)]
+    if not found:
         names = ", ".join(path.stem for path in paths)
-        remedy = f"choose one of: {names}" if names else f"{folder / 'lectures'} has no lectures"
-        raise CourseError(f"there is no lecture {only}; {remedy}")
-    return chosen
+        remedy = f"choose one of: {names}" if names else f"{folder} has no {kind}s"
+        raise CourseError(f"there is no {kind} {only}; {remedy}")
+    return found
 
 
 def all_notebooks(folder: Path) -> list[Path]:

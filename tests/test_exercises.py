@@ -12,10 +12,10 @@ import pytest
 
 from course_utils import checks, notebooks, values
 from course_utils.execution import execute
-from course_utils.grading import assignments, release, rules
+from course_utils.grading import assignments, release
 from course_utils.publishing import notebook_check
 from course_utils.threads import one_thread
-from tests import expected, mutation, tables
+from tests import expected, mutation, rules, tables
 
 ROOT = mutation.ROOT
 PATHS = assignments.sources(ROOT)

@@ -759,7 +759,7 @@ def test_a_file_that_is_no_notebook_is_ungradable_for_one_reason(kind):
 
 
 def test_a_file_that_is_too_large_is_ungradable(monkeypatch):
-    monkeypatch.setattr(repair, "MAX_FILE", 1_999_999)
+    monkeypatch.setattr(repair, "MAX_NOTEBOOK", 1_999_999)
     with pytest.raises(
         Ungradable, match="has 2 MB, but at most 2 MB are allowed: clear all outputs"
     ):

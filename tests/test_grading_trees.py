@@ -324,8 +324,6 @@ SUBMISSIONS = {
 # relative path, and those of them that block the result.
 ANY = ("file", "fifo", "socket", "dangling link", "link to folder", "unwritable")
 FILES = ("folder", "fifo", "dangling link", "link to file", "file")
-# The path of a record in earlier versions.
-OLD_RECORD = f"grading/{NAME}/{{student}}/record.json"
 TARGETS = {
     "autograded/{student}": (ANY, ANY),
     f"autograded/{{student}}/{NAME}": (ANY, ANY),
@@ -335,7 +333,6 @@ TARGETS = {
     f"grading/{NAME}/records/{{student}}": (ANY, ANY),
     f"grading/{NAME}/records/{{student}}/record.json": (FILES, ("folder",)),
     f"grading/{NAME}/records/{{student}}/record.json.part": (FILES, ()),
-    OLD_RECORD: (FILES, ()),
 }
 RECORDS = (
     "{}",
@@ -373,12 +370,8 @@ def obstacle_for_class(tree, draw):
     """Create an entry in the place of the class's own files."""
     folder = tree.course / "grading" / NAME
     name = draw.choice(["report.html", "points.csv", "report.html.part"])
-    if draw.random() < 0.5 or os.path.lexists(folder / "records" / name):
-        kind = draw.choice(["file", "fifo", "link to file", "dangling link"])
-        create(folder / name, kind, tree.canary)
-    else:
-        # An earlier version has saved the record of a student of this name.
-        create(folder / name / "record.json", "file", tree.canary)
+    kind = draw.choice(["file", "fifo", "link to file", "dangling link"])
+    create(folder / name, kind, tree.canary)
 
 
 def create_canary(folder, released):
@@ -418,9 +411,6 @@ def random_tree(folder, released, seed, without="no kind"):
         student = names[n] if draw.random() < 0.5 else f"s{n}"
         kinds = {**SUBMISSIONS, **OBSTACLES, "name": honest}
         kind = draw.choice([kind for kind in kinds if not re.search(without, kind)])
-        # No version of the course has created this folder, so it need not work for every name.
-        if kind == f"folder in the place of {OLD_RECORD}":
-            student = f"s{n}"
         kinds[kind](tree, student, draw)
         tree.kinds += [kind, *([f"name {student!r}"] if student == names[n] else [])]
     if draw.random() < 0.3:
@@ -449,7 +439,7 @@ class QuickSession:
         pass
 
     def repair(self, data, release):
-        return vars(repair.repair(repair.load(data), json.loads(release)))
+        return repair.repair(repair.load(data), json.loads(release))
 
     def run(self, source, what=""):
         self._ran += source
@@ -910,28 +900,6 @@ def test_an_interrupt_ends_the_run_even_during_saving(tree):
 
 
 # --- records --------------------------------------------------------------------------------------
-
-
-def test_records_of_earlier_versions_are_moved(tree):
-    tree.hand_in("report.html")
-    first, _ = run(tree)
-    folder = tree.course / "grading" / NAME
-    (folder / "report.html").unlink()
-    for record in list((folder / "records").iterdir()):
-        record.rename(folder / record.name)
-    (folder / "records").rmdir()
-    again, _ = run(tree)
-    assert again.graded == 0 and again.records == again.previous == first.records
-    assert (folder / "report.html").is_file() and not (folder / ODD).exists()
-
-
-def test_the_old_record_of_a_student_named_records_is_ignored(tree):
-    """An earlier version has saved the record of this student in the folder of all records."""
-    tree.hand_in("records")
-    old = tree.course / "grading" / NAME / "records" / "record.json"
-    old.parent.mkdir(parents=True)
-    old.write_text("{}", encoding="utf-8")
-    assert run(tree)[0].graded == 4 and run(tree)[0].graded == 0
 
 
 @pytest.mark.parametrize(

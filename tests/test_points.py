@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from course_utils import points
-from course_utils.grading import layout, rules
+from course_utils.grading import layout
 from course_utils.grading.assignments import read
-from tests import assignment
+from tests import assignment, rules
 
 NOTEBOOK = """
 from IPython.core.interactiveshell import InteractiveShell

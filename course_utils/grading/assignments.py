@@ -9,8 +9,7 @@
     check(…).like(…)                           lora-parameters-form      graded, 1 point
     check(…).gives(…)                          lora-parameters-values    1 point, partly hidden
 
-`read` finds the tasks. `course_utils.grading.rules` defines the rules that an assignment must
-follow.
+`read` finds the tasks. tests/rules.py defines the rules that an assignment must follow.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.notebooks import course_folder, load
+from course_utils.notebooks import chosen, course_folder, load
 from course_utils.validation import CourseError
 
 Cell = dict[str, Any]
@@ -129,11 +128,7 @@ def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
     paths = sorted((folder / "solutions").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
     if not paths:
         raise CourseError(f"there are no assignments in {folder / 'solutions'}")
-    chosen = [p for p in paths if only in (None, p.stem, p.stem[:2], p.stem[:2].lstrip("0"))]
-    if not chosen:
-        names = ", ".join(path.stem for path in paths)
-        raise CourseError(f"there is no assignment {only}; choose one of: {names}")
-    return chosen
+    return paths if only is None else chosen(paths, only, "assignment", folder / "solutions")
 
 
 def read(path: Path | str) -> Assignment:

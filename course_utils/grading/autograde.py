@@ -131,16 +131,16 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
             )
         except Ungradable as error:
             return ungradable(spec, submission, str(error), time.monotonic() - started)
-        notebook = repaired["notebook"]
+        notebook = repaired.notebook
         run_cells(notebook, spec, session)
-    doubts, incidents = session.failures.syntax_errors(repaired["python"])
+    doubts, incidents = session.failures.syntax_errors(repaired.python)
     record = Record(
         assignment=spec.name,
         student=submission.student,
         key=record_key(spec, submission),
         state=records.GRADED,
-        reasons=(*submission.doubts, *repaired["doubts"], *doubts),
-        repairs=(*submission.notes, *repaired["notes"]),
+        reasons=(*submission.doubts, *repaired.doubts, *doubts),
+        repairs=(*submission.notes, *repaired.notes),
         incidents=(*session.incidents, *incidents),
         seconds=time.monotonic() - started,
         memory=session.memory,

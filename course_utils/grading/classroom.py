@@ -128,9 +128,8 @@ def grade(  # noqa: PLR0913
 
 def _records(folder: Path, name: str) -> dict[str, Record]:
     """Return the records of earlier runs of an assignment, by student."""
-    saved = folder / "grading" / name
-    records.move_old_records(saved)
-    return {r.student: r for r in records.read_all(saved) if r.assignment == name}
+    saved = records.read_all(folder / "grading" / name)
+    return {record.student: record for record in saved if record.assignment == name}
 
 
 @contextlib.contextmanager

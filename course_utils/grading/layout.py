@@ -4,7 +4,7 @@
     points-so-far            the list of tasks in the cell that shows the student's points so far
 
 `course notebooks fix` writes these cells into the notebooks in solutions/, and the rule "layout" of
-`course_utils.grading.rules` demands them.
+tests/rules.py demands them.
 """
 
 from __future__ import annotations

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from course_utils.checks import joined_lines
 from course_utils.grading.failures import Failures
 from course_utils.grading.intake import isolated
-from course_utils.grading.intake.repair import Ungradable
+from course_utils.grading.intake.repair import Repaired, Ungradable
 from course_utils.grading.sandbox.messages import ChannelError, Message
 from course_utils.grading.sandbox.server import SandboxProcess, Server
 from course_utils.grading.sandbox.shell import MAX_CHARACTERS, MAX_TEXT, MIMES, clean, utf8
-from course_utils.grading.spec import MAX_NOTEBOOK, Files, GradingSpec, Submission
-from course_utils.units import format_bytes
+from course_utils.grading.spec import Files, GradingSpec, Submission
 
 # Maximum number of student processes that are started for one submission.
 MAX_STARTS = 4
@@ -40,7 +39,6 @@ MAX_EXCESS = 200_000_000
 MAX_SKIPPED, MAX_STATEMENT = 20, 120
 
 Output = dict[str, Any]
-Notebook = dict[str, Any]
 
 
 class Servers(NamedTuple):
@@ -97,25 +95,16 @@ class GradingSession:
 
     # --- cells ------------------------------------------------------------------------------------
 
-    def repair(self, data: bytes, release: bytes) -> Notebook:
+    def repair(self, data: bytes, release: bytes) -> Repaired:
         """Repair a submitted notebook, and return the notebook with notes about the repair.
 
         Args:
             data: The bytes of the submitted notebook.
             release: The released notebook, as JSON.
 
-        Returns:
-            A dictionary with the keys "notebook", "notes" and "doubts"; see `intake.repair`.
-
         Raises:
             Ungradable: The notebook can't be read or repaired; the text says why.
         """
-        if len(data) > MAX_NOTEBOOK:
-            raise Ungradable(
-                f"the file has {format_bytes(len(data), digits=0)}, but at most "
-                f"{format_bytes(MAX_NOTEBOOK, digits=0)} are allowed: "
-                "clear all outputs, save the notebook, and hand it in again"
-            )
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
             request = isolated.request(data, release)

@@ -25,7 +25,7 @@ Notebook = dict[str, Any]
 # The ending of a notebook's file name.
 NOTEBOOK = ".ipynb"
 # Maximum size of a notebook file in bytes (B), including outputs that a student forgot to clear.
-MAX_NOTEBOOK = 300_000_000
+MAX_NOTEBOOK = 250_000_000
 
 
 @dataclass(frozen=True)

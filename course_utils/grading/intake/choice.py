@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
 
 from course_utils.grading.assignments import grade_id, is_answer
-from course_utils.grading.intake.repair import DEFINES, Ungradable
+from course_utils.grading.intake.repair import DEFINES, Repaired, Ungradable
 from course_utils.grading.intake.submissions import quoted
 from course_utils.grading.spec import Files, Submission, is_notebook
 
@@ -26,9 +26,6 @@ from course_utils.grading.spec import Files, Submission, is_notebook
 MAX_OTHERS = 10
 # Maximum number of bytes (B) of a .py file in which missing answers are searched.
 MAX_SCRIPT = 1_000_000
-
-# A repaired notebook with notes, as `intake.isolated.result` returns it.
-Repaired = dict[str, Any]
 
 
 def choose(submission: Submission, known: Files, repair: Callable[[bytes], Repaired]) -> Repaired:
@@ -57,8 +54,8 @@ def choose(submission: Submission, known: Files, repair: Callable[[bytes], Repai
             raise Ungradable(f"{error} (there are answers in {names})") from None
         ((path, other),) = others.items()
         doubt = f"{path} was graded, because {quoted(submission.path)} can't be graded: {error}"
-        return {**other, "doubts": [doubt, *other["doubts"]]}
-    if not (missing := set(own["unanswered"])):
+        return replace(other, doubts=(doubt, *other.doubts))
+    if not (missing := set(own.unanswered)):
         return own
     found = {
         path: other
@@ -66,17 +63,17 @@ def choose(submission: Submission, known: Files, repair: Callable[[bytes], Repai
         if missing & _answers(other)
     }
     own_path = quoted(submission.path)
-    if len(found) == 1 and not (_answers(own) or own["doubts"]):
+    if len(found) == 1 and not (_answers(own) or own.doubts):
         ((path, other),) = found.items()
         note = f"{own_path} contains no answers, so {path} was graded"
-        return {**other, "notes": [note, *other["notes"]]}
+        return replace(other, notes=(note, *other.notes))
     if found:
         names = ", ".join(sorted(missing & set().union(*map(_answers, found.values()))))
         files = ", ".join(found)
         doubt = f"there are answers in {files} that are missing in {own_path}: {names}"
-        return {**own, "doubts": [*own["doubts"], doubt]}
+        return replace(own, doubts=(*own.doubts, doubt))
     if doubts := [*_scripts(submission, known, own, missing)]:
-        return {**own, "doubts": [*own["doubts"], *doubts]}
+        return replace(own, doubts=(*own.doubts, *doubts))
     return own
 
 
@@ -84,7 +81,7 @@ def _scripts(
     submission: Submission, known: Files, own: Repaired, missing: set[str]
 ) -> Iterator[str]:
     """Yield a doubt for each .py file that defines a function of a missing answer."""
-    cells = [cell for cell in own["notebook"]["cells"] if grade_id(cell) in missing]
+    cells = [cell for cell in own.notebook["cells"] if grade_id(cell) in missing]
     names = {name for cell in cells for name in _defined(cell["source"])}
     scripts = [path for path in sorted(submission.files.keys() - known) if path.endswith(".py")]
     for path in scripts[:MAX_OTHERS]:
@@ -99,8 +96,8 @@ def _defined(source: str) -> set[str]:
 
 def _answers(repaired: Repaired) -> set[str | None]:
     """Return the ids of the answers that contain a student's work."""
-    cells = repaired["notebook"]["cells"]
-    return {grade_id(cell) for cell in cells if is_answer(cell)} - set(repaired["unanswered"])
+    cells = repaired.notebook["cells"]
+    return {grade_id(cell) for cell in cells if is_answer(cell)} - set(repaired.unanswered)
 
 
 def _others(

@@ -19,11 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from course_utils.grading import safe_files
-from course_utils.grading.intake.submissions import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, quoted
+from course_utils.grading.intake.submissions import (
+    EXCHANGE,
+    LEFT_OUT,
+    MAX_FILES,
+    MAX_NOTES,
+    MAX_SIZE,
+    quoted,
+)
 from course_utils.grading.spec import MAX_NOTEBOOK
 
 # Maximum size of everything that one student hands in, in bytes (B).
-MAX_BYTES = MAX_NOTEBOOK
+MAX_BYTES = MAX_NOTEBOOK + MAX_SIZE
 # Maximum length of a file name and of a path, in bytes (B).
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
 # A pattern for the names of students. nbgrader uses the names in paths, and also as glob patterns.

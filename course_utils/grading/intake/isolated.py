@@ -12,7 +12,6 @@ that reads it.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from course_utils.grading.intake import repair
 from course_utils.grading.sandbox.shell import clean, utf8
@@ -41,8 +40,8 @@ def run(request: bytes) -> bytes:
     return utf8(json.dumps(vars(repaired)))
 
 
-def result(response: bytes) -> dict[str, Any]:
-    """Return the repaired notebook with its "notes" and "doubts" (see `repair.Repaired`).
+def result(response: bytes) -> repair.Repaired:
+    """Return the repaired notebook in a response.
 
     Raises:
         Ungradable: The submission can't be graded; the message says why.
@@ -50,4 +49,8 @@ def result(response: bytes) -> dict[str, Any]:
     content = json.loads(response)
     if "ungradable" in content:
         raise repair.Ungradable(content["ungradable"])
-    return content
+    return repair.Repaired(
+        content["notebook"],
+        *(tuple(content[name]) for name in ("notes", "doubts", "unanswered")),
+        content["python"],
+    )

@@ -33,13 +33,10 @@ from typing import Any
 
 from course_utils import files, notebooks
 from course_utils.grading.assignments import Cell, grading, is_answer
+from course_utils.grading.spec import MAX_NOTEBOOK, Notebook
 from course_utils.units import format_bytes
 from course_utils.validation import CourseError
 
-Notebook = dict[str, Any]
-
-# Maximum size of a file in bytes (B), including outputs that a student forgot to clear.
-MAX_FILE = 250_000_000
 MAX_CELLS = 2_000
 # Maximum length of the text of all cells together, in characters.
 MAX_SOURCE = 10_000_000
@@ -118,10 +115,10 @@ def load(data: bytes) -> Loaded:
         Ungradable: the file is not a notebook, or it is too large to grade. No other exception is
             raised.
     """
-    if len(data) > MAX_FILE:
+    if len(data) > MAX_NOTEBOOK:
         raise Ungradable(
             f"the file has {format_bytes(len(data), digits=0)}, but at most "
-            f"{format_bytes(MAX_FILE, digits=0)} are allowed: "
+            f"{format_bytes(MAX_NOTEBOOK, digits=0)} are allowed: "
             "clear all outputs, save the notebook, and hand it in again"
         )
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
@@ -876,17 +873,14 @@ def find_release(
     """
     path, folder = Path(path), folder or notebooks.course_folder()
     releases = sorted((folder / "exercises").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
-    if assignment is None:
-        after = r"(?: ?\(\d+\)|-(?:Copy)?\d+|-repaired)*"
-        fits = [r for r in releases if re.fullmatch(rf"(?:.*[_ +])?{r.stem}{after}", path.stem)]
-    else:
-        fits = [r for r in releases if assignment in (r.stem, r.stem[:2], r.stem[:2].lstrip("0"))]
-    if fits:
-        return fits[0]
+    if assignment is not None:
+        return notebooks.chosen(releases, assignment, "assignment", folder / "exercises")[0]
+    after = r"(?: ?\(\d+\)|-(?:Copy)?\d+|-repaired)*"
+    for release in releases:
+        if re.fullmatch(rf"(?:.*[_ +])?{release.stem}{after}", path.stem):
+            return release
     names = ", ".join(release.stem for release in releases) or "(there are no assignments)"
-    if assignment is None:
-        raise CourseError(
-            f"the file name {path.name} contains no assignment: name it with --assignment, "
-            f"one of: {names}"
-        )
-    raise CourseError(f"there is no assignment {assignment}; choose one of: {names}")
+    raise CourseError(
+        f"the file name {path.name} contains no assignment: name it with --assignment, one of: "
+        f"{names}"
+    )

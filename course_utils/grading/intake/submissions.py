@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -28,6 +29,8 @@ LEFT_OUT = "left-out.txt"
 NOBODY = "(no student)"
 # Maximum number of characters of an exchange file; further characters are dropped.
 MAX_EXCHANGE = 1_000
+# What a student can do if the notebook is too large.
+CLEAR = "; clear all outputs, save the notebook, and hand it in again"
 # Maximum length of an exception's message, in characters.
 MAX_MESSAGE = 300
 # Endings of a notebook's name that browsers and learning management systems may leave.
@@ -82,7 +85,8 @@ def _read_folder(folder: Path, name: str) -> Submission:
         try:
             files[path] = safe_files.read_bytes(folder / path, max_size)
         except OSError as error:
-            notes.append(f"{quoted(path)} was left out: {error.strerror}")
+            remedy = CLEAR if path == likely and error.errno == errno.EFBIG else ""
+            notes.append(f"{quoted(path)} was left out: {error.strerror}{remedy}")
         else:
             free -= 0 if path == likely else len(files[path])
     notebook = files.pop(likely, None)

@@ -42,13 +42,10 @@ from course_utils.grading.assignments import (
 from course_utils.grading.intake.exchange import parse_time
 from course_utils.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
 from course_utils.grading.results import records
-from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
+from course_utils.grading.results.records import UNGRADABLE, Points, Record, with_points
 from course_utils.grading.spec import MAX_NOTEBOOK, Notebook, Submission
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
-
-# Points by grade id. None means that a person still has to give the points.
-Points = dict[str, float | None]
 
 # Number of characters that are stored of a failed check's message.
 MAX_MESSAGE = 4_000
@@ -294,19 +291,6 @@ class Book:
             # An invalid timestamp would stop nbgrader for the whole class.
             if name != TIMESTAMP or parse_time(text):
                 files.write_atomically(folder / name, text.encode(), alone=True)
-
-
-def with_points(record: Record, points: Points) -> Record:
-    """Return the record with its points, and with the state that follows from the points.
-
-    A submission needs a person if a person still has to give points for one of its cells. An
-    ungradable submission stays ungradable.
-    """
-    if record.state == UNGRADABLE:
-        return replace(record, points=points)
-    reasons = [*record.reasons, *(by_hand(cell) for cell, value in points.items() if value is None)]
-    state = PERSON if reasons else record.state
-    return replace(record, state=state, reasons=tuple(reasons), points=points)
 
 
 def _enter_score(grade: Any, cell: Any, unchanged: bool) -> None:

@@ -8,14 +8,14 @@ because a student's name may be `report.html`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from course_utils.files import PART, write_atomically
-from course_utils.grading.safe_files import kind, make_folders, read_bytes
+from course_utils.files import write_atomically
+from course_utils.grading.safe_files import make_folders, read_bytes
 
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
@@ -24,6 +24,9 @@ STATES = (GRADED, PERSON, UNGRADABLE)
 MAX_SIZE = 50_000_000
 # Maximum of points, seconds and bytes in a record. The sum of larger numbers could be infinite.
 MAX_NUMBER = 1e15
+
+# Points by the id of a graded cell; None if a person still has to give them.
+Points = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,25 @@ class Record:
 
 
 def by_hand(cell: str) -> str:
-    """Return the reason why a submission needs a person: somebody has to give a cell's points.
-
-    This text must not change, because the reasons in records of earlier versions are recognized by
-    it.
-    """
+    """Return the reason why a submission needs a person: somebody has to give a cell's points."""
     return f"a person gives the points of {cell}"
+
+
+def with_points(record: Record, points: Points) -> Record:
+    """Return the record with these points, and with the state that follows from all of its points.
+
+    A submission needs a person if points are missing, or if there is another reason. An ungradable
+    submission isn't changed, because the gradebook may contain the points of an earlier submission.
+    """
+    if record.state == UNGRADABLE:
+        return record
+    points = {**record.points, **points}
+    for_points = {by_hand(cell) for cell in points}
+    reasons = [reason for reason in record.reasons if reason not in for_points]
+    reasons += [by_hand(cell) for cell, value in points.items() if value is None]
+    # A submission that needed a person only because of missing points is graded now.
+    state = PERSON if reasons else GRADED if record.reasons else record.state
+    return replace(record, points=points, reasons=tuple(reasons), state=state)
 
 
 def read(path: Path) -> Record | None:
@@ -93,9 +109,15 @@ def read(path: Path) -> Record | None:
         lists = {name: tuple(fields[name]) for name in ("reasons", "repairs", "incidents")}
         record = Record(**fields | lists)
         return record if record.student == path.parent.name and _is_valid(record) else None
-    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError):
-        return None
-    except (TypeError, ValueError):
+    except (
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         return None
 
 
@@ -123,27 +145,9 @@ def read_one(folder: Path, student: str) -> Record | None:
 
 def read_all(folder: Path) -> list[Record]:
     """Return the records in an assignment's folder, sorted by student."""
-    students = [path for path in _entries(folder / FOLDER) if not path.is_symlink()]
-    return [record for path in students if (record := read(path / NAME))]
-
-
-def move_old_records(folder: Path) -> None:
-    """Move the records that earlier versions saved as STUDENT/record.json into the records folder.
-
-    A record that can't be moved is ignored, and its submission is graded again.
-    """
-    for old in _entries(folder):
-        with contextlib.suppress(OSError):
-            names = os.listdir(old)
-            only_records = all(name == NAME or name.endswith(PART) for name in names)
-            folders = [name for name in names if kind(old / name) == "a folder"]
-            if only_records and not folders and not old.is_symlink():
-                old.rename(make_folders(folder, FOLDER) / old.name)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Return the sorted entries of a folder; an empty list if the folder can't be read."""
     try:
-        return sorted(folder / name for name in os.listdir(folder))
+        students = sorted(folder / FOLDER / name for name in os.listdir(folder / FOLDER))
     except OSError:
         return []
+    read_records = (read(path / NAME) for path in students if not path.is_symlink())
+    return [record for record in read_records if record]

@@ -29,12 +29,13 @@ from course_utils.grading.assignments import Assignment, Task
 from course_utils.grading.results.answers import numbered
 from course_utils.grading.results.pages import MAX_LINE, one_line, page_template, plain
 from course_utils.grading.results.records import (
-    GRADED,
     PERSON,
     STATES,
     UNGRADABLE,
+    Points,
     Record,
     by_hand,
+    with_points,
 )
 from course_utils.grading.safe_files import escape_unprintable
 from course_utils.units import MB, format_bytes
@@ -57,8 +58,6 @@ MAX_PAIRS = 20
 # Smallest value in the histograms of seconds and MB.
 MIN_VALUE = 1e-6
 
-# Points by the id of a graded cell.
-Points = Mapping[str, float | None]
 # Groups of records by a text that they share, the largest group first.
 Groups = list[tuple[str, list[Record]]]
 
@@ -69,28 +68,11 @@ Groups = list[tuple[str, list[Record]]]
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
     """Return the records with the gradebook's current points, including points given by hand.
 
-    If a submission needed a person only because points were missing, its state becomes "graded"
-    when all points have been given. An ungradable submission isn't changed, because the gradebook
-    may contain the points of an earlier submission.
-
     Args:
         records: the records of the class.
-        scores: points by student and grade id; None if a person still has to give the points.
+        scores: the points by student.
     """
-    return [_with_scores(record, scores.get(record.student, {})) for record in records]
-
-
-def _with_scores(record: Record, scores: Points) -> Record:
-    if record.state == UNGRADABLE:
-        return record
-    points = {**record.points, **scores}
-    by_hand_reasons = {by_hand(cell) for cell in points}
-    reasons = [reason for reason in record.reasons if reason not in by_hand_reasons]
-    reasons += [by_hand(cell) for cell, value in points.items() if value is None]
-    state = GRADED if record.reasons else record.state
-    if reasons:
-        state = PERSON
-    return replace(record, points=points, reasons=tuple(reasons), state=state)
+    return [with_points(record, scores.get(record.student, {})) for record in records]
 
 
 @dataclass(frozen=True)
