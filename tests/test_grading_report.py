@@ -1,25 +1,21 @@
 """Test results.report: the page and the table of a class, and texts of students in both."""
 
 import csv
-import html.parser
 import io
-import random
 import re
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 
 from course_utils.checks import CheckFailed, check
-from course_utils.grading.assignments import grading, read
+from course_utils.grading.assignments import read
 from course_utils.grading.results import pages, report
 from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
 from tests import assignment as small
 from tests.time_limit import time_limit
 
 LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")
-REASONS = ("the file is empty: hand it in again", "broken JSON in line 17: hand it in again")
 HOSTILE = "<script>window.hacked = 1</script><img src=https://example.org/x onerror='hacked = 1'>"
 
 
@@ -40,87 +36,23 @@ def message_of(call):
     return "\n".join(caught.value._render_traceback_())
 
 
-def random_message(draw):
-    """Return the message of one of four mistakes, with random numbers."""
-    n = draw.randint(10, 99)
-    return draw.choice(
-        [
-            lambda: message_of(lambda: check(sum_all, [n, 1]).gives(n, likely="a number too many")),
-            lambda: message_of(lambda: check(sum_all, [n, 2]).like([0])),
-            lambda: message_of(lambda: check(sum_all, [n, "a"]).like(0)),
-            lambda: "NameError: name 'total' is not defined",
-        ]
-    )()
-
-
-def classroom(assignment, size, seed=0):
-    """Return random records in random order: one in ten is ungradable, one in ten is doubtful."""
-    draw = random.Random(seed)
-    full = {c["id"]: grading(c)["points"] for task in assignment.tasks for c in task.graded}
-    hand = [task.id for task in assignment.tasks if task.by_hand]
-    records = []
-    for number in range(1, size + 1):
-        fields = {"assignment": assignment.name, "student": f"student{number:02}"}
-        fields |= {"seconds": draw.lognormvariate(-1, 0.8), "memory": draw.randint(60, 600) * 10**6}
-        if draw.random() < 0.1:
-            records.append(Record(**fields, state=UNGRADABLE, reasons=(draw.choice(REASONS),)))
-            continue
-        skill = draw.random() ** 0.4
-        points = {cell: value * (draw.random() < skill) for cell, value in full.items()}
-        messages = {cell: random_message(draw) for cell in points if not points[cell]}
-        by_person = {cell: draw.choice([None, 0.5 * full[cell], full[cell]]) for cell in hand}
-        reasons = [by_hand(cell) for cell in hand if by_person[cell] is None]
-        if draw.random() < 0.1:
-            reasons.insert(0, "lora-layer has 2 different answers: the last one counts")
-        records.append(
-            Record(
-                **fields,
-                state=PERSON if reasons else GRADED,
-                reasons=tuple(reasons),
-                repairs=("restored missing tests: lora-merge-values",) * (draw.random() < 0.2),
-                points=points | by_person,
-                messages=messages,
-            )
-        )
-    draw.shuffle(records)
-    return records
-
-
-class Page(html.parser.HTMLParser):
+class Page:
     """The content of a page: its elements, the text below each h2, and the rows of its tables."""
 
     def __init__(self, path):
-        super().__init__()
         self.source = path.read_text(encoding="utf-8")
-        self.tags, self.alts, self.rows, self.summaries, self.examples = [], [], [], [], []
-        self.open, self.parts = [], [["", ""]]
-        self.feed(self.source)
-        self.sections = dict(map(tuple, self.parts))
-        self.rows = [[cell.strip() for cell in row] for row in self.rows]
+        soup = BeautifulSoup(self.source, "html.parser")
 
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, *(name for name, _ in attrs)))
-        self.alts += [value for name, value in attrs if name == "aria-label"]
-        self.open += [] if tag == "meta" else [tag]
-        new = {"tr": (self.rows, []), "h2": (self.parts, ["", ""])}
-        new |= {"summary": (self.summaries, ""), "pre": (self.examples, "")}
-        if tag in new:
-            list.append(*new[tag])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
+        def texts(name, root=soup):
+            return [tag.get_text().strip() for tag in root.find_all(name)]
 
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        tag = self.open[-1] if self.open else ""
-        if tag != "style":
-            self.parts[-1][tag != "h2"] += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-        for name, texts in (("summary", self.summaries), ("pre", self.examples)):
-            if tag == name:
-                texts[-1] += data
+        self.tags = [(tag.name, *tag.attrs) for tag in soup.find_all()]
+        self.alts = [tag["aria-label"] for tag in soup.find_all(attrs={"aria-label": True})]
+        self.rows = [texts(["td", "th"], row) for row in soup.find_all("tr")]
+        self.summaries, self.examples = texts("summary"), texts("pre")
+        self.sections = {h2.get_text(): h2.parent.get_text() for h2 in soup.find_all("h2")}
+        headings, text = texts("h2"), soup.body.get_text()
+        self.top = text.partition(headings[0])[0] if headings else text
 
 
 @pytest.fixture
@@ -156,47 +88,29 @@ OPEN = FULL | {"sum-why": None}
 # --- points ---------------------------------------------------------------------------------------
 
 
-def test_a_submission_with_all_points_is_graded():
-    waiting = record(state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN)
-    (after,) = report.merged([waiting], {"student01": {"sum-why": 2.5}})
-    assert after == record(points=FULL | {"sum-why": 2.5})
-    assert waiting.points["sum-why"] is None, "the argument is not changed"
+WHY, DOUBT = by_hand("sum-why"), "two answers to sum-all"
 
 
-@pytest.mark.parametrize("scores", [{}, {"sum-why": None}, {"sum-all-form": 0.0}])
-def test_a_submission_with_missing_points_needs_a_person(scores):
-    waiting = record(state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN)
-    (after,) = report.merged([waiting], {"student01": scores, "student02": {"sum-why": 1.0}})
-    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
-    assert after.points == OPEN | scores
-
-
-def test_points_of_one_cell_do_not_settle_another_cell():
-    both = (by_hand("sum-why"), by_hand("sum-all-form"))
-    waiting = record(state=PERSON, reasons=both, points=OPEN | {"sum-all-form": None})
-    (after,) = report.merged([waiting], {"student01": {"sum-all-form": 0.0}})
-    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
-
-
-def test_other_reasons_are_kept():
-    reasons = ("two answers to sum-all", by_hand("sum-why"), by_hand("sum-why") + ", and more")
-    waiting = record(state=PERSON, reasons=reasons, points=OPEN)
-    (after,) = report.merged([waiting], {"student01": {"sum-why": 1.0}})
-    assert (after.state, after.reasons) == (PERSON, (reasons[0], reasons[2]))
-
-
-def test_the_state_is_kept_if_there_is_no_reason():
-    assert report.merged([record(state=PERSON, points=FULL)], {})[0].state == PERSON
-
-
-def test_removed_points_need_a_person():
-    (after,) = report.merged([record(points=FULL)], {"student01": {"sum-why": None}})
-    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
-
-
-def test_an_ungradable_submission_gets_no_points_of_an_earlier_one():
-    empty = record(state=UNGRADABLE, reasons=("the file is empty",))
-    assert report.merged([empty], {"student01": FULL}) == [empty]
+@pytest.mark.parametrize(
+    ("before", "scores", "state", "reasons"),
+    [
+        ((PERSON, OPEN, WHY), {"sum-why": 2.5}, GRADED, ()),
+        ((PERSON, OPEN, WHY), {}, PERSON, (WHY,)),
+        ((PERSON, OPEN, WHY), {"sum-why": None}, PERSON, (WHY,)),
+        ((PERSON, OPEN, WHY), {"sum-all-form": 0.0}, PERSON, (WHY,)),
+        ((PERSON, OPEN, DOUBT, WHY), {"sum-why": 1.0}, PERSON, (DOUBT,)),
+        ((PERSON, OPEN, DOUBT), {}, PERSON, (DOUBT, WHY)),
+        ((PERSON, FULL), {}, PERSON, ()),
+        ((GRADED, FULL), {"sum-why": None}, PERSON, (WHY,)),
+        # The gradebook may have the points of an earlier submission.
+        ((UNGRADABLE, {}, "the file is empty"), FULL, UNGRADABLE, ("the file is empty",)),
+    ],
+)
+def test_the_state_follows_from_the_points_and_the_reasons(before, scores, state, reasons):
+    old = record(state=before[0], points=before[1], reasons=before[2:])
+    (after,) = report.merged([old], {"student01": scores, "student02": FULL})
+    assert (after.state, after.reasons) == (state, reasons)
+    assert after.points == (old.points if state == UNGRADABLE else old.points | scores)
 
 
 def test_changes_are_listed_for_students_graded_twice():
@@ -237,6 +151,8 @@ def test_csv_has_an_empty_cell_for_missing_points(sums, table_of):
             record("student05", points=dict.fromkeys(FULL, 0.0)),
         ],
     )
+    # Excel needs the byte order mark to read UTF-8.
+    assert table.startswith(b"\xef\xbb\xbfstudent,")
     assert table.decode("utf-8-sig").split("\r\n") == [
         HEADER,
         "student02,needs a person,a person gives the points of sum-why,,12,3,3,3,",
@@ -246,34 +162,6 @@ def test_csv_has_an_empty_cell_for_missing_points(sums, table_of):
         "student10,graded,,7.3,12,1,3,3,0.3",
         "",
     ]
-
-
-def test_csv_begins_with_a_byte_order_mark_and_has_crlf_line_ends(sums, table_of):
-    table = table_of(sums, [record("Zoë", points=FULL, reasons=()), record("李", points=FULL)])
-    assert table.startswith(b"\xef\xbb\xbfstudent,")
-    assert table.count(b"\r\n") == 3 and table.endswith(b"\r\n")
-    assert b"\n" not in table.replace(b"\r\n", b"")
-    assert [row["student"] for row in read_back(table)] == ["Zoë", "李"]
-
-
-def test_students_are_sorted_naturally(sums, table_of):
-    names = ["student9", "Student10", "student100", "\u00c9mile", "b", "A", "2", "010"]
-    rows = read_back(table_of(sums, [record(name, points=FULL) for name in names]))
-    assert [row["student"] for row in rows] == [
-        *("2", "010", "A", "b", "student9", "Student10", "student100", "\u00c9mile")
-    ]
-
-
-@pytest.mark.parametrize("write", [report.write_csv, report.write_report])
-def test_a_missing_folder_is_created_and_an_old_file_replaced(sums, tmp_path, write):
-    path = tmp_path / "grading" / "file"
-    for records in ([], [record(points=FULL)]):
-        write(path, sums, records)
-    assert "student01" in path.read_text(encoding="utf-8") and len(list(path.parent.iterdir())) == 1
-
-
-def test_csv_without_records_has_only_a_header(sums, table_of):
-    assert table_of(sums, []).decode("utf-8-sig") == HEADER + "\r\n"
 
 
 def read_back(table):
@@ -290,9 +178,9 @@ def cells_of(text, separator):
 @pytest.mark.parametrize(
     "text",
     [
-        *("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1+1", "\r=1+1", "\n=1+1", " =1"),
+        *("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1+1", "\n=1+1"),
         *("a;=1+1", "a; ;\t-1", "\x00=1", "\x1b[0m=1", "\u202e=1", "\uff1d1+1", "\ud800=1"),
-        *('"=1"', 'a","=1', "a\r\n=1+1,2", 'x";=1+1', "\x85=1", "\u2028=1", "\ufeff=1"),
+        *('"=1"', 'a","=1', "a\r\n=1+1,2", "\u2028=1"),
     ],
 )
 def test_no_text_becomes_a_formula_or_a_new_cell(sums, table_of, text, separator):
@@ -304,21 +192,6 @@ def test_no_text_becomes_a_formula_or_a_new_cell(sums, table_of, text, separator
     assert not [c for c in cells_of(table, separator) if c.lstrip()[:1] in tuple("=+-@\uff1d")]
     assert len(read_back(table.encode("utf-8-sig"))) == 2
     assert set(map(len, csv.reader(io.StringIO(table, newline=""), strict=True))) == {9}
-
-
-def test_negative_points_are_numbers_and_no_formulas(sums, table_of):
-    late = record(points=FULL | {"sum-all-form": -1.5})
-    assert read_back(table_of(sums, [late]))[0]["sum-all"] == "0.5"
-    worse = record(points=FULL | {"sum-all-form": -4.5})
-    assert read_back(table_of(sums, [worse]))[0]["sum-all"] == "-2.5"
-
-
-@pytest.mark.parametrize("write", [report.write_csv, report.write_report])
-def test_a_record_of_another_assignment_raises_an_error(sums, tmp_path, write):
-    path = tmp_path / "out"
-    with pytest.raises(ValueError, match="report of 09_sums must not contain a record of 03_lora"):
-        write(path, sums, [record(), record(name="03_lora")])
-    assert not list(tmp_path.iterdir())
 
 
 # --- the page: states and points ------------------------------------------------------------------
@@ -336,8 +209,8 @@ def test_submissions_that_need_attention_are_listed_first(sums, page_of):
             record("student01", points=FULL),
         ],
     )
-    assert list(page.sections)[1:4] == ["Ungradable", "Needs a person", "Points"]
-    assert re.findall(r"(\d+)(graded|needs a person|ungradable)", page.sections[""]) == [
+    assert list(page.sections)[:3] == ["Ungradable", "Needs a person", "Points"]
+    assert re.findall(r"(\d+)(graded|needs a person|ungradable)", page.top) == [
         ("1", "graded"),
         ("3", "needs a person"),
         ("2", "ungradable"),
@@ -355,27 +228,10 @@ def test_submissions_that_need_attention_are_listed_first(sums, page_of):
     assert "student04, student12" in waiting
 
 
-def test_a_cell_without_points_is_listed_even_without_a_reason_in_the_record(sums, page_of):
-    page = page_of(sums, [record(points=OPEN)])
-    assert "A person has to give points to 1 student" in page.sections["Needs a person"]
-
-
-def test_a_completely_graded_class_needs_no_person(sums, page_of):
-    page = page_of(sums, [record(points=FULL)])
-    assert "no submission needs a person" in page.sections[""]
-    assert {"Ungradable", "Needs a person"}.isdisjoint(page.sections)
-    assert "1 student, 12 points." in page.sections[""]
-
-
 def test_a_page_without_records_has_no_sections(sums, page_of):
     page = page_of(sums, [])
-    assert "0 students" in page.sections[""] and "No submission" in page.sections[""]
-    assert list(page.sections) == [""] and not page.rows
-
-
-def test_a_page_with_only_ungradable_submissions_has_no_points(sums, page_of):
-    page = page_of(sums, [record(state=UNGRADABLE, reasons=("empty",), seconds=0.1)])
-    assert list(page.sections) == ["", "Ungradable", "Time and memory"]
+    assert "0 students" in page.top and "No submission" in page.top
+    assert not page.sections and not page.rows
 
 
 def test_the_table_of_tasks_has_medians_and_shares(sums, page_of):
@@ -398,19 +254,6 @@ def test_the_table_of_tasks_has_medians_and_shares(sums, page_of):
     assert rows["9.2 The sum of squares"] == ["3 of 3", "100%", "0%", "0%", "0%"]
     assert rows["9.4 The point of it"] == ["1.5 of 3", "25%", "25%", "25%", "25%"]
     assert "Students by points: full 50%, some 25%, none 25%, missing 0%" in page.alts
-
-
-def test_a_task_without_points_has_no_median(sums, page_of):
-    page = page_of(sums, [record(points=OPEN)])
-    assert ["9.4 The point of it", "– of 3", "0%", "0%", "0%", "100%"] in page.rows
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "shown"),
-    [(0, 9, "0%"), (1, 999, "<1%"), (5, 10, "50%"), (998, 999, ">99%"), (9, 9, "100%")],
-)
-def test_shares_are_not_rounded_to_0_or_100_percent(part, whole, shown):
-    assert report._share(part, whole) == shown
 
 
 def test_the_histogram_counts_incomplete_points_separately(sums, page_of):
@@ -436,35 +279,9 @@ def test_the_histogram_counts_incomplete_points_separately(sums, page_of):
     assert (picture.count('class="full"'), picture.count('class="missing"')) == (3, 1)
 
 
-def test_the_histogram_of_many_points_has_wide_bars(sums, page_of):
-    tasks = [replace(task, points=100 * task.points) for task in sums.tasks]
-    page = page_of(replace(sums, tasks=tuple(tasks)), [record(points=FULL)])
-    alt = "Histogram of points, in steps of 50, from 0 to 1200. Students: 1 at 0."
-    assert alt in page.alts
-
-
-def test_the_height_of_a_bar_is_proportional_to_its_number(sums, page_of):
-    """Incomplete points are stacked on final points; the tallest bar has a height of 8 rem."""
-    half = FULL | {"sum-all-form": 0.0, "sum-why": 0.0}
-    students = [record(f"a{n}", points=half) for n in range(3)] + [record("b", points=FULL)]
-    page = page_of(sums, [*students, record("c", points=half | {"sum-why": None})])
-    picture = page.source[page.source.index("Histogram of points") :].partition("</figure>")[0]
-    found = re.findall(r'<i class="(\w+)" style="height: ([\d.]+)rem">', picture)
-    assert found == [("missing", "2.00"), ("full", "6.00"), ("full", "2.00")]
-    assert re.findall(r"<b>(\d+)</b>.*?<small>(\d+)</small>", picture) == [("4", "8"), ("1", "12")]
-
-
 def test_a_tiny_time_or_memory_does_not_stop_the_report(sums, page_of):
     page = page_of(sums, [record(points=FULL, seconds=5e-324)])
     assert "Grading time: 0.0 s in total" in page.sections["Time and memory"]
-
-
-@pytest.mark.parametrize(
-    ("value", "above"),
-    [(1, 1), (1.1, 2), (2.5, 5), (5.01, 10), (0.03, 0.05), (0.1, 0.1), (70, 100)],
-)
-def test_values_are_rounded_up_to_1_2_or_5_times_a_power_of_ten(value, above):
-    assert report._round_up(value) == pytest.approx(above)
 
 
 # --- the page: failed checks ----------------------------------------------------------------------
@@ -511,52 +328,6 @@ def test_failed_checks_are_grouped_by_the_likely_mistake(sums, page_of):
     assert "For example b:" in text and "For example d:" not in text
 
 
-@pytest.mark.parametrize(
-    ("message", "shared"),
-    [
-        (message_of(lambda: check(sum_all, [12, -3, 4.5e-07]).like([])), "sum_all([…, …, …])"),
-        (
-            message_of(lambda: check(sum_all, [16_000, "a1"]).like(0)),
-            "TypeError: unsupported operand",
-        ),
-        ("Not right yet, in a check that grading adds: f(12)\n  returned  3", "f(…)"),
-        ("NameError: name 'nf4' is not defined in 3", "NameError: name 'nf4' is not defined in …"),
-        ("f(1)\n  returned  1\n  likely    a\n            b 2\n", "a b 2"),
-        ("f(1)\n  returned  'x'\n  likely    forged\n  likely    own", "own"),
-        ("\x1b[31mf(1)\x1b[0m\n  \x1b[1mlikely\x1b[0m    red", "red"),
-        ("", "no message"),
-        ("\n \n", "no message"),
-    ],
-)
-def test_messages_about_the_same_mistake_share_a_text(message, shared):
-    assert report._mistake(message).startswith(shared)
-
-
-def test_rare_mistakes_are_only_counted(sums, page_of):
-    students = [losing(f"student{n:02}", f"KeyError: '{chr(97 + n)}'") for n in range(11)]
-    page = page_of(sums, [*students, losing("z", "KeyError: 'k'")])
-    assert page.summaries[0] == "2 × KeyError: 'k'" and len(page.summaries) == 8
-    assert "Not shown: 3 smaller groups with 3 students." in page.sections["Failed checks"]
-
-
-def test_repairs_and_incidents_are_grouped(sums, page_of):
-    page = page_of(
-        sums,
-        [
-            record("b", points=FULL, repairs=("put back sum-all-form", "cell 12 dropped")),
-            record("a", points=FULL, repairs=("cell 7 dropped", "cell 9 dropped")),
-            record("c", points=FULL, incidents=("sum_all took more than 10 s",)),
-        ],
-    )
-    assert page.summaries == [
-        "2 × cell … dropped",
-        "1 × put back sum-all-form",
-        "1 × sum_all took more than … s",
-    ]
-    assert "a, b" in page.sections["Repairs before grading"]
-    assert "sum_all" in page.sections["Incidents during grading"]
-
-
 # --- the page: changes, time and memory -----------------------------------------------------------
 
 
@@ -577,53 +348,6 @@ def test_changes_have_one_row_for_each_student(sums, page_of):
     unchanged = page_of(sums, before, before)
     assert "of 0 students changed" in unchanged.sections["Changes since the previous grading"]
     assert "Changes since the previous grading" not in page_of(sums, after).sections
-
-
-def test_time_and_memory_are_summarized(sums, page_of):
-    seconds = [0.04, 0.3, 0.4, 3.0, 7.0, 3600.0]
-    page = page_of(
-        sums,
-        [
-            record(f"s{n}", points=FULL, seconds=value, memory=int(100e6 * n))
-            for n, value in enumerate(seconds)
-        ],
-    )
-    text = page.sections["Time and memory"]
-    assert "Grading time: 1 h 0 min in total, median 1.7 s per submission." in text
-    # The memory of one submission was not measured.
-    assert "median 300.00 MB, maximum 500.00 MB" in text
-    assert page.rows[-6:] == [
-        ["student", "state", "time", "memory"],
-        ["s5", "graded", "1 h 0 min", "500.00 MB"],
-        ["s4", "graded", "7.0 s", "400.00 MB"],
-        ["s3", "graded", "3.0 s", "300.00 MB"],
-        ["s2", "graded", "0.4 s", "200.00 MB"],
-        ["s1", "graded", "0.3 s", "100.00 MB"],
-    ]
-    labels = re.findall(r"<small>≤ ([\d.,]+)</small>", page.source)
-    assert labels[-3:] == ["100", "200", "500"] and labels[0] == "0.05"
-    assert (
-        "Histogram of seconds per submission. Students: 1 up to 0.05, 2 up to 0.5, 1 up to 5, "
-        "1 up to 10, 1 up to 5,000." in page.alts
-    )
-    assert (
-        "Histogram of MB per submission. Students: 1 up to 100, 1 up to 200, 3 up to 500."
-        in page.alts
-    )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0, "0.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (7300, "2 h 1 min"),
-    ],
-)
-def test_times_have_units(seconds, shown):
-    assert report._time(seconds) == shown
 
 
 # --- texts of students ----------------------------------------------------------------------------
@@ -655,7 +379,7 @@ def test_texts_add_no_elements_and_no_attributes(sums, page_of, text, state):
     unseen = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
     assert not re.search(unseen, wild.source)
     visible = [word for word in ("<script>", "0 ungradable", "&lt;script") if word in text]
-    assert all(word in wild.sections[list(wild.sections)[1]] for word in visible)
+    assert all(word in next(iter(wild.sections.values())) for word in visible)
 
 
 def test_unprintable_characters_in_names_are_escaped(sums, page_of, table_of):
@@ -695,46 +419,6 @@ def test_long_texts_are_cleaned_in_linear_time():
             report._mistake(text), pages.block(text), report._cell(text)
 
 
-def test_only_the_first_reasons_are_shown(sums, page_of, table_of):
-    many = record(state=UNGRADABLE, reasons=tuple(f"reason {n}" for n in range(10_000)))
-    assert page_of(sums, [many]).rows[1][1].endswith("reason 4; and 9995 more")
-    assert read_back(table_of(sums, [many]))[0]["reasons"].endswith("reason 4; and 9995 more")
-
-
-def test_the_page_of_a_thousand_students_is_small(page_of):
-    page = page_of(LORA, classroom(LORA, 1_000))
-    assert "1,000 students" in page.sections[""] and len(page.source) < 1.5e6
-
-
-def test_the_page_of_a_thousand_students_with_long_texts_is_small(sums, page_of):
-    draw = random.Random(0)
-    texts = [f"{draw.random()} {HOSTILE} " + "<" * 2_000 for _ in range(1_000)]
-    records = [replace(everywhere(text, state=PERSON), student=text[:8]) for text in texts]
-    assert len(page_of(sums, records).source) < 1.5e6
-
-
-def test_the_order_of_the_records_does_not_matter(tmp_path):
-    pages = set()
-    for seed in range(3):
-        records = classroom(LORA, 40)
-        random.Random(seed).shuffle(records)
-        for write in (report.write_report, report.write_csv):
-            write(tmp_path / write.__name__, LORA, records)
-            pages.add((tmp_path / write.__name__).read_bytes())
-    assert len(pages) == 2
-
-
-def test_the_table_agrees_with_the_page(page_of, table_of):
-    records = classroom(LORA, 200)
-    rows, page = read_back(table_of(LORA, records)), page_of(LORA, records)
-    assert Counter(row["state"] for row in rows) == Counter(r.state for r in records)
-    for task in LORA.tasks:
-        points = [row[task.id] for row in rows if row["state"] != UNGRADABLE]
-        full = report._share(points.count(str(task.points)), len(points))
-        cells = next(row for row in page.rows if row[0] == f"{task.number} {task.title}")
-        assert cells[2] == full and cells[5] == report._share(points.count(""), len(points))
-
-
 # --- in a browser ---------------------------------------------------------------------------------
 
 
@@ -750,7 +434,7 @@ def test_the_page_runs_no_script_loads_no_file_and_fits_the_window(
     lost = {"points": dict.fromkeys(cells, 0.0)}
     lost |= {"messages": dict.fromkeys(cells, "w" * 900 + HOSTILE)}
     records = [
-        *classroom(LORA, 60),
+        *(record(f"s{n}", name=LORA.name, points=dict.fromkeys(cells, 1.0)) for n in range(60)),
         record("n" * 200, UNGRADABLE, LORA.name, **lists),
         record("z" + HOSTILE, PERSON, LORA.name, **lists, **lost),
     ]

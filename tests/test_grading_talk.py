@@ -1,16 +1,21 @@
 """Test talk: which questions are asked about an answer, and the page with the questions."""
 
-import random
 import re
 
 import pytest
 
+from course_utils.grading.assignments import read, sources
 from course_utils.grading.results import talk
 from course_utils.grading.results.records import GRADED, Record
-from tests import copies as classes
+from tests import mutation
 from tests.time_limit import time_limit
 
-NF4 = classes.release("04_nf4")
+
+def released(name):
+    return read(mutation.ROOT / "exercises" / name / f"{name}.ipynb")
+
+
+NF4 = released("04_nf4")
 TASKS = {task.id: task for task in NF4.tasks}
 TEXT = "nf4-optimal"
 RECORD = Record("04_nf4", "s01", GRADED)
@@ -29,7 +34,6 @@ def asked(source, task="nf4-pack", record=RECORD):
             "boundary",
             "`b[s] <= t`. What would change if `<=` were `<`",
         ),
-        ("y = x > limit", "boundary", "`x > limit`. What would change if `>` were `>=`"),
         ("y = x < 1", "limit", "`x < 1`. What would change if `<` were `<=`"),
         (
             "if x % 2:\n    raise ValueError('odd')",
@@ -38,24 +42,17 @@ def asked(source, task="nf4-pack", record=RECORD):
         ),
         ("y = a / m.where(m > 0, 1)[:, None]", "divisor", "and not by `m` alone"),
         ("y = a / b.max()", "divisor", "You divide by `b.max()`. For which input is this 0"),
-        ("y = a // size", "divisor", "You divide by `size`"),
         ("y = math.ceil(n / 64)", "rounding", "`math.ceil(n / 64)` is rounded up"),
-        ("y = -(-n // size)", "rounding", "`-(-n // size)` is rounded up"),
         (
             "y = codes[1::2]",
             "slice",
             "`codes[1::2]`: Which elements are these if `codes` has five?",
         ),
-        ("y = flat[: len(x)]", "slice", "`flat[:len(x)]`: What does this leave out"),
         ("y = x.amax(dim=1, keepdim=True)", "shape", "What would change without `keepdim=True`?"),
-        ("y = torch.stack([a, b], dim=1)", "shape", "What would `dim=0` compute instead?"),
-        ("y = m[:, None]", "shape", "what would go wrong without the `None`?"),
         ("y = c.get('head_dim', 64)", "default", "when is `64` used? Is it also used if"),
-        ("y = c.get('a') or 3 * x", "default", "for which input is the part after `or` used?"),
         ("while f(n + 1) < m:\n    n += 1", "end", "the loop `while f(n + 1) < m` ends?"),
         ("y = [a for a in x if a.grad]", "filter", "Only elements with `a.grad` are used"),
         ("with torch.no_grad():\n    y = 1", "without", "without `with torch.no_grad()`?"),
-        ("y = x.detach()", "without", "if `x.detach()` were `x` alone?"),
         ("y = sorted(x)[0]", "sorted", "if `sorted(x)` were `x` alone?"),
         ("y = 4 + 32 / size", "number", "Why 32 in `32 / size`?"),
         (
@@ -92,16 +89,6 @@ def test_questions_quote_the_code_they_are_about(source, kind, words):
 )
 def test_a_question_that_would_make_no_sense_is_not_asked(source, kind):
     assert kind not in asked(source)
-
-
-def test_there_are_no_questions_about_code_that_was_given():
-    release = classes.release("02_memory")
-    task = next(task for task in release.tasks if "def peak_bytes" in task.answer["source"])
-    stub = task.answer["source"]
-    assert not list(talk._candidates(task, stub, RECORD))
-    added = stub + "\n\ndef own(a, b):\n    return a / b\n"
-    (question,) = talk._candidates(task, added, RECORD)
-    assert (question.kind, question.line) == ("divisor", len(added.splitlines()))
 
 
 def test_failed_checks_are_asked_about_without_the_likely_mistake():
@@ -143,31 +130,10 @@ def test_questions_are_about_many_things_and_tasks():
     assert found == talk.questions(NF4, dict(reversed(answers.items())), RECORD)
 
 
-def test_preferred_tasks_come_first():
-    answers = dict.fromkeys(TASKS, "y = a / b\nz = c[1:]\nok = a < b\nk = math.ceil(n / 2)\n")
-    first = {"nf4-unpack", "nf4-blocks"}
-    assert first <= {question.task.id for question in talk.questions(NF4, answers, RECORD, first)}
-
-
-def test_a_short_answer_has_several_questions_but_none_twice():
-    found = talk.questions(NF4, {"nf4-pack": "a = x / y\nb = x / z\n"}, RECORD)
-    assert [question.line for question in found] == [1, 2]
-    assert talk.questions(NF4, {}, RECORD) == []
-    assert talk.questions(NF4, {"nf4-pack": "x ="}, RECORD) == []
-
-
-@pytest.mark.parametrize("name", [path.stem for path in classes.sources(classes.mutation.ROOT)])
-def test_every_honest_student_has_questions(name):
-    release = classes.release(name)
-    for number in range(2):
-        answers = classes.honest(name, number)
-        found = talk.questions(release, answers, RECORD)
-        assert len(found) >= 3
-        for question in found:
-            line = answers[question.task.id].splitlines()[question.line - 1]
-            quotes = re.findall("`(.+?)`", question.text)
-            # ast.unparse may write a part with other brackets.
-            assert any(re.sub(r"\W", "", quote) in re.sub(r"\W", "", line) for quote in quotes)
+@pytest.mark.parametrize("path", sources(mutation.ROOT), ids=lambda path: path.stem)
+def test_the_solution_of_each_assignment_has_questions(path):
+    answers = {task.id: task.answer["source"] for task in read(path).tasks}
+    assert len(talk.questions(released(path.stem), answers, RECORD)) >= 3
 
 
 def page(tmp_path, answers, records=(RECORD,), first=()):
@@ -209,14 +175,14 @@ def test_hostile_answers_are_no_problem(tmp_path):
     sources += ["x = " + "-(-a // " * 60 + "b" + ")" * 60, "if a < b: pass\n" * 600]
     with time_limit(60):
         for source in sources:
-            page(tmp_path, {"s01": dict.fromkeys(TASKS, source)})
+            page(tmp_path, {"s01": {"nf4-pack": source}})
 
 
 @pytest.mark.full
 def test_the_page_runs_no_script_and_fits_the_window(browser, tmp_path):
-    draw = random.Random(0)
-    answers = {f"s{n:02}": classes.honest("04_nf4", draw.randrange(20)) for n in range(1, 5)}
-    answers["s01"]["nf4-pack"] += f"\n# {HARMFUL} " + "x" * 500
+    source = "y = a / b\nz = c[1:]\n"
+    answers = {f"s{n:02}": dict.fromkeys(TASKS, source) for n in range(1, 5)}
+    answers["s01"]["nf4-pack"] += f"# {HARMFUL} " + "x" * 500
     page(tmp_path, answers, [Record("04_nf4", student, GRADED) for student in answers])
     path = tmp_path / "talk.html"
     for width in (360, 1280):

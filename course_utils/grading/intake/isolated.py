@@ -49,8 +49,5 @@ def result(response: bytes) -> repair.Repaired:
     content = json.loads(response)
     if "ungradable" in content:
         raise repair.Ungradable(content["ungradable"])
-    return repair.Repaired(
-        content["notebook"],
-        *(tuple(content[name]) for name in ("notes", "doubts", "unanswered")),
-        content["python"],
-    )
+    lists = {name: tuple(content[name]) for name in ("notes", "doubts", "unanswered")}
+    return repair.Repaired(**content | lists)

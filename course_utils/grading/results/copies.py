@@ -14,9 +14,7 @@ alike, so that all of their answers are slightly alike.
 
 If all students work alone, the p-values of a pair are uniformly distributed. If they are also
 independent, minus the sum of their logarithms has a gamma distribution (Fisher's method). Every
-pair is tested, so the combined p-value is multiplied by the number of pairs. `python -m
-tests.copies` measures how many copies are found in made-up classes, and how many students are named
-who worked alone.
+pair is tested, so the combined p-value is multiplied by the number of pairs.
 """
 
 from __future__ import annotations
