@@ -1,6 +1,5 @@
 """Test `course grade` on small classes: points, states, repeated and interrupted runs."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import psutil
@@ -82,6 +80,11 @@ def test_each_submission_gets_its_state_and_points(course):
     assert message.startswith("Not right yet: squares([3, 4, 5])")
     assert set(graded["wrong"].messages) == set(lost)
     assert graded["right"].reasons == (records.by_hand("sum-why"),)
+    summary = classroom.write_results(course, result)
+    assert "4 graded in this run. In total: 1 graded, 2 needs a person, 1 ungradable" in summary
+    assert "broken: ungradable, " in summary
+    assert "right" in (course / "grading" / NAME / "points.csv").read_text(encoding="utf-8")
+    assert "<html" in (course / "grading" / NAME / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.full
@@ -115,16 +118,6 @@ def test_a_submission_that_became_ungradable_loses_its_earlier_points(course):
     assert {(auto, look) for auto, _, look in sums.grades(course).values()} == {(None, True)}
     page = (course / "autograded" / "one" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
     assert "This submission could not be graded" in page
-
-
-def test_the_report_and_the_table_are_written(course):
-    sums.hand_in(course, "right", RIGHT)
-    sums.hand_in(course, "broken").write_text("x", encoding="utf-8")
-    summary = classroom.write_results(course, grade(course))
-    assert "2 graded in this run. In total: 1 needs a person, 1 ungradable" in summary
-    assert "broken: ungradable, " in summary
-    assert "right" in (course / "grading" / NAME / "points.csv").read_text(encoding="utf-8")
-    assert "<html" in (course / "grading" / NAME / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.full
@@ -166,6 +159,7 @@ def test_a_second_run_changes_nothing(course):
     assert grade(course, again=True).graded == 2
 
 
+@pytest.mark.full
 def test_only_new_and_changed_submissions_are_graded_again(course):
     sums.hand_in(course, "one", RIGHT)
     sums.hand_in(course, "two", RIGHT)
@@ -273,18 +267,6 @@ def test_late_submissions_get_the_penalty_of_nbgrader_s_plugin(course, monkeypat
     assert penalties == {"early": 0, "late": 1}
 
 
-@pytest.mark.full
-def test_a_late_policy_that_can_t_be_loaded_ends_the_run(course):
-    sums.hand_in(course, "one", RIGHT)
-    settings = course / release.SETTINGS
-    extra = '\nc.AssignLatePenalties.plugin_class = "no_policy.OnePoint"\n'
-    settings.write_text(settings.read_text(encoding="utf-8") + extra, encoding="utf-8")
-    with pytest.raises(
-        CourseError, match=r"the late policy .* can't be used: .*no_policy\.OnePoint"
-    ):
-        grade(course)
-
-
 # --- interrupted and failing runs -----------------------------------------------------------------
 
 SLOW = RIGHT | {"sum-all": f"import time\ntime.sleep(50)\n{RIGHT['sum-all']}"}
@@ -355,23 +337,6 @@ def test_ctrl_c_saves_the_results_so_far_and_leaves_no_process(course):
     assert grade_the_rest(course).graded == 3
 
 
-@pytest.mark.parametrize(
-    "earlier", [[], [bubblewrap.SandboxError]], ids=["first try", "second try"]
-)
-def test_the_run_ends_if_sandboxes_can_no_longer_be_created(course, monkeypatch, earlier):
-    sums.hand_in(course, "one", RIGHT)
-    errors = iter([*earlier, bubblewrap.NoSandbox])
-
-    def grade_one(spec, submission):
-        raise next(errors)("no namespaces any more")
-
-    monkeypatch.setattr(autograde, "servers", lambda spec: None)
-    monkeypatch.setattr(autograde, "grade", grade_one)
-    with pytest.raises(bubblewrap.NoSandbox, match="no namespaces any more"):
-        classroom.grade(course, NAME, workers=1, limits=QUICK)
-    assert next(errors, None) is None and not list(course.glob("grading/*/*/*/record.json"))
-
-
 @pytest.mark.full
 def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungradable(
     course, monkeypatch
@@ -408,73 +373,6 @@ def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monke
     assert not list(course.glob("grading/*/*/*/record.json"))
 
 
-class FakeServer:
-    """A server that starts only together with a second one; the server for tests fails."""
-
-    together = threading.Barrier(2, timeout=20)
-    running = 0
-    alive = True
-
-    def __init__(self, imports, withheld=(), private=()):
-        self.together.wait()
-        if "isolated" in imports:
-            raise bubblewrap.SandboxError("no memory for the second server")
-        FakeServer.running += 1
-
-    def close(self):
-        FakeServer.running -= 1
-
-
-def test_both_servers_start_at_the_same_time_and_none_is_left_if_one_fails(course, monkeypatch):
-    sums.hand_in(course, "one", RIGHT)
-    monkeypatch.setattr(autograde, "Server", FakeServer)
-    with pytest.raises(CourseError, match="no memory for the second server"):
-        grade(course)
-    assert FakeServer.running == 0
-
-
-def test_servers_start_before_the_gradebook_is_opened_if_a_submission_is_new(course, monkeypatch):
-    sums.hand_in(course, "one", RIGHT)
-    grade(course)
-    steps, real = [], autograde.start_servers
-
-    def start(spec):
-        steps.append("servers")
-        real(spec)
-
-    def no_book(*_):
-        steps.append("gradebook")
-        raise CourseError("the gradebook can't be opened")
-
-    monkeypatch.setattr(autograde, "start_servers", start)
-    monkeypatch.setattr(classroom, "_book", no_book)
-    for options, expected in ({}, ["gradebook"]), ({"again": True}, ["servers", "gradebook"]):
-        steps.clear()
-        with pytest.raises(CourseError, match="can't be opened"):
-            grade(course, **options)
-        assert steps == expected and not autograde._servers
-    sums.hand_in(course, "two", RIGHT)
-    steps.clear()
-    with pytest.raises(CourseError, match="can't be opened"):
-        grade(course)
-    assert steps == ["servers", "gradebook"] and not autograde._servers
-
-
-@pytest.mark.full
-def test_a_server_that_has_ended_is_replaced(course):
-    for n in range(3):
-        sums.hand_in(course, f"s{n}", RIGHT)
-
-    def progress(record, done, total):
-        if done == 1:
-            for pair in autograde._servers.values():
-                for server in pair:
-                    server.result().close()
-
-    result = classroom.grade(course, NAME, workers=1, limits=QUICK, progress=progress)
-    assert [record.state for record in result.records] == [PERSON] * 3
-
-
 CORES = """
 import os
 
@@ -508,68 +406,10 @@ def folder_with(tmp_path, **files):
     return folder
 
 
-def test_a_notebook_under_another_name_is_found(tmp_path):
-    folder = folder_with(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
-    found = submissions.read(folder, NAME)
-    assert found.notebook == b"{}" and found.files == {"notes.ipynb": b"x"}
-    assert found.notes == ("the notebook's file name was 'Copy of 09_sums (1).ipynb'",)
-
-
 def test_a_submission_without_a_notebook_names_the_files_that_were_handed_in(tmp_path):
     found = submissions.read(folder_with(tmp_path, **{"answers.pdf": b"%PDF"}), NAME)
     assert found.notebook is None
     assert found.problem == "there is no 09_sums.ipynb: 'answers.pdf' was handed in"
-
-
-def test_of_two_notebooks_with_other_names_none_is_chosen(tmp_path):
-    found = submissions.read(folder_with(tmp_path, **{"a.ipynb": b"{}", "b.ipynb": b"{}"}), NAME)
-    assert found.notebook is None and "'a.ipynb', 'b.ipynb'" in found.problem
-
-
-def test_links_and_special_files_are_left_out(tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("canary", encoding="utf-8")
-    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
-    (folder / "soft.txt").symlink_to(secret)
-    (folder / "folder").symlink_to(tmp_path)
-    os.mkfifo(folder / "pipe")
-    found = submissions.read(folder, NAME)
-    assert found.notebook == b"{}" and found.files == {}
-    assert found.notes == (
-        "'folder' was left out: it is a link",
-        "'pipe' was left out: it is not a regular file",
-        "'soft.txt' was left out: it is a link",
-    )
-
-
-def test_a_hard_link_is_read_like_a_file(tmp_path):
-    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
-    os.link(folder / "09_sums.ipynb", tmp_path / "backup.ipynb")
-    assert submissions.read(folder, NAME).notebook == b"{}"
-
-
-@pytest.mark.full
-def test_very_deep_folders_are_left_out(tmp_path):
-    place = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
-    try:
-        with contextlib.chdir(place):
-            for _ in range(1_500):
-                os.mkdir("d")
-                os.chdir("d")
-            (Path() / "deep.txt").write_text("x", encoding="utf-8")
-        found = submissions.read(place, NAME)
-    finally:
-        # Neither Python's rmtree nor pytest can remove such deep folders.
-        subprocess.run(["rm", "-r", str(place)], check=True)
-    assert found.notebook == b"{}" and found.files == {}
-
-
-def test_only_a_limited_number_of_files_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "MAX_FILES", 10)
-    names = {f"{n:03}.txt": b"x" for n in range(50)}
-    assert (
-        len(submissions.read(folder_with(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
-    )
 
 
 def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
@@ -578,53 +418,6 @@ def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
     found = submissions.read(folder_with(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
     assert found.notebook == b"{}" and len(found.files) == 9
     assert found.notes == ("only the first 10 of 51 files were read",)
-
-
-def test_other_notebooks_count_towards_the_limit_of_all_files(tmp_path):
-    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
-    for n in range(20):
-        with (folder / f"{n}.ipynb").open("wb") as file:
-            # The file is sparse: it needs no space on the disk.
-            file.truncate(30_000_000)
-    found = submissions.read(folder, NAME)
-    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.MAX_SIZE
-
-
-def test_a_folder_with_the_name_of_the_notebook_is_reported(tmp_path):
-    folder = folder_with(tmp_path)
-    (folder / "09_sums.ipynb").mkdir()
-    (folder / "09_sums.ipynb" / "inner.txt").touch()
-    assert submissions.read(folder, NAME).problem == (
-        "there is no 09_sums.ipynb: nothing was handed in; "
-        "'09_sums.ipynb' was left out: it is a folder"
-    )
-
-
-@pytest.mark.parametrize(
-    ("student", "reason"), [("M\udcfcller", "isn't valid UTF-8"), ("s" * 129, "longer than 128")]
-)
-@pytest.mark.full
-def test_a_name_that_the_gradebook_can_t_store_is_reported(course, student, reason):
-    sums.hand_in(course, student, RIGHT)
-    sums.hand_in(course, "one", RIGHT)
-    result = grade(course)
-    graded = by_student(result)
-    assert graded["one"].state == PERSON
-    assert graded[student].state == UNGRADABLE and reason in graded[student].reasons[0]
-    assert classroom.write_results(course, result).encode()
-    assert {name for name, _ in sums.grades(course)} == {"one"}
-
-
-@pytest.mark.parametrize("what", ["notebook", "folder", "student"])
-def test_a_link_in_place_of_a_submission_is_not_followed(tmp_path, what):
-    real = folder_with(tmp_path / "real", **{"09_sums.ipynb": b"{}"})
-    folder = tmp_path / "submitted" / "s" / NAME
-    places = {"notebook": folder / "09_sums.ipynb", "folder": folder, "student": folder.parent}
-    targets = {"notebook": real / "09_sums.ipynb", "folder": real, "student": real.parent}
-    places[what].parent.mkdir(parents=True)
-    places[what].symlink_to(targets[what])
-    found = submissions.read(folder, NAME)
-    assert found.notebook is None and "link" in found.problem
 
 
 def test_files_that_exceed_the_total_limit_are_left_out(tmp_path, monkeypatch):

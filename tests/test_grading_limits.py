@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -309,49 +308,6 @@ def test_kill_ends_all_members_and_no_other_process(make):
         assert other.poll() is None
 
 
-def test_a_process_that_has_ended_cannot_be_added(make):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    with make(MB, 5) as enforced, pytest.raises(ProcessLookupError):
-        enforced.add(ended.pid)
-
-
-def test_an_exception_in_the_with_block_ends_the_members(make):
-    with member("time.sleep(60)") as process:
-        with pytest.raises(KeyError), make(100 * MB, 5) as enforced:
-            enforced.add(process.pid)
-            raise KeyError
-        assert process.wait(5) == -signal.SIGKILL
-
-
-def test_one_thread_watches_all_limits_and_ends_after_them():
-    def threads():
-        return [thread for thread in threading.enumerate() if thread.name == "watcher"]
-
-    with limits.PollingLimits(MB, 5), limits.PollingLimits(MB, 5):
-        assert len(threads()) == 1
-    assert wait_until(lambda: not threads())
-
-
-def test_without_smaps_rollup_the_resident_memory_counts(monkeypatch):
-    numbers = proc.numbers
-    monkeypatch.setattr(proc, "numbers", lambda p: {} if p.endswith("rollup") else numbers(p))
-    source = "fill(kept := bytearray(150 * MB)); time.sleep(60)"
-    with member(source) as process, limits.PollingLimits(100 * MB, 5) as enforced:
-        enforced.add(process.pid)
-        send_line(process)
-        assert wait_until(lambda: enforced.exceeded)
-
-
-def test_a_process_is_not_killed_for_one_measurement_above_the_limit(monkeypatch):
-    """After vfork, a process uses its parent's memory until it executes another program."""
-    measurements = iter([(150 * MB, 2), (80 * MB, 1)])
-    enforced = limits.PollingLimits(100 * MB, 5)
-    monkeypatch.setattr(enforced, "_measure", lambda: next(measurements))
-    enforced.enforce()
-    assert (enforced.exceeded, enforced._peak) == ("", 80 * MB)
-
-
 needs_cgroups = pytest.mark.skipif("cgroup" not in kinds(), reason="no control groups work here")
 
 
@@ -404,14 +360,6 @@ def test_the_next_worker_removes_the_groups_of_a_killed_worker():
         killed.stdout.close()
         cgroups.end_members(folders_of(killed.pid))
         cgroups.remove(folders_of(killed.pid))
-
-
-def test_only_groups_of_an_ended_worker_of_this_pid_namespace_are_stale():
-    namespace, pid, start = proc.identity(os.getpid())
-    assert not cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start}-0")
-    assert cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start + 1}-0")
-    assert not cgroups.is_stale(f"{cgroups.PREFIX}-{namespace + 1}-{pid}-{start + 1}-0")
-    assert not cgroups.is_stale("user.slice")
 
 
 MOUNTS = """\
@@ -490,12 +438,6 @@ def test_without_control_groups_a_thread_polls(monkeypatch):
         assert limits.available() == (limits.WATCHER, limits.BETTER)
     finally:
         cgroups.best_parent.cache_clear()
-
-
-@needs_cgroups
-def test_available_names_the_version_of_the_control_groups():
-    kind, better = limits.available()
-    assert kind in ("control groups (cgroup v1)", "control groups (cgroup v2)") and better == ""
 
 
 def run(source, before=""):

@@ -209,11 +209,6 @@ def colab_without_ids(work):
 
 
 @accident()
-def another_minor_of_the_format(work):
-    work.notebook["nbformat_minor"] = 99
-
-
-@accident()
 def comments_deleted(work):
     for name in work.expected:
         work[name]["source"] = work.expected[name] = work[name]["source"].partition("\n")[2]
@@ -224,12 +219,6 @@ def a_magic_on_top(work):
     source = "%%time\n\n# my answer\nimport math\n" + work[work.answer]["source"]
     work[work.answer].update({"source": source, "metadata": {}, "id": "new"})
     work.expected[work.answer] = source
-
-
-@accident()
-def many_imports_on_top(work):
-    source = "import math\n" * 20 + work[work.answer]["source"]
-    work[work.answer]["source"] = work.expected[work.answer] = source
 
 
 @accident(notes=["restored the type of cells: ANSWER"])
@@ -263,14 +252,6 @@ def answer_split(work):
 
 
 @accident(
-    notes=["removed nbgrader's metadata from the student's own cells \\(number of cells: 1\\)"]
-)
-def text_split(work):
-    """The second part stays below the first part, so that the person who grades reads both."""
-    work.paste(work.question, after=work.question, source="And more.")
-
-
-@accident(
     notes=[
         "split a merged cell, which contained: ANSWER, TEST",
         "restored nbgrader's missing or changed metadata \\(number of cells: 1\\)",
@@ -282,17 +263,6 @@ def answer_and_test_merged(work):
     below = [work.remove(name)["source"] for name in (f"{work.answer}-try", work.test)]
     work.expected[work.answer] = "\n\n".join([work[work.answer]["source"], below[0]])
     work[work.answer]["source"] = "\n\n".join([work[work.answer]["source"], *below])
-
-
-@accident(
-    notes=[
-        "split a merged cell, which contained: TEST",
-        "restored nbgrader's missing or changed metadata \\(number of cells: 1\\)",
-    ]
-)
-def a_test_and_own_code_merged(work):
-    test = work[work.test]
-    test |= {"source": f"a = 1\n\n{test['source']}\n\nb = 2", "metadata": {}, "id": "new"}
 
 
 @accident(
@@ -325,18 +295,6 @@ def answer_deleted(work):
     work.expected[work.answer] = work.stub(work.answer)
 
 
-@accident(
-    notes=[
-        "restored the order of the cells",
-        "restored nbgrader's missing or changed metadata \\(number of cells: 1\\)",
-    ]
-)
-def answer_moved_into_a_cell_of_another_id(work):
-    work[work.cells[-2]["id"] if grading(work.cells[-1]) else work.cells[-1]["id"]].update(
-        cell_type="code", source=work.remove(work.answer)["source"]
-    )
-
-
 @accident(notes=["restored missing answer cells: QUESTION"])
 def question_deleted(work):
     work.remove(work.question)
@@ -358,11 +316,6 @@ def prompts_and_tries_deleted(work):
 
 
 @accident()
-def imports_changed(work):
-    work["imports"]["source"] += "\nimport random"
-
-
-@accident()
 def own_cells_added(work):
     work.add("first = 1", work.cells[0]["id"])
     work.add("x = 1", work.answer, name="setup")
@@ -379,13 +332,6 @@ def a_test_edited(work):
 def a_test_copied(work):
     work.paste(work.test, source=work[work.test]["source"] + "\nprint('tried')")
     work.paste(work.test, after=work.answer)["id"] = "again"
-
-
-@accident(
-    notes=["removed nbgrader's metadata from the student's own cells \\(number of cells: 1\\)"]
-)
-def a_test_copied_and_overwritten(work):
-    work.paste(work.test, source="mine = 1\n" * 40)
 
 
 @accident(notes=["dropped copies of cells: ANSWER"])
@@ -409,36 +355,6 @@ def answered_twice(work):
     work.expected[work.answer] = later
 
 
-@accident(
-    notes=["dropped copies of cells: ANSWER", "restored the order of the cells"],
-    doubts=["ANSWER has 2 different answers: the last one counts"],
-)
-def answered_twice_and_first_answer_copied(work):
-    work.paste(work.answer, source=work[work.answer]["source"] + "\n# worse")
-    work.paste(work.answer)["id"] = "again"
-
-
-@accident(notes=["dropped copies of cells: ANSWER"])
-def stub_copied_below_the_answer(work):
-    work.paste(work.answer, source=work.stub(work.answer))
-
-
-@accident(
-    notes=["removed nbgrader's metadata from the student's own cells \\(number of cells: 1\\)"]
-)
-def earlier_answer_changed_to_raw_text(work):
-    """A raw cell doesn't run, so the answer in it is no second answer."""
-    work.paste(work.answer, after=work.answer, source=work[work.answer]["source"] + "\n# worse")
-    work["pasted"]["cell_type"] = "raw"
-
-
-@accident(
-    notes=["removed nbgrader's metadata from the student's own cells \\(number of cells: 1\\)"]
-)
-def answer_pasted_and_overwritten(work):
-    work.paste(work.answer, source=f"{work.function}.__doc__")
-
-
 MISSING = "the answer {} is missing: another cell of the notebook may contain it"
 
 
@@ -448,13 +364,6 @@ def answer_without_id_and_metadata(work):
     source = work.remove(work.answer)["source"].partition("\n")[2] + "\n"
     work.add(source, f"{work.answer}-prompt")
     work.expected[work.answer] = f"# grade_id: {work.answer}"
-
-
-@accident(notes=["restored missing answer cells: ANSWER"], doubts=[MISSING.format("ANSWER")])
-def answer_without_id_and_metadata_renamed(work):
-    source = work.remove(work.answer)["source"].partition("\n")[2]
-    work.add(re.sub(r"^(def|class) \w+", r"\1 another", source, flags=re.M), work.test)
-    work.expected[work.answer] = work.stub(work.answer)
 
 
 @accident(notes=["restored missing answer cells: QUESTION"], doubts=[MISSING.format("QUESTION")])
@@ -476,16 +385,6 @@ def answer_far_from_its_stub(work):
     source = work[work.answer]["source"].partition("\n")[2]
     work[work.answer]["source"] = work.expected[work.answer] = work.stub(work.answer)
     work.add(source)
-
-
-@accident(
-    notes=["restored missing answer cells: ANSWER"],
-    doubts=[MISSING.format("ANSWER")],
-)
-def answer_in_the_imports(work):
-    """The restored stub doesn't define the function, which would replace the student's function."""
-    work["imports"]["source"] += "\n" + work.remove(work.answer)["source"].partition("\n")[2]
-    work.expected[work.answer] = f"# grade_id: {work.answer}"
 
 
 @accident(
@@ -603,29 +502,6 @@ def test_a_notebook_saved_by_colab_keeps_all_cells(work):
     assert work.repaired().notebook == before
 
 
-def test_the_second_part_of_a_split_text_follows_the_first(small):
-    text_split(small)
-    ids, cells = order(small.repaired()), by_id(small.repaired())
-    assert cells[ids[ids.index("sum-why") + 1]]["source"] == "And more."
-
-
-def test_own_cells_follow_a_cell_that_moves_back_into_order(small):
-    cell = small.remove("sum-squares")
-    small.cells.insert(0, cell)
-    small.add("follows = 1", "sum-squares", name="follows")
-    small.add("leads = 1", "sum-all-values", name="leads")
-    ids = order(small.repaired())
-    assert ids[ids.index("sum-squares") + 1] == "follows"
-    assert ids[ids.index("sum-all-values") + 1] == "leads"
-
-
-def test_own_cells_keep_their_position_if_a_test_was_deleted(small):
-    small.add("x = 1", "sum-all-form", name="own")
-    small.remove("sum-all-form")
-    ids = order(small.repaired())
-    assert ids.index("sum-all-try") < ids.index("own") < ids.index("sum-all-values")
-
-
 def test_earlier_answers_run_before_the_last_answer(small):
     first = small.paste("sum-all", source=small["sum-all"]["source"] + "\n# first", after="opening")
     second = small.paste("sum-all", source=small["sum-all"]["source"] + "\n# second")
@@ -645,16 +521,6 @@ def test_changes_of_cells_that_are_not_graded_are_kept(small):
     assert (result.notes, result.doubts) == ((), ())
     assert by_id(result)["sum-all-try"]["source"] == "add([7])"
     assert by_id(result)["opening"]["source"].endswith("My notes.")
-
-
-def test_changed_imports_without_an_id_run_in_addition_to_the_released_ones(small):
-    colab(small)
-    cell = next(cell for cell in small.cells if cell["source"] == "import math")
-    cell["source"] = "import math, random"
-    result = small.repaired()
-    assert result.notes[-1] == "restored missing set-up cells: imports"
-    sources = [cell["source"] for cell in result.notebook["cells"]]
-    assert {"import math", "import math, random"} <= set(sources[:5]) and not result.doubts
 
 
 def test_pictures_are_kept_in_formats_without_scripts(small):
@@ -678,15 +544,6 @@ def test_repairing_again_changes_nothing(work):
     assert (again.notes, again.doubts) == ((), ())
 
 
-def test_repair_does_not_change_its_arguments(small):
-    metadata_swapped(small)
-    before = copy.deepcopy((small.notebook, small.release))
-    result = repair.repair(small.notebook, small.release)
-    result.notebook["cells"][0]["metadata"]["x"] = 1
-    result.notebook["metadata"]["x"] = 1
-    assert (small.notebook, small.release) == before
-
-
 # --- bytes ----------------------------------------------------------------------------------------
 
 
@@ -703,46 +560,23 @@ BOOK = '{"cells": [%s], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 NO_NOTEBOOK = "the file is not a notebook .*: hand in the file that ends in .ipynb"
 BROKEN = {
     "empty": (b"", "the file is empty"),
-    "blank": (b" \n\0\0\0" * 9, "the file is empty"),
-    "only a byte order mark": (b"\xef\xbb\xbf", "the file is empty"),
     "zip": (archive(), NO_NOTEBOOK),
-    "gzip": (b"\x1f\x8b\x08\0", NO_NOTEBOOK),
-    "pdf": (b"%PDF-1.7\n", NO_NOTEBOOK),
-    "picture": (b"\x89PNG\r\n", NO_NOTEBOOK),
     "html": (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", NO_NOTEBOOK),
-    "pointer": (b"version https://git-lfs.github.com/spec/v1", NO_NOTEBOOK),
     "python": (b"import torch\nprint(1)\n", NO_NOTEBOOK),
-    "text": (b"Dear Sir or Madam", NO_NOTEBOOK),
-    "noise": (bytes(range(128, 256)), NO_NOTEBOOK),
     "cut off": ((BOOK % CELL)[:40].encode(), "is incomplete and ends in line 1: .* cut off"),
     "conflict": (
         b'{\n<<<<<<< HEAD\n "a": 1\n=======\n>>>>>>> b\n}',
         "not valid JSON from line 2 on",
     ),
-    "conflict at once": (b"<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> b\n", NO_NOTEBOOK),
-    "broken": (b'{\n "cells": [],\n "metadata" {}\n}', "not valid JSON from line 3 on"),
     "list": (b"[]", "not a notebook"),
-    "number": (b"3", "not a notebook"),
-    "object": (b"{}", "no list of cells"),
     "no cells": (b'{"cells": {"a": 1}, "nbformat": 4}', "no list of cells"),
     "old": (b'{"worksheets": [{"cells": []}], "nbformat": 3}', "isn't in format 4"),
-    "future": (b'{"cells": [], "nbformat": 5}', "isn't in format 4"),
-    "no format": (b'{"cells": [], "nbformat": "4"}', "isn't in format 4"),
-    "true": (b'{"cells": [], "nbformat": true}', "isn't in format 4"),
     "huge number": (b'{"cells": [], "nbformat": %s}' % (b"4" * 5_000), "isn't in format 4"),
     "deep": (b'{"cells": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
     "twice": (b'{"cells": [], "cells": [], "nbformat": 4}', "the key 'cells' twice"),
     "source twice": ((BOOK % CELL % '"a", "source": "b"').encode(), "the key 'source' twice"),
     "number for source": (
         (BOOK % CELL % "3").encode(),
-        "source of cell 1 of the notebook is not a text",
-    ),
-    "NaN for source": (
-        (BOOK % CELL % "NaN").encode(),
-        "source of cell 1 of the notebook is not a text",
-    ),
-    "mixed source": (
-        (BOOK % CELL % '["a", 3]').encode(),
         "source of cell 1 of the notebook is not a text",
     ),
     "many cells": ((BOOK % ",".join(["{}"] * 2_001)).encode(), "2,001 cells, but at most 2,000"),
@@ -766,20 +600,10 @@ def test_a_file_that_is_too_large_is_ungradable(monkeypatch):
         repair.load(b" " * 2_000_000)
 
 
-def test_a_file_that_needs_too_much_memory_is_ungradable(monkeypatch):
-    def full(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(json, "loads", full)
-    with pytest.raises(Ungradable, match="there is not enough memory to read the file"):
-        repair.load(b"{}")
-
-
 ENCODINGS = {
     "utf-8": "",
     "utf-8-sig": "",
     "utf-16": "converted the file from UTF-16 to UTF-8",
-    "utf-16-le": "converted the file from UTF-16-LE to UTF-8",
     "utf-32-be": "converted the file from UTF-32-BE to UTF-8",
 }
 
@@ -804,31 +628,18 @@ def test_only_undecodable_bytes_are_replaced(small):
     assert result.notes == ("replaced undecodable characters with � (number: 1)",)
 
 
-def test_surrogates_are_replaced_by_characters_that_can_be_encoded(small):
-    small["sum-all"]["source"] += "\n# \ud800"
-    source = by_id(small.repaired())["sum-all"]["source"]
-    assert source.endswith("\n# �")
-
-
 @pytest.mark.parametrize(
     ("info", "python"),
     [
-        ({"name": "python", "version": "3.13.1"}, "3.13.1"),
         ({"name": "python", "version": "3.14.0rc2"}, "3.14.0"),
-        ({"name": "python", "version": "3.14"}, "3.14"),
-        ({"name": "python"}, ""),
         ({"name": "python", "version": "new"}, ""),
-        ({"name": "python", "version": 3.13}, ""),
         ({"name": "R", "version": "4.5.1"}, ""),
-        ([], ""),
         (None, ""),
     ],
 )
 def test_the_version_of_python_is_read_from_the_metadata(small, info, python):
     small.notebook["metadata"]["language_info"] = info
     assert small.repaired().python == python
-    small.notebook["metadata"] = info
-    assert small.repaired().python == ""
 
 
 def test_answers_without_work_are_found(small):
@@ -838,15 +649,6 @@ def test_answers_without_work_are_found(small):
     assert small.repaired().unanswered == ("sum-all", "sum-squares", "sum-why")
     small.add("def add(numbers):\n    return sum(numbers)", "sum-all")
     assert small.repaired().unanswered == ("sum-squares", "sum-why")
-
-
-def test_odd_values_in_outputs_are_ignored(small):
-    small["sum-all"]["outputs"] = ["odd"]
-    odd = f'{{"a": NaN, "a": -Infinity, "a": {"9" * 5000}}}'
-    text = json.dumps(small.notebook).replace('"odd"', odd)
-    assert odd in text
-    result = repair.repair(repair.load(text.encode()), small.release)
-    assert (result.notes, result.doubts) == ((), ())
 
 
 def test_outputs_are_not_kept_in_memory(small):
@@ -897,15 +699,9 @@ def test_entries_that_are_no_cells_are_dropped(small):
 
 # Large texts for which searching in quadratic time would take hours.
 LARGE = {
-    "many comments": "# grade_id: sum-all\n" * 150_000,
-    "alternating comments": "# grade_id: sum-all\n# grade_id: sum-why\n" * 70_000,
+    "many comments": "# grade_id: sum-all\n" * 50_000,
     "annotation": "a:" + " " * 3_000_000,
-    "long name": "a" * 3_000_000,
-    "unnamed function": "def" + " " * 3_000_000,
-    "unfinished comment": "#" + " " * 3_000_000 + "grade_id",
-    "many checks": "check(add)\n" * 300_000,
-    "many stubs": "STUB\n" * 9_000,
-    "carriage returns": "\r" * 3_000_000,
+    "carriage returns": "\r" * 1_000_000,
     "brackets": "(" * 3_000_000,
 }
 
@@ -917,20 +713,6 @@ def test_a_large_cell_is_repaired_in_linear_time(small, kind):
     small.remove("sum-squares")
     with time_limit(120):
         attempt(json.dumps(small.notebook).encode(), small.release)
-
-
-def test_many_cells_are_repaired_in_linear_time(small):
-    stub = small.stub("sum-all").replace("# grade_id: sum-all\n", "").replace("add", "plus")
-    small.remove("sum-all")
-    small.remove("sum-why")
-    for cell in small.cells:
-        cell["metadata"] = {}
-        cell["id"] = "same"
-    small.notebook["cells"] += [
-        {"cell_type": "code", "source": stub + f"\n{n}" * 800, "id": "same"} for n in range(1_900)
-    ]
-    with time_limit(120):
-        validate(small.repaired().notebook, small.release)
 
 
 def test_repair_imports_only_the_standard_library_and_the_course():
@@ -948,7 +730,7 @@ def test_repair_imports_only_the_standard_library_and_the_course():
 # --- random bytes, JSON and changes ---------------------------------------------------------------
 
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -1017,6 +799,7 @@ def test_randomly_changed_notebooks_are_repaired_or_ungradable(small_course, dat
 # --- grading a repaired notebook with nbgrader ----------------------------------------------------
 
 
+@pytest.mark.full
 def test_nbgrader_gives_all_points_to_a_repaired_notebook(small_course):
     """An answer was copied, a schema version changed, one test changed and another deleted."""
     from nbgrader.converters.base import NbGraderException

@@ -4,11 +4,8 @@ import errno
 import json
 import os
 import platform
-import re
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,10 +13,6 @@ from course_utils.grading.sandbox import seccomp
 
 # An error number that no kernel returns. If a call returns it, the filter refused the call.
 MARK = 3999
-HEADERS = {
-    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
-    "aarch64": "/usr/include/asm-generic/unistd.h",
-}
 START = """
 import ctypes, errno, json, os, platform, signal, sys
 from course_utils.grading.sandbox import seccomp
@@ -120,21 +113,6 @@ def test_without_the_filter_the_calls_are_not_refused(answers):
 
 
 @here
-def test_some_calls_are_refused_only_with_certain_arguments():
-    run("""
-install(errno.EPERM)
-assert call("clone3", -1, -1) == errno.ENOSYS
-assert call("flock", -1, -1) == errno.ENOSYS
-# F_GETFD
-assert call("fcntl", 0, 1, 0) == 0
-assert call("personality", 0xFFFF_FFFF) == 0
-# TIOCGWINSZ
-assert call("ioctl", 0, 0x5413, -1) in (errno.ENOTTY, errno.EFAULT)
-assert os.memfd_create("allowed") > 2
-""")
-
-
-@here
 def test_the_filter_applies_to_child_processes_and_other_threads():
     run("""
 import subprocess, threading
@@ -161,37 +139,6 @@ install(errno.EPERM)
 seccomp.install_program([(seccomp.RETURN, 0, 0, seccomp.ALLOW)], calls["seccomp"])
 assert call("unshare", 0) == errno.EPERM
 """)
-
-
-@here
-def test_without_no_new_privs_the_kernel_rejects_the_filter():
-    source = """
-if os.geteuid() == 0:
-    os.setgroups([]), os.setgid(65534), os.setuid(65534)
-try:
-    seccomp.install_filter()
-except OSError as error:
-    print(errno.errorcode[error.errno])
-"""
-    assert run(source).stdout.strip() == "EACCES"
-
-
-@here
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has calls of i386")
-def test_a_call_of_i386_ends_the_process():
-    source = """
-import mmap
-install(int(sys.argv[1]))
-code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-# mov eax, 20 (getpid); int 0x80; ret
-code.write(bytes.fromhex("b814000000 cd80 c3"))
-address = ctypes.addressof(ctypes.c_char.from_buffer(code))
-print(ctypes.CFUNCTYPE(ctypes.c_int)(address)() == os.getpid())
-"""
-    unfiltered = run(source, 0, check=False)
-    if unfiltered.stdout.strip() != "True":
-        pytest.skip("this kernel has no calls of i386")
-    assert run(source, errno.EPERM, check=False).returncode == -signal.SIGSYS
 
 
 @here
@@ -303,17 +250,6 @@ def test_the_actions_of_the_program_on_each_machine(machine):
     assert action(machine, calls["fcntl"], (1024, 2, 1026, 0, 0, 0)) == ALLOW
     assert action(machine, calls["personality"], (0xFFFF_FFFF, 0, 0, 0, 0, 0)) == ALLOW
     assert action(machine, calls["personality"], (0, 0, 0, 0, 0, 0)) == EPERM
-
-
-@pytest.mark.parametrize("machine", HEADERS)
-def test_the_numbers_of_the_calls_match_the_kernel_headers(machine):
-    if not Path(HEADERS[machine]).is_file():
-        pytest.skip("the kernel's headers aren't installed")
-    text = Path(HEADERS[machine]).read_text()
-    known = {name: int(n) for name, n in re.findall(r"define __NR(?:3264)?_(\w+) (\d+)", text)}
-    calls = seccomp.call_numbers(machine)
-    assert len(calls.keys() & known.keys()) > 50
-    assert {name: known.get(name, number) for name, number in calls.items()} == calls
 
 
 @pytest.mark.parametrize("machine", ["riscv64", "i686", ""])

@@ -93,21 +93,6 @@ def test_methods_of_a_student_object_can_be_called():
     assert check_answer(STACK, IMPORT + test) == []
 
 
-def test_a_student_method_may_have_any_name():
-    test = (
-        "stack = Stack([])\ncheck(stack.name).gives('a stack')\ncheck(stack.address).gives('here')"
-    )
-    assert check_answer(STACK, IMPORT + test) == []
-
-
-def test_the_call_of_a_method_is_not_offered_to_be_tried():
-    """The object on which the hidden test calls the method doesn't exist in the notebook."""
-    test = "### BEGIN HIDDEN TESTS\nstack = Stack([])\ncheck(stack.push, 5).gives(2)\n"
-    assert "try" not in text_of(check_answer(STACK, IMPORT + test + "### END HIDDEN TESTS"))
-    test = "### BEGIN HIDDEN TESTS\ncheck(double, 1).gives(3)\n### END HIDDEN TESTS"
-    assert "  try       double(1)" in text_of(check_answer(DOUBLE, IMPORT + test))
-
-
 def test_the_answer_can_use_a_folder_that_the_test_creates():
     answer = "def put(path):\n    open(path, 'w').write('x')\n    return open(path).read()\n"
     test = f"import tempfile\n{IMPORT}with tempfile.TemporaryDirectory() as folder:\n"
@@ -126,11 +111,6 @@ def test_only_the_student_process_can_import_a_submitted_module():
     with session(DOUBLE, submitted_files={"helper.py": b"x = 5"}) as running:
         assert text_of(running.run("from helper import x\nprint(x)")) == "5\n"
         assert "ModuleNotFoundError" in text_of(running.check("import helper"))
-
-
-def test_a_test_that_ends_with_a_number_gives_partial_points_as_in_nbgrader():
-    (output,) = check_answer(DOUBLE, "0.5")
-    assert output["output_type"] == "execute_result" and output["data"] == {"text/plain": "0.5"}
 
 
 # --- exceptions -----------------------------------------------------------------------------------
@@ -158,11 +138,6 @@ def test_an_exception_is_rebuilt_with_its_name_base_types_and_message(raised, ca
     outputs = check_answer(answer, f"{IMPORT}check(fail).gives(1)")
     assert f"raised    {shown}" in text_of(outputs) and not passed(outputs)
     assert check_answer(answer, f"try:\n    fail()\nexcept {caught}:\n    pass") == []
-
-
-def test_an_exception_of_another_type_is_not_caught():
-    answer = "def fail():\n    raise TypeError('x')\n"
-    assert not passed(check_answer(answer, f"{IMPORT}check(fail).raises(ValueError)"))
 
 
 def test_the_message_shows_the_line_that_raised_the_exception():
@@ -243,26 +218,6 @@ def test_long_outputs_are_truncated():
     assert len(text) < 300_000 and "the output is too large" in text
 
 
-def test_the_outputs_of_a_notebook_are_limited():
-    show = "from IPython.display import display\n"
-    show += "for _ in range(9): display({'image/png': 'AAAA' * 100_000}, raw=True)"
-    with session(limits=Limits(cell=30)) as running:
-        sizes = [len(str(running.run(show))) for _ in range(20)]
-    assert 0 < sum(sizes) < 50_000_000 and sizes[0] > 3_000_000 and sizes[-1] == 2
-
-
-def test_a_long_forged_traceback_is_truncated():
-    forge = "get_ipython().outputs._emit('error', b'\\n' * 5_000_000, ename='E', evalue='x')"
-    (output,) = run_cell(forge)
-    assert output["ename"] == "E" and len(output["traceback"]) <= 500
-
-
-def test_lone_surrogates_become_question_marks():
-    answer = "def odd():\n    raise ValueError('\\ud800')\n"
-    text_of(check_answer(answer, f"{IMPORT}check(odd).gives(1)")).encode()
-    assert printed("print('\\ud800')") == "?\n"
-
-
 def test_pictures_and_results_are_kept():
     plot = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
     (picture,) = run_cell(plot)
@@ -329,19 +284,6 @@ def test_a_process_that_ends_itself_fails_only_that_check(end):
         assert running.check(f"{IMPORT}check(die, 0).gives(7)") == []
 
 
-def test_the_other_cells_run_again_if_one_cell_ends_the_new_process():
-    # The start time is in clock ticks of 10 ms, so the new process has a different one.
-    read = "import os, time\ntime.sleep(0.02)\n"
-    read += "start = open('/proc/self/stat').read().rpartition(')')[2].split()[19]\n"
-    with session() as running:
-        running.run("x = 5")
-        start = text_of(running.run(f"{read}print(start)")).strip()
-        running.run(f"{read}if start != '{start}': os._exit(1)")
-        running.run("y = 6")
-        running.run("os._exit(1)")
-        assert text_of(running.run("print(x, y)")) == "5 6\n"
-
-
 def test_no_further_process_is_started_after_four_ends():
     with session() as running:
         for _ in range(4):
@@ -353,14 +295,6 @@ def test_the_notebook_has_a_time_limit():
     with session(limits=Limits(cell=5, call=5, notebook=1)) as running:
         assert "the notebook took more than 1 s" in text_of(running.run("while True: pass"))
         assert not passed(running.check("x = 1"))
-
-
-def test_a_process_with_files_is_not_started_after_the_end_of_the_time():
-    stubborn = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
-    limits = Limits(cell=5, call=5, notebook=4)
-    with session(limits=limits, submitted_files={"a.txt": b"a"}) as running:
-        for source in (stubborn, "print(1)"):
-            assert "the notebook took more than 4 s" in text_of(running.run(source))
 
 
 def test_a_test_that_does_not_end_is_stopped():
