@@ -6,7 +6,9 @@ and a question that a person grades. `course` creates the course, and `answer` f
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,19 @@ def course(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     write(folder, assignment(), ASSIGNMENT)
     return folder
+
+
+def zipped(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    """Return a zip archive of members: a name or a ZipInfo, and the content."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members:
+            info = member
+            if isinstance(member, str):
+                info = zipfile.ZipInfo(member, (2026, 11, 1, 9, 0, 0))
+                info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return target.getvalue()
 
 
 def answer(notebook: Path, code: str, text: str) -> None:

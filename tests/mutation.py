@@ -325,23 +325,17 @@ def points_of(
 PAGE = """\
 # The graders, graded
 
-This page is for instructors who want to know how reliable the checks are. The checks recognized
-every wrong and every right answer in `tests/mutants/`. `course grade` grades each answer in a
-submission whose other answers are right: a wrong answer loses points at its task and at no other
-task, and a right answer that is written differently from the solution loses no points. Then both
-`course grade` and nbgrader's own autograding grade all answers again, several in each submission.
-The two graders give the same points in every graded cell. Questions that a person grades have no
-checks. `python -m tests.mutation 03_lora` prints the points of each answer at each task of one
-assignment.
+This page is for instructors who want to know how reliable the checks are. `course grade` recognizes
+every wrong and every right answer in `tests/mutants/`: a wrong answer loses points at its task and
+at no other task, and a right answer that is written differently from the solution loses none.
+nbgrader's own autograding gives the same points in every graded cell. The points don't depend on
+the hidden inputs, which are [different for each submission](grading.md#inputs-of-hidden-tests):
+`python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets of inputs. Questions
+that a person grades have no checks.
 
-The hidden inputs are [different for each submission](grading.md#inputs-of-hidden-tests), but the
-points of these answers don't depend on them: `python -m tests.mutation 03_lora --seeds 10` grades
-all answers with ten sets of inputs and prints each cell whose points differ.
-
-The table also shows how much time and memory grading needs. *Seconds* and *peak memory* were
-measured while the solution was executed once in a separate kernel, and include the start of the
-kernel. The last two columns are the seconds that each grader needs for one submission with several
-of the answers on average, with {workers} submissions graded at a time.
+*Seconds* and *peak memory* were measured while the solution ran once in a separate kernel, and
+include the kernel's start. The last two columns are the seconds that each grader needs for one
+submission with several of the answers, with {workers} submissions graded at a time.
 
 {costs}
 

@@ -1,16 +1,12 @@
 """Test intake.archives: each file in a class's archive gets to its student, or to a person."""
 
-import io
 import os
-import re
 import shutil
 import stat
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
-import unicodedata
 import zipfile
 
 import pytest
@@ -22,8 +18,8 @@ from nbgrader.plugins import ExtractorPlugin
 
 from course_utils.grading.intake import collected
 from course_utils.grading.intake.archives import Archives, owner_of
-from course_utils.grading.intake.submissions import LEFT_OUT, MAX_FILES, MAX_NOTES, NOBODY
-from tests.classroom import ASSIGNMENT, course
+from course_utils.grading.intake.submissions import LEFT_OUT, MAX_FILES, NOBODY
+from tests.classroom import ASSIGNMENT, course, zipped
 
 MINE, NOTEBOOK = b'{"mine": 1}', f"{ASSIGNMENT}.ipynb"
 JANE = "jane_12345_67890_"
@@ -60,16 +56,6 @@ def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths if p.is_file()}
 
 
-def zipped(*members):
-    """Return a zip archive of members: a name or a ZipInfo, and the content."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members:
-            info = name if isinstance(name, zipfile.ZipInfo) else in_zip(name)
-            archive.writestr(info, content)
-    return target.getvalue()
-
-
 def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED):
     """Return a ZipInfo of any file type, as other programs may have written it."""
     info = zipfile.ZipInfo("x", time)
@@ -89,25 +75,18 @@ def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED
     [
         ("student01_03_lora.ipynb", ("student01", "", "03_lora.ipynb")),
         ("student01_03_lora (1).ipynb", ("student01", "", "03_lora (1).ipynb")),
-        ("student01_03_lora-Copy1.ipynb", ("student01", "", "03_lora-Copy1.ipynb")),
         ("student01_Copy of Copy of 03_lora (12).ipynb", ("student01", "", ...)),
         ("student01_Copy_of_03_lora.ipynb", ("student01", "", "Copy_of_03_lora.ipynb")),
         ("student01_my 03_lora.IPYNB", ("student01", "", "my 03_lora.IPYNB")),
         ("student_01_03_lora.ipynb.txt", ("student_01", "", "03_lora.ipynb.txt")),
-        ("student.01@example.org_03_lora.ipynb", ("student.01@example.org", "", "03_lora.ipynb")),
-        ("1234567_03_lora.ipynb", ("1234567", "", "03_lora.ipynb")),
         ("jane_12345_67890_03_lora-1.ipynb", ("jane", "12345", "03_lora-1.ipynb")),
         ("jane_LATE_7_12_03_lora.ipynb", ("jane", "7", "03_lora.ipynb")),
         ("jane_12345_text.html", ("jane", "12345", "text.html")),
         ("jane_LATE_12345_link.html", ("jane", "12345", "link.html")),
-        ("jane_12345_67890_link.html", ("jane", "12345", "link.html")),
         ("Sam Doe_12_assignsubmission_file_work.zip", ("Sam Doe", "12", "work.zip")),
         ("Sam Doe_12_assignsubmission_file_/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
-        ("Sam Doe_12_assignsubmission_file/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
         ("Gal·la O’Neil–Ó_12_assignsubmission_file_/a/b.py", ("Gal·la O’Neil–Ó", "12", "a/b.py")),
         ("கவிதா_12_34_b.py", ("கவிதா", "12", "b.py")),
-        ("jane+x@example.org_12_34_b.py", ("jane+x@example.org", "12", "b.py")),
-        ("Participant_12_assignsubmission_file_b.py", ("Participant", "12", "b.py")),
         # The student chooses what follows the numbers of the LMS.
         ("eve_1_2_jane_12345_67890_03_lora.ipynb", ("eve", "1", "jane_12345_67890_03_lora.ipynb")),
         ("eve_1_2_jane_03_lora.ipynb", ("eve", "1", "jane_03_lora.ipynb")),
@@ -120,17 +99,14 @@ def in_zip(name, kind=stat.S_IFREG, time=OLD, compress_type=zipfile.ZIP_DEFLATED
                 "03_lora.ipynb",
                 "work.zip",
                 "jane_12345_report.html",
-                "student01_report.ipynb",
                 "student01_04_nf4.ipynb",
                 "jane/03_lora.ipynb",
                 "top/jane_1_2_03_lora.ipynb",
                 "Eve!_13_assignsubmission/jane_1_2_03_lora.ipynb",
                 "Default group_assignsubmission_file/jane_1_2_03_lora.ipynb",
-                "..1_2_x.py",
                 ".._1_2_x.py",
                 "(no student)_1_2_x.py",
                 "[a-z]*_1_2_x.py",
-                "student_" + "a " * 400 + "!",
             )
         ],
     ],
@@ -147,28 +123,18 @@ def test_the_beginning_of_a_name_says_whose_it_is(path, owner):
 
 NAMES = {
     "absolute": ("/tmp/evil.ipynb", "absolute path"),
-    "drive": ("C:evil.ipynb", "absolute path"),
     "backslash": ("..\\..\\jane_1_2_03_lora.ipynb", "a backslash"),
-    "share": ("\\\\host\\share\\evil.ipynb", "a backslash"),
     "outside": ("../../jane_1_2_03_lora/03_lora.ipynb", "outside the student's folder"),
-    "outside from inside": ("a/../../evil.ipynb", "outside the student's folder"),
-    "itself": (".", "isn't a valid path"),
     "new line": ("a\nnothing was left out.ipynb", "control characters"),
-    "escape sequence": ("a\x1b[2Jb.ipynb", "control characters"),
     "writing direction": ("a\u202ebpyni.exe", "control characters"),
     "long": ("a" * 300 + ".ipynb", "too long"),
-    "deep": ("a/" * 600 + "b.ipynb", "too long"),
     "twice": (NOTEBOOK, "only the newest file"),
     "a copy": ("03_lora (1).ipynb", "only the newest file"),
     "other case": (NOTEBOOK.upper(), "only the newest file"),
-    "file as folder": (f"{NOTEBOOK}/b.ipynb", "a file and a folder have the same name"),
     "settings": ("nbgrader_config.py", "reserved"),
     "time": ("timestamp.txt", "reserved"),
-    "notes": (LEFT_OUT, "reserved"),
     "an archive": ("more.zip", "an archive inside an archive"),
     "a link": (in_zip("l.ipynb", stat.S_IFLNK), "a link or a device"),
-    "a device": (in_zip("d.ipynb", stat.S_IFCHR), "a link or a device"),
-    "a pipe": (in_zip("p.ipynb", stat.S_IFIFO), "a link or a device"),
     "LZMA": (in_zip("x.py", compress_type=zipfile.ZIP_LZMA), "neither stored nor deflated"),
 }
 
@@ -193,9 +159,7 @@ def changed(data, place, value):
 ONE = zipped(("a.py", b"0" * 100))
 ARCHIVES = {
     "damaged": (b"PK, but no archive", "not a zip file"),
-    "empty": (b"", "not a zip file"),
     "false size": (changed(ONE, 24, 99), "can't be read"),
-    "false place": (changed(ONE, 42, 77), "can't be read"),
     "encrypted": (changed(ONE, 8, 1 | 8 << 16), "encrypted"),
     "no file": (zipped(("a/", b""), ("__MACOSX/._a.py", b"x")), "no file"),
     "a bomb": (zipped(("a.py", bytes(9_000_000))), "more than 300 MB"),
@@ -226,34 +190,6 @@ def test_a_long_list_of_files_is_not_read_into_memory(box):
     finally:
         tracemalloc.stop()
     assert "1,000 files" in notes["eve"][0] and peak < 250_000_000
-
-
-def test_files_that_are_listed_many_times_are_not_read_many_times(box, monkeypatch):
-    monkeypatch.setattr(collected, "MAX_BYTES", 1_000_000)
-    reads = []
-    real = zipfile.ZipExtFile.read
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *a: reads.append(a) or real(*a))
-    data = zipped(*((f"{n}.py", bytes(300_000)) for n in range(90)))
-    # With a wrong checksum, each file is read in vain.
-    bad = re.sub(rb"(PK\x01\x02.{12}).{4}", rb"\1wrong"[:-1], data, flags=re.DOTALL)
-    (box / "archive" / "class.zip").write_bytes(zipped(("eve_1_2_work.zip", bad)))
-    found, notes = extract(box)
-    assert found == {} and len(notes["eve"]) == MAX_NOTES and len(reads) < 10
-
-
-def test_a_hostile_name_is_read_quickly(box):
-    names = (
-        "__MACOSX/" * 7_200 + "\n",
-        "a_1_" * 16_000,
-        "a_" + "1" * 60_000,
-        "a " * 30_000 + ".zip",
-    )
-    started = time.process_time()
-    work = zipped(*((name, b"") for name in names))
-    entries = [(f"eve_1_2_{n}.zip", work) for n in range(5)] + [(name, b"") for name in names]
-    (box / "archive" / "class.zip").write_bytes(zipped(*entries))
-    extract(box)
-    assert time.process_time() - started < 5
 
 
 def test_notebooks_come_first_if_there_are_too_many_files(box):
@@ -339,12 +275,6 @@ def test_students_of_one_name_are_told_apart_by_their_numbers(box):
     assert not notes
 
 
-def test_participants_of_moodle_keep_their_number(box):
-    entry = f"Participant_7_assignsubmission_file_/{NOTEBOOK}"
-    (box / "archive" / "class.zip").write_bytes(zipped((entry, MINE)))
-    assert extract(box) == ({f"Participant_7/{NOTEBOOK}": MINE}, {})
-
-
 def test_the_newest_archive_with_files_of_a_student_counts(box):
     first = zipped(
         (in_zip(f"{JANE}{NOTEBOOK}"), b"old"), (f"{JANE}b.py", b"old"), ("sam_3_4_b.py", b"s")
@@ -368,13 +298,6 @@ def test_of_two_notebooks_in_one_archive_the_newer_counts_and_a_person_decides(b
     }
 
 
-def test_equal_files_are_no_question(box):
-    for name in ("a.zip", "b.zip"):
-        (box / "archive" / name).write_bytes(zipped((f"{JANE}{NOTEBOOK}", MINE)))
-    (box / "archive" / f"jane_{NOTEBOOK}").write_bytes(MINE)
-    assert extract(box) == ({f"jane/{NOTEBOOK}": MINE}, {})
-
-
 def test_a_corrected_file_beside_the_archive_is_never_dropped_in_silence(box):
     (box / "archive" / f"jane_{NOTEBOOK}").write_bytes(b"corrected")
     os.utime(box / "archive" / f"jane_{NOTEBOOK}", (1_000_000_000, 1_000_000_000))
@@ -392,13 +315,6 @@ def test_an_archive_with_an_unclear_name_is_not_opened(box):
     found, notes = extract(box)
     assert found == {f"sam/{NOTEBOOK}": MINE}
     assert all("the class's archive or a student's" in line for line in notes[NOBODY])
-
-
-def test_names_in_utf_8_without_a_flag_are_read(box):
-    name = unicodedata.normalize("NFD", "Zoë_1_2_été.py")
-    data = zipped((name, MINE)).replace(b"\x00\x08", b"\x00\x00")
-    (box / "archive" / "class.zip").write_bytes(data)
-    assert extract(box) == ({"Zoë/été.py": MINE}, {})
 
 
 def test_whatever_belongs_to_no_student_is_noted(box, tmp_path):
@@ -421,15 +337,10 @@ def test_whatever_belongs_to_no_student_is_noted(box, tmp_path):
     assert lines.count("\n") == 5 and not notes
 
 
-def test_the_number_of_notes_is_limited(box):
-    (box / "archive" / "class.zip").write_bytes(zipped(*((f"{n}.py", b"") for n in range(99))))
-    _, notes = extract(box)
-    assert len(notes[NOBODY]) == MAX_NOTES and notes[NOBODY][-1].startswith("80 further files")
-
-
 # --- nbgrader's command ---------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_zip_collect_collects_again_and_forgets_old_notes(tmp_path, monkeypatch):
     folder = course(tmp_path / "course")
     shutil.copytree(folder / "solutions", folder / "exercises")

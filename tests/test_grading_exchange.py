@@ -1,9 +1,7 @@
 """Test intake.exchange: `nbgrader collect` follows no link, and one bad entry stops no other."""
 
-import io
 import os
 import shutil
-import zipfile
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from course_utils.grading.intake.exchange import parse_time
 from course_utils.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
 from course_utils.grading.results.records import PERSON, UNGRADABLE
 from tests import sums
+from tests.classroom import zipped
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
 
@@ -212,12 +211,12 @@ def test_in_a_class_of_forty_each_honest_student_has_their_own_work_and_points(c
     victims = {f"{name.partition('/')[0]}{NAME}.ipynb": stolen for name in entries}
     evil = {f"made-up{n}_1_{n}_{NAME}.ipynb": stolen for n in range(50)}
     evil |= {f"../{name}": stolen for name in entries} | {"x\\" + name: stolen for name in entries}
-    entries["eve_1_2_work.zip"] = zipped(entries | victims | evil)
+    entries["eve_1_2_work.zip"] = zipped(*(entries | victims | evil).items())
     entries |= {f"two_{n}_9_{NAME}.ipynb": stolen for n in (1, 2)}
     entries |= {"lazy_1_9_work.rar": b"Rar!", f"{NAME}.ipynb": stolen}
     archive = course / "downloaded" / NAME / "archive"
     archive.mkdir(parents=True)
-    (archive / "submissions.zip").write_bytes(zipped(entries))
+    (archive / "submissions.zip").write_bytes(zipped(*entries.items()))
     inbound = course / "exchange" / "qlora" / "inbound"
     (inbound / f"dangling+{NAME}+{NOON}+x").symlink_to("nothing")
     (inbound / f"thief+{NAME}+{NOON}+x").symlink_to(inbound / f"exc00+{NAME}+{NOON}+abc")
@@ -239,15 +238,6 @@ def test_in_a_class_of_forty_each_honest_student_has_their_own_work_and_points(c
     graded = {"two_1", "two_2"}
     assert {s for s in others if records[s].state == UNGRADABLE} == others - graded
     assert all(records[student].reasons for student in others)
-
-
-def zipped(members):
-    """Return a zip archive of members: names and contents."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return target.getvalue()
 
 
 def test_only_a_newer_submission_replaces_an_older_one(course):
@@ -279,50 +269,11 @@ def test_an_entry_of_another_account_replaces_nothing_that_was_collected(course,
         assert line.startswith(f"'me+{NAME}+{ONE}' was left out: ") and "n * n" in _text(mine)
 
 
-def test_an_entry_that_vanishes_or_can_t_be_read_stops_no_other(course, monkeypatch):
-    for student in ("me", "anna", "zoe"):
-        submit(course, student)
-    real = os.lstat
-
-    def vanished(path, **options):
-        if "anna+" in str(path):
-            raise FileNotFoundError(2, "No such file or directory", path)
-        return real(path, **options)
-
-    monkeypatch.setattr(os, "lstat", vanished)
-    walk = os.fwalk
-
-    def unreadable(path, **options):
-        if "/me+" in str(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        return walk(path, **options)
-
-    monkeypatch.setattr(os, "fwalk", unreadable)
-    (course / "submitted").mkdir()
-    (course / "submitted" / "zoe").write_text("a stray file")
-    notes = collect(course)
-    assert "No such file" in notes["anna"][0] and "Permission denied" in notes["me"][0]
-    # Nothing of Anna was collected, so her work is collected as soon as it can be read.
-    monkeypatch.undo()
-    monkeypatch.chdir(course)
-    monkeypatch.setenv("QLORA_COURSE_EXCHANGE", "exchange")
-    monkeypatch.setattr(exchange, "_account", lambda number: "anna")
-    collect(course, update=False)
-    assert f"{NAME}.ipynb" in kept(course, "anna") and LEFT_OUT not in kept(course, "anna")
-
-
 def submit_again(course, time):
     kept = shutil.move(course / "submitted", course / "kept")
     folder = submit(course, "me", RIGHT, time)
     shutil.move(kept, course / "submitted")
     return folder
-
-
-def test_a_class_whose_students_share_one_account_can_say_so(course):
-    with (course / "nbgrader_config.py").open("a") as settings:
-        settings.write("c.ExchangeCollect.check_owner = False\n")
-    submit(course, "anna")
-    assert collect(course) == {}
 
 
 @pytest.mark.parametrize(

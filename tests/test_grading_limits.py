@@ -102,6 +102,7 @@ def next_line(process):
     return process.stdout.readline().strip()
 
 
+FULL = [pytest.mark.full]
 BOMBS = {
     "bytearray": "fill(kept := bytearray(300 * MB))",
     "in steps": "kept = [bytearray(b'1') * MB for _ in range(300)]",
@@ -147,7 +148,13 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        pytest.param(name, marks=[] if name in ("bytearray", "several processes") else FULL)
+        for name in BOMBS
+    ],
+)
 def test_a_process_that_exceeds_the_memory_limit_is_killed(make, bomb):
     with member(textwrap.dedent(BOMBS[bomb]) + "\ntime.sleep(60)") as process:
         with make(100 * MB, 50) as enforced:
@@ -231,6 +238,7 @@ def test_memory_of_the_warm_server_counts_only_after_a_process_writes_to_it(make
         assert process.poll() is None
 
 
+@pytest.mark.full
 def test_pages_that_forked_processes_share_count_once(make):
     source = """
         fill(kept := bytearray(60 * MB))
@@ -447,6 +455,7 @@ def run(source, before=""):
         return process.wait(20), out
 
 
+@pytest.mark.full
 def test_limits_of_one_process_can_only_be_lowered():
     source = """
         import resource
@@ -474,6 +483,7 @@ def test_limits_of_one_process_can_only_be_lowered():
     assert (status, out.splitlines()) == (0, expected)
 
 
+@pytest.mark.full
 def test_file_size_and_cpu_time_are_limited(tmp_path):
     source = f"""
         from course_utils.grading.sandbox import limits

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import unicodedata
 
 import pytest
 
@@ -95,27 +94,6 @@ def test_excused_students_stay_excused(found):
     assert rows[2][COLUMN] == "EX" and result.not_final == [("ada", "excused in Canvas")]
 
 
-def test_canvas_may_write_names_into_two_columns(found):
-    text = "LastName,FirstName,ID,SIS Login ID,Exercise 09: Sums (12)\n"
-    text += "Lovelace,Ada,101,ada,\nDoe,Jane,104,jdoe,\n"
-    rows, result = filled(found, "canvas", text, record("lovelaceada"))
-    assert [row[COLUMN] for row in rows] == ["9.5", ""]
-    assert result.without == ["Doe, Jane"]
-
-
-def test_a_name_that_is_written_exactly_as_in_the_table_is_preferred(found):
-    text = f"Student,ID,SIS Login ID,{COLUMN}\nJ,1,smith.j,\nS,2,smithj,\n"
-    _, result = filled(found, "canvas", text, record("smithj"), record("smith.j"))
-    assert result.students == ["smithj", "smith.j"] and result.without == []
-    _, result = filled(found, "canvas", text, record("SmithJ"))
-    assert result.unknown == [("SmithJ", "several rows fit this name")]
-
-
-def test_accents_may_be_stored_as_characters_of_their_own(found):
-    _, result = filled(found, "moodle", MOODLE, record(unicodedata.normalize("NFD", "Émile Zöe")))
-    assert len(result.students) == 1
-
-
 def test_points_that_moodle_would_ignore_are_named(found):
     rows, result = filled(found, "moodle", MOODLE, record("ada", points=POINTS | {"sum-why": 6}))
     assert rows[0]["Grade"] == "" and result.students == []
@@ -128,13 +106,6 @@ def test_feedback_stays_as_it_is_unless_it_begins_with_a_formula(found):
     rows, _ = filled(found, "moodle", text, record("ada"))
     assert rows[0]["Feedback comments"] == feedback
     assert rows[1]["Feedback comments"].startswith("'=cmd")
-
-
-def test_long_texts_and_other_line_ends_are_read(found):
-    text = MOODLE.replace('"=cmd', '"' + 200_000 * "x")
-    assert filled(found, "moodle", text, record("ada"))[1].students == ["ada"]
-    text = CANVAS.replace("\n", "\r")
-    assert filled(found, "canvas", text, record("ada"))[1].students == ["ada"]
 
 
 def test_nobody_is_lost(found):
@@ -176,14 +147,6 @@ def test_only_the_points_change_and_no_cell_is_a_formula(found, kind, text):
     assert all(new.startswith("'=") for new in harmless)
     assert ("", "9.5") in changed and len(changed) == len(harmless) + 1
     assert result.data.endswith(text[-2:].encode())
-
-
-@pytest.mark.parametrize("separator", [";", "\t"])
-def test_other_separators_and_the_byte_order_mark_stay(found, separator):
-    text = separator.join(["Student", "ID", COLUMN]) + "\n" + separator.join(["Ada", "7", ""])
-    _, result = filled(found, "canvas", b"\xef\xbb\xbf" + text.encode(), record("7"))
-    assert result.data.startswith(b"\xef\xbb\xbf")
-    assert result.data.decode("utf-8-sig").splitlines()[1] == separator.join(["Ada", "7", "9.5"])
 
 
 def test_another_maximum_is_an_error_or_converts_the_points(found):

@@ -1,7 +1,6 @@
 """Test that exercises/ contains what nbgrader generates from solutions/, and nothing else."""
 
 import builtins
-import json
 import shutil
 from pathlib import Path
 
@@ -44,29 +43,12 @@ def test_a_release_contains_the_tasks_without_answers_and_hidden_tests(course):
     assert "check(add, [3, 4, 5])" in after.tasks[0].checks[1]["source"]
 
 
-def test_a_release_is_the_same_every_time(course):
-    (path,) = released(course)
-    first = path.read_bytes()
-    released(course)
-    assert path.read_bytes() == first
-    assert release.differences(course) == []
-
-
 def test_a_single_assignment_can_be_released(course):
     released(course)
     assignment.write(course, name="10_more")
     before = (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns
     assert [path.stem for path in released(course, "10")] == ["10_more"]
     assert (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns == before
-
-
-def test_the_readme_contains_the_table_of_points(course):
-    released(course)
-    text = (course / "exercises/README.md").read_text(encoding="utf-8")
-    assert "| **[Exercise 09: Sums](09_sums/09_sums.ipynb)** | | | **24** | **12** |" in text
-    assert "| | 9.1 The sum | ●●○ | 6 | 3 |" in text
-    assert "| | 9.4 The point of it | ●●○ | 6 | 3 by hand |" in text
-    assert "3 of the 12 points" in text
 
 
 def change_source(course):
@@ -141,17 +123,3 @@ def test_a_release_adds_the_assignment_to_the_gradebook(course):
     assert with_gradebook == without
     with Gradebook(f"sqlite:///{course}/gradebook.db", "qlora") as book:
         assert book.find_assignment("09_sums").max_score == 12
-
-
-def test_the_comparison_changes_no_file(course):
-    released(course)
-    before = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
-    assert release.differences(course) == []
-    after = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
-    assert after == before
-
-
-def test_a_release_keeps_the_metadata_of_its_source(course):
-    (path,) = released(course)
-    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
-    assert metadata["qlora_course"] == {"withheld": ["course_utils.lora"]}

@@ -190,15 +190,6 @@ def test_the_students_version_contains_no_line_of_a_solution_or_a_hidden_test(wh
 
 
 @pytest.mark.full
-def test_the_students_version_contains_no_marker_of_a_solution_or_a_hidden_test(whole):
-    """Only the modules that define these markers contain them."""
-    _, tree, _ = whole
-    marker = re.compile("BEGIN SOLUTION|END SOLUTION|BEGIN HIDDEN|END HIDDEN")
-    found = {name for name, path in files(tree).items() if marker.search(searchable_text(path))}
-    assert found == {"course_utils/checks.py", "course_utils/grading/assignments.py"}
-
-
-@pytest.mark.full
 def test_the_zip_file_contains_the_same_files(whole, tmp_path):
     _, tree, archive = whole
     with zipfile.ZipFile(archive) as opened:
@@ -209,12 +200,6 @@ def test_the_zip_file_contains_the_same_files(whole, tmp_path):
     assert unpacked.keys() == files(tree).keys()
     assert all(p.read_bytes() == (tree / name).read_bytes() for name, p in unpacked.items())
     assert modes["students/binder/postBuild"] & 0o111
-
-
-@pytest.mark.full
-def test_the_students_exercises_are_those_of_the_course(whole):
-    _, tree, _ = whole
-    assert list(cells(tree, "exercises")) == list(cells(ROOT, "exercises"))
 
 
 @pytest.mark.full
@@ -265,13 +250,6 @@ def test_the_package_works_in_the_students_version(whole):
     in_tree(tree, "-m", "course_utils.cli", "notebooks", "check")
 
 
-@pytest.mark.slow
-def test_a_lecture_runs_in_the_students_version(whole):
-    _, tree, _ = whole
-    in_tree(tree, "-m", "course_utils.cli", "run", "--only", "00")
-    assert (tree / "build/lectures/00_setup.html").exists()
-
-
 # --- solutions and hidden tests that must be found ------------------------------------------------
 
 
@@ -282,15 +260,6 @@ def put(course, name, text):
 
 def copied_solution(course):
     shutil.copy(course / "solutions/09_sums/09_sums.ipynb", course / "lectures/08_sums.ipynb")
-
-
-def without_markers(course):
-    """Write a line of the solution into a lecture, as a single string in ASCII."""
-    path = course / "lectures/03_lora.ipynb"
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    source = f"# Übung\ndef add(numbers):\n    if not numbers:\n        {ANSWER}"
-    notebook["cells"][4] |= {"cell_type": "markdown", "source": source}
-    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def in_pieces(course):
@@ -305,11 +274,13 @@ def page(course):
     put(course, "lectures/sums.html", f"<html><pre>{' '.join(words)}</pre></html>")
 
 
-def zipped(course):
+def archived(course):
     with zipfile.ZipFile(course / "lectures/more.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(course / "solutions/09_sums/09_sums.ipynb", "09_sums.ipynb")
 
 
+# The leak that is also tested at every commit.
+QUICK_LEAK = "a solution beside the lectures"
 LEAKS = {
     "a solution beside the lectures": (
         copied_solution,
@@ -318,14 +289,6 @@ LEAKS = {
     "an answer in pieces": (
         in_pieces,
         "cell try of binder/try.ipynb contains the solution of sum-all in 09_sums.ipynb",
-    ),
-    "a hidden test in Markdown": (
-        lambda course: put(course, "lectures/notes.md", f"> Checked by\n> `{TEST}`\n"),
-        "lectures/notes.md contains a hidden test of sum-all-values in 09_sums.ipynb",
-    ),
-    "a hidden test over two lines": (
-        lambda course: put(course, "lectures/notes.md", TEST.replace(" for", "\n  for")),
-        "lectures/notes.md contains a hidden test of sum-all-values in 09_sums.ipynb",
     ),
     "a hidden test in HTML": (
         page,
@@ -351,7 +314,7 @@ LEAKS = {
         "exercises/09_sums/hints.txt contains the solution of sum-all in 09_sums.ipynb",
     ),
     "an archive": (
-        zipped,
+        archived,
         "lectures/more.zip is not text, a picture or safetensors, so it can't be searched",
     ),
     "metadata of tensors": (
@@ -360,14 +323,12 @@ LEAKS = {
         ),
         "lectures/A.safetensors contains the solution of sum-all in 09_sums.ipynb",
     ),
-    "damaged tensors": (
-        lambda course: (course / "lectures/A.safetensors").write_bytes(bytes(range(256))),
-        "lectures/A.safetensors is not text, a picture or safetensors",
-    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", LEAKS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == QUICK_LEAK else pytest.mark.full) for k in LEAKS]
+)
 def test_nothing_is_written_if_a_solution_or_a_hidden_test_is_found(
     course, no_release, tmp_path, kind
 ):
@@ -379,19 +340,6 @@ def test_nothing_is_written_if_a_solution_or_a_hidden_test_is_found(
         write(course, target)
     assert str(caught.value).startswith(f"nothing was written, because {reason}")
     assert not target.exists()
-
-
-def test_the_error_names_the_cell_that_contains_a_solution(course, no_release, tmp_path):
-    without_markers(course)
-    (course / "lectures/03_lora.ipynb").rename(course / "lectures/08_more.ipynb")
-    commit(course)
-    cell = json.loads((course / "lectures/08_more.ipynb").read_text())["cells"][4]["id"]
-    with pytest.raises(CourseError) as caught:
-        write(course, tmp_path / "students")
-    assert str(caught.value) == (
-        f"nothing was written, because cell {cell} of lectures/08_more.ipynb contains the solution "
-        "of sum-all in 09_sums.ipynb (2 more like this)"
-    )
 
 
 @pytest.mark.parametrize("module", ["course_utils/lora.py", "course_utils/lora/deep/part.py"])
@@ -406,6 +354,7 @@ def test_lines_of_withheld_modules_and_of_releases_are_allowed(
     assert (tmp_path / "students/lectures/notes.md").exists()
 
 
+@pytest.mark.full
 def test_each_solution_and_hidden_test_of_this_course_has_an_identifying_line():
     """A cell may have several regions, and some of them may be too short."""
     secrets = student_repo.secrets(ROOT)
@@ -435,16 +384,6 @@ def test_untracked_files_are_left_out(course, no_release, tmp_path):
     assert "exercises/09_sums/09_sums.ipynb" in names
 
 
-def test_tracked_files_of_an_assignment_are_included(course, tmp_path):
-    put(course, "solutions/09_sums/config.json", '{"vocab_size": 49152}')
-    commit(course)
-    assert write(course, tmp_path / "students") == []
-    # The released file is not in git yet, but is included.
-    assert write(course, tmp_path / "again") == []
-    path = tmp_path / "students/exercises/09_sums/config.json"
-    assert path.read_text(encoding="utf-8") == '{"vocab_size": 49152}'
-
-
 def test_an_untracked_assignment_is_an_error(course, tmp_path):
     assignment.write(course, name="10_draft")
     with pytest.raises(CourseError) as caught:
@@ -454,6 +393,7 @@ def test_an_untracked_assignment_is_an_error(course, tmp_path):
     )
 
 
+@pytest.mark.full
 def test_without_git_files_are_chosen_by_their_names(course, no_release, tmp_path):
     write(course, tmp_path / "with-git")
     shutil.rmtree(course / ".git")
@@ -466,6 +406,7 @@ def test_without_git_files_are_chosen_by_their_names(course, no_release, tmp_pat
 # --- the target -----------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_git_work_tree_is_updated(course, no_release, tmp_path):
     target = tmp_path / "students"
     target.mkdir()
@@ -490,13 +431,6 @@ def test_a_git_work_tree_is_updated(course, no_release, tmp_path):
     ]
     kept = ("syllabus.md", ".github/workflows/ci.yml", ".venv/kept")
     assert all((target / name).exists() for name in kept)
-
-
-def test_the_same_release_twice_changes_nothing(course, no_release, tmp_path):
-    write(course, tmp_path / "students")
-    commit(tmp_path / "students")
-    write(course, tmp_path / "students")
-    assert git(tmp_path / "students", "status", "--porcelain") == ""
 
 
 def dirty(target):
@@ -541,6 +475,7 @@ def test_an_existing_zip_file_is_not_overwritten(course, tmp_path):
     assert target.read_text() == "mine"
 
 
+@pytest.mark.full
 def test_files_that_stay_in_the_work_tree_are_searched_too(course, no_release, tmp_path):
     target = tmp_path / "students"
     write(course, target)
@@ -548,13 +483,6 @@ def test_files_that_stay_in_the_work_tree_are_searched_too(course, no_release, t
     commit(target)
     with pytest.raises(CourseError, match=r"hints/week-1\.md contains the solution of sum-all"):
         write(course, target)
-
-
-def test_a_target_that_can_t_be_written_is_an_error(course, no_release, tmp_path):
-    (tmp_path / "file").write_text("x")
-    for name in ("students", "students.zip"):
-        with pytest.raises(CourseError, match=f"file/{name} can't be written: "):
-            write(course, tmp_path / "file" / name)
 
 
 # --- addresses ------------------------------------------------------------------------------------
@@ -572,6 +500,7 @@ def published(course, repository, students=""):
     commit(course)
 
 
+@pytest.mark.full
 def test_the_addresses_are_those_of_the_students_repository(course, no_release, tmp_path):
     published(course, repository=INSTRUCTORS, students=STUDENTS)
     tree = tmp_path / "students"
@@ -584,6 +513,7 @@ def test_the_addresses_are_those_of_the_students_repository(course, no_release, 
     assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 11
 
 
+@pytest.mark.full
 def test_without_a_students_address_no_link_leads_to_the_solutions(course, no_release, tmp_path):
     published(course, repository=INSTRUCTORS)
     tree = tmp_path / "students"

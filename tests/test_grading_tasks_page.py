@@ -116,13 +116,6 @@ def test_bonus_points_are_told_apart():
     assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in text
 
 
-def test_bonus_points_that_wait_for_a_person_are_not_counted_as_0():
-    waiting = written(0, True)
-    waiting.metadata.qlora_course = {"bonus": 2}
-    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), waiting)
-    assert "0 of 2 bonus points so far. 2 bonus points are not graded yet." in text
-
-
 def test_a_late_penalty_is_subtracted():
     _, text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
     assert "<b>2 of 3 points</b>" in text and "1 point was subtracted" in text
@@ -135,11 +128,6 @@ def test_a_late_penalty_that_exceeds_the_points_is_subtracted_from_the_bonus_poi
     assert "<b>0 of 3 points</b>. In addition, you have 0 of 2 bonus" in page(*cells, penalty=9)[1]
 
 
-def test_a_right_answer_is_folded_and_a_wrong_one_is_open():
-    assert "<details><summary>Your answer" in page(markdown(PROMPT), answer(), check(1))[1]
-    assert "<details open><summary>Your answer" in page(markdown(PROMPT), answer(), check(0))[1]
-
-
 def test_the_comment_of_the_person_who_graded_is_shown():
     _, text = page(markdown(PROMPT), answer(comment="**Good** <script>x</script>"), check(1))
     assert "<strong>Good</strong>" in text and "<script>" not in text
@@ -149,8 +137,3 @@ def test_the_rest_of_the_notebook_has_no_checks_and_no_scores():
     rest, _ = page(markdown(PROMPT), answer(), check(1))
     assert len(rest.cells) == 3
     assert not any("nbgrader" in cell.metadata for cell in rest.cells)
-
-
-def test_cells_without_a_heading_are_named_by_their_grade_id():
-    (task,) = tasks_page.results(nbformat.v4.new_notebook(cells=[check(1)]))
-    assert (task.title, task.state) == ("count-values", "right")

@@ -601,8 +601,8 @@ def comparable(records, without):
 @pytest.mark.parametrize(
     "seeds",
     [
-        pytest.param(range(4), id="0-3"),
-        pytest.param(range(4, 40), id="4-39", marks=pytest.mark.full),
+        pytest.param(range(2), id="0-1"),
+        pytest.param(range(2, 40), id="2-39", marks=pytest.mark.full),
         *(
             pytest.param(range(n, n + 96), id=f"{n}-{n + 95}", marks=pytest.mark.slow)
             for n in range(40, 1_000, 96)
@@ -686,7 +686,16 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+# The errors of each kind that are also tested at every commit.
+SAMPLE = ("reading", "grading", "full disk", "no submitted", "no memory to save")
+
+
+def sampled(kinds):
+    """Return parameters of which only those in `SAMPLE` belong to the quick tests."""
+    return [pytest.param(k, marks=[] if k in SAMPLE else pytest.mark.full) for k in kinds]
+
+
+@pytest.mark.parametrize("kind", sampled(ERRORS))
 def test_an_error_concerns_one_submission_and_the_next_run_grades_it(tree, kind):
     with pytest.MonkeyPatch.context() as patch:
         if kind == "database":
@@ -779,7 +788,7 @@ CLASS_ERRORS = {
 }
 
 
-@pytest.mark.parametrize("kind", CLASS_ERRORS)
+@pytest.mark.parametrize("kind", sampled(CLASS_ERRORS))
 def test_an_error_that_concerns_all_submissions_has_one_line(tree, kind):
     cause, message = CLASS_ERRORS[kind]
     with cause(tree), pytest.raises(CourseError, match=message) as caught:
@@ -787,6 +796,7 @@ def test_an_error_that_concerns_all_submissions_has_one_line(tree, kind):
     assert "\n" not in str(caught.value) and str(tree.course) not in str(caught.value)
 
 
+@pytest.mark.full
 def test_results_that_were_saved_before_the_disk_was_full_are_kept(tree):
     with contextlib.ExitStack() as stack:
 

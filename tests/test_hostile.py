@@ -10,13 +10,12 @@ import re
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
+from course_utils.grading.results.records import GRADED
 from tests.hostile import canaries, corpus, course_grade
 from tests.sandboxes import needed
 from tests.waiting import wait_until
@@ -91,21 +90,6 @@ def test_only_honest_submissions_have_a_minimum_of_points():
         assert (attack.least > 0) == attack.name.startswith("honest"), attack.name
 
 
-@pytest.mark.parametrize(
-    ("header", "error"),
-    [
-        ("# tries: x\n", "must"),
-        ("# tries: x\n# must: some points; graded\n", "some points"),
-        ("# tries: x\n# must: no point; excellent\n", "excellent"),
-    ],
-)
-def test_an_invalid_header_of_a_submission_raises_an_error(tmp_path, header, error):
-    path = tmp_path / "attack.py"
-    path.write_text(header)
-    with pytest.raises(ValueError, match=f"attack.py: .*{error}"):
-        corpus.read(path)
-
-
 @needed
 @pytest.mark.full
 def test_honest_students_get_their_points(runs):
@@ -142,51 +126,6 @@ def test_the_memory_of_the_grader_itself_stays_small(runs):
 
 
 # --- reading the corpus, and detecting escapes ----------------------------------------------------
-
-
-def test_the_header_of_a_submission_is_read(tmp_path):
-    path = tmp_path / "attack.py"
-    path.write_text("# tries: x\n# must: at most 2 points; graded or ungradable; says a; b\n")
-    attack = corpus.read(path)
-    assert (attack.most, attack.least) == (2, 0)
-    assert (attack.states, attack.says) == ((GRADED, UNGRADABLE), "a; b")
-    path.write_text("# tries: x\n# must: 9 points; graded\n")
-    assert (corpus.read(path).most, corpus.read(path).least) == (9, 9)
-
-
-def test_each_problem_with_an_attack_is_reported():
-    (attack,) = corpus.attacks("file_link_shadow")
-    refused = Record("09_sums", attack.name, UNGRADABLE, ("a link",), points={"sum-all-form": 0.0})
-    secrets = canaries.canaries()
-    outputs = {attack.name: ""}
-    run = course_grade.Run({}, [], outputs, {}, "", "", "", [], [], set(), 0, 0, 0, secrets)
-    assert course_grade.problems(attack, refused, run) == []
-    assert course_grade.problems(attack, None, run) == ["there is no record"]
-    for wrong, problem in (
-        (replace(refused, points={"sum-all-form": 1.0}), "1 points"),
-        (replace(refused, state=GRADED), "graded: a link"),
-        (replace(refused, reasons=("odd",)), "no message matches 'link'"),
-    ):
-        assert course_grade.problems(attack, wrong, run) == [problem]
-    stolen = replace(run, outputs={attack.name: f"… {secrets['gradebook']} …"})
-    assert course_grade.problems(attack, refused, stolen) == [
-        "the outputs contain secrets: gradebook"
-    ]
-    active = replace(run, active={attack.name: ["<script>"]})
-    assert course_grade.problems(attack, refused, active) == [
-        "active in the feedback page: <script>"
-    ]
-
-
-def test_a_question_for_a_person_does_not_change_the_state():
-    waiting = Record(
-        "09_sums", "x", PERSON, (course_grade.BY_HAND,), points={"sum-why": None, "a": 2.0}
-    )
-    assert (course_grade.state(waiting), course_grade.points(waiting)) == (GRADED, 2)
-    assert (
-        course_grade.state(replace(waiting, reasons=(course_grade.BY_HAND, "two answers")))
-        == PERSON
-    )
 
 
 def test_escaped_files_and_processes_are_detected(tmp_path):
@@ -232,10 +171,3 @@ def test_connections_are_recorded():
 )
 def test_active_elements_of_a_page_are_found(page, elements):
     assert canaries.active(page) == elements
-
-
-def test_canaries_are_found_in_outputs():
-    texts = canaries.canaries()
-    assert len(set(texts.values())) == len(canaries.PLACES)
-    assert all(re.fullmatch("canary-[0-9a-f]{24}", text) for text in texts.values())
-    assert canaries.seen(texts, f"…{texts['ssh']}\n{texts['home']}".encode()) == ["home", "ssh"]

@@ -261,22 +261,10 @@ def test_everybody_can_write_to_the_exchange_but_remove_only_own_files(copy):
     assert stat.S_IMODE((copy / "exchange").stat().st_mode) == 0o1777
 
 
-def test_an_existing_exchange_is_not_changed(copy):
-    (copy / "exchange").mkdir(mode=0o700)
-    settings(copy)
-    assert stat.S_IMODE((copy / "exchange").stat().st_mode) == 0o700
-
-
 def test_a_class_can_choose_its_exchange(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("QLORA_COURSE_EXCHANGE", str(tmp_path / "for" / "all"))
     assert settings(copy).Exchange.root == str(tmp_path / "for" / "all")
     assert (tmp_path / "for" / "all").is_dir() and not (copy / "exchange").exists()
-
-
-def test_an_exchange_that_can_t_be_created_is_no_error_in_the_settings(copy, monkeypatch):
-    (copy / "a-file").touch()
-    monkeypatch.setenv("QLORA_COURSE_EXCHANGE", "a-file/exchange")
-    assert settings(copy).CourseDirectory.course_id == "qlora"
 
 
 def test_alembic_is_found_without_an_activated_environment(copy, monkeypatch):

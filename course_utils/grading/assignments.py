@@ -45,14 +45,10 @@ class Task:
     Attributes:
         id: The id of the answer cell, such as "lora-parameters".
         number: The number of the lecture and of the task in the assignment, such as "3.2".
-        title: The title in the text of the task.
         stars: The difficulty, such as "●●○".
-        minutes: How many minutes the task should need.
-        points: The points that the text of the task states.
         bonus: Whether these are bonus points, which the assignment's points don't include.
         by_hand: Whether a person grades the answer.
         prompt: The cell with the text of the task.
-        answer: The cell that the student fills in.
         checks: The cells that grade the answer.
     """
 
@@ -79,11 +75,7 @@ class Assignment:
     """One assignment.
 
     Attributes:
-        path: The path of the notebook.
-        title: The notebook's heading.
         withheld: The modules of the course that contain solutions of the assignment.
-        tasks: The tasks, in the order of the notebook.
-        cells: All cells of the notebook.
     """
 
     path: Path
@@ -117,12 +109,8 @@ def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
     """Return the paths of the notebooks in solutions/, sorted by number.
 
     Args:
-        folder: The course's folder; default: the folder of this course.
         only: The assignment's number or name, such as "3", "03" or "03_lora"; default: all
             assignments.
-
-    Raises:
-        CourseError: There is no such notebook.
     """
     folder = folder or course_folder()
     paths = sorted((folder / "solutions").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
@@ -247,10 +235,5 @@ def syntax_tree(source: str) -> ast.Module:
 
 
 def top_level(source: str, *kinds: Definition) -> set[str]:
-    """Return the names of the functions or classes that a cell defines at its top level.
-
-    Args:
-        source: The cell's source.
-        kinds: The kinds of definitions: ast.FunctionDef, ast.ClassDef or both.
-    """
+    """Return the names of the functions or classes that a cell defines at its top level."""
     return {node.name for node in syntax_tree(source).body if isinstance(node, kinds)}

@@ -41,11 +41,6 @@ from course_utils.validation import CourseError
 def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     """Read the course and return what an assignment is graded with.
 
-    Args:
-        folder: The course's folder.
-        name: The assignment's name, such as "03_lora".
-        limits: The resources that a submission may use.
-
     Raises:
         CourseError: The solution or the release is not a notebook, or the solution and the release
             have different tests.
@@ -118,7 +113,6 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
         nbgrader computes the points from the outputs (`results.gradebook`).
 
     Raises:
-        SandboxError: The sandbox failed.
         NoSandbox: No sandbox can be created.
     """
     if submission.notebook is None:
@@ -161,10 +155,6 @@ def ungradable(
     """Return the record and the notebook of a submission that can't be graded.
 
     Args:
-        spec: The assignment's GradingSpec.
-        submission: The submission.
-        reason: Why the submission can't be graded, in one sentence.
-        seconds: How many seconds were spent on the submission.
         final: Whether the submission itself caused the failure. If not, the next run grades the
             submission again.
 

@@ -4,14 +4,11 @@
                                                                     grading/03_lora/records/
 
 nbgrader's own steps write the gradebook, so formgrader, manual grading and feedback work as usual
-afterwards. A submission is graded again only if its files or the tests have changed. Therefore, if
-a run was interrupted, the next run grades only the remaining submissions. If a run was completed
-and nothing has changed, the next run grades nothing.
+afterwards. A submission is graded again only if its files or the tests have changed. So a run that
+was interrupted can be continued.
 
-A single submission never ends the run. If a submission can't be read, graded or saved, it is
-ungradable, its record says why, and all other submissions are graded. Only an error that affects
-every submission ends the run: there is no sandbox, no gradebook, no folder to write to, or not
-enough memory.
+A submission that can't be read, graded or saved is ungradable, and its record says why. Only an
+error that affects every submission ends the run, such as a missing sandbox or a full disk.
 """
 
 from __future__ import annotations
@@ -62,10 +59,8 @@ class Result:
     """The result of a grading run.
 
     Attributes:
-        assignment: The assignment that was graded.
         records: The records of all submissions, sorted by student, including points given by hand.
         previous: The records as they were before the run.
-        graded: How many submissions the run graded.
     """
 
     assignment: Assignment
@@ -88,14 +83,10 @@ def grade(  # noqa: PLR0913
     """Grade all submissions of an assignment and return the result of the run.
 
     Args:
-        folder: The course's folder.
-        name: The assignment's name, or its number.
         workers: How many submissions are graded at the same time; default: one for each core of
             this machine, or fewer if memory is short (`readiness.workers`).
         scheduler: The address of a Dask scheduler, whose workers grade the submissions; default:
             this machine grades them.
-        limits: The resources that a submission may use; default: `Limits()`.
-        again: Whether to grade a submission even if its files and the tests haven't changed.
         progress: Called after each submission with its record, the number of submissions graded
             so far, and the number of submissions to grade in this run.
 
@@ -187,13 +178,6 @@ def submission_paths(folder: Path, name: str) -> list[Path]:
     If STUDENT is not a folder, or can't be read, the path is included, so that no student is
     forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store, because such
     entries usually come from programs and not from students.
-
-    Args:
-        folder: The course's folder.
-        name: The assignment's name, such as "03_lora".
-
-    Raises:
-        CourseError: The folder submitted/ can't be read.
     """
     try:
         names = sorted(os.listdir(folder / "submitted"))
@@ -284,11 +268,7 @@ def _stoppable() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _pool(spec: GradingSpec, scheduler: str | None, workers: int) -> Iterator[Pool]:
-    """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise.
-
-    Yields:
-        The executor, and how many submissions it grades at a time.
-    """
+    """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise."""
     if scheduler:
         with cluster.connected(scheduler) as pool:
             yield pool
@@ -318,18 +298,6 @@ def _graded(
     If an error is raised for a submission, another submission may have caused the error. Therefore
     the submission is graded again at the end, while no other submission is being graded. If an
     error is raised again, the submission is ungradable in this run.
-
-    Args:
-        executor: The executor that grades submissions.
-        spec: The GradingSpec with which the submissions are graded.
-        queue: The submissions.
-        ahead: The maximum number of submissions in memory at a time.
-        stop: An event that ends the run when it is set.
-
-    Raises:
-        KeyboardInterrupt: `stop` was set.
-        MemoryError: There is not enough memory to grade a single submission.
-        NoSandbox: No sandbox can be created.
     """
     failed = []
     for submission, future in _finished(executor, spec, queue, ahead, stop):
@@ -355,12 +323,7 @@ def _finished(
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, Future[tuple[Record, Notebook]]]]:
-    """Grade submissions, at most `ahead` at a time; yield each with its finished future.
-
-    Raises:
-        KeyboardInterrupt: `stop` was set.
-        NoSandbox: No sandbox can be created.
-    """
+    """Grade submissions, at most `ahead` at a time; yield each with its finished future."""
     running: dict[Future[tuple[Record, Notebook]], Submission] = {}
     waiting = iter(queue)
     while True:
@@ -380,14 +343,7 @@ def _finished(
 
 
 def write_results(folder: Path, result: Result) -> str:
-    """Write the report, the questions for talks and the table of points; return a summary.
-
-    Returns:
-        A summary of the run, as text.
-
-    Raises:
-        CourseError: The files can't be written.
-    """
+    """Write the report, the questions for talks and the table of points; return a summary."""
     try:
         target = safe_files.make_folders(folder / "grading", result.assignment.name)
         page, table, questions = (target / n for n in ("report.html", "points.csv", "talk.html"))

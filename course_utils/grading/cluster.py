@@ -40,9 +40,6 @@ CONTINUE = "all results so far are saved; run the same command again to continue
 def connected(address: str) -> Iterator[tuple[Executor, int]]:
     """Yield an executor for a cluster's workers, and how many submissions they grade at a time.
 
-    Args:
-        address: The scheduler's address, such as tcp://10.0.0.1:8786.
-
     Raises:
         CourseError: Dask is missing, no scheduler answers, another run uses the cluster, no worker
             has joined, a worker can't grade, or the connection is lost.

@@ -51,8 +51,6 @@ class Failures:
         """Add the result of a cell.
 
         Args:
-            source: The cell's source.
-            outputs: The cell's outputs, including the errors of skipped statements.
             skipped: The statements that were skipped because something was missing, with errors.
         """
         self.started.add(source)
@@ -86,11 +84,7 @@ class Failures:
         return [f"{line}, {newer}: {error}" for line, error in lines], []
 
     def explain(self, message: str) -> str:
-        """Return the message of a NameError, followed by the cause in parentheses if it is known.
-
-        Args:
-            message: A message such as "name 'helper' is not defined".
-        """
+        """Return a NameError's message, followed by the cause in parentheses if it is known."""
         match = UNDEFINED.match(message)
         cause = self._cause(match[1]) if match else ""
         return f"{message} ({cause})" if cause else message

@@ -26,11 +26,6 @@ MARKER = re.compile(rf"^ *(?:{BEGIN}|{END})\n?", re.M)
 def write(folder: Path, name: str, now: datetime | None = None) -> Path:
     """Write the model solution of an assignment, and return the path of the notebook.
 
-    Args:
-        folder: The course's folder.
-        name: The assignment's name, or its number.
-        now: The present time with a time zone; default: the time of the computer's clock.
-
     Raises:
         CourseError: There is no such assignment, the gradebook has no due date for it, or students
             may still hand in the assignment.

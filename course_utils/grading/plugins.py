@@ -39,12 +39,7 @@ class Grade(NotebookExporter):
     def from_filename(
         self, filename: str, resources: Any = None, **_: Any
     ) -> tuple[str, dict[str, Any]]:
-        """Return the graded notebook as JSON, and the resources.
-
-        Args:
-            filename: The notebook that nbgrader would read, in submitted/ or in autograded/.
-            resources: The names of the student and the assignment.
-        """
+        """Return the graded notebook as JSON, and the resources."""
         about, course = resources["nbgrader"], self.parent.coursedir
         student, name, folder = about["student"], about["assignment"], Path(course.root)
         graded = Path(course.format_path(course.autograded_directory, student, name))

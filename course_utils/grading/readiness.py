@@ -23,11 +23,11 @@ ALLOW_NAMESPACES = (
     "this system doesn't allow programs to create namespaces. On your own machine, run as root: "
     "`sysctl -w kernel.unprivileged_userns_clone=1` (Debian), or `sysctl -w "
     "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later). For a container, "
-    "see docs/grading-at-scale.md, section Containers"
+    "see docs/grading.md, section Containers"
 )
 SLOW_SANDBOXES = (
     "each submission starts its own sandbox and imports its libraries again, which takes seconds; "
-    "see docs/grading-at-scale.md, section Containers"
+    "see docs/grading.md, section Containers"
 )
 
 

@@ -41,15 +41,7 @@ def release(folder: Path, only: str | None = None, *, gradebook: bool = True) ->
     """Generate the released notebooks and the README in exercises/, and return the notebooks.
 
     Args:
-        folder: The course's folder.
         only: The assignment's name or number; default: all assignments.
-        gradebook: Whether to add the assignments to nbgrader's gradebook, as grading requires.
-
-    Returns:
-        The paths of the notebooks that were written.
-
-    Raises:
-        CourseError: nbgrader is missing or rejects a notebook, or there is no such assignment.
     """
     released = [_generate(folder, path, gradebook) for path in sources(folder, only)]
     write_text(folder / "exercises" / "README.md", readme(folder))
@@ -79,8 +71,6 @@ def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
     The copy contains no submissions and no gradebook.
 
     Args:
-        folder: The course's folder.
-        target: The folder of the copy.
         only: The assignment's name or number; default: all assignments.
     """
     (target / "exercises").mkdir(parents=True, exist_ok=True)
@@ -94,9 +84,6 @@ def class_folder() -> Path:
     """Return the class's folder: the nearest folder with nbgrader's settings.
 
     The search begins in the current folder and continues in the folders above.
-
-    Raises:
-        CourseError: There is no such folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -152,12 +139,7 @@ def points_table(assignments: list[Assignment]) -> str:
 
 
 def readme(folder: Path, introduction: str = INTRODUCTION) -> str:
-    """Return the text of exercises/README.md.
-
-    Args:
-        folder: The course's folder.
-        introduction: The first paragraph below the heading.
-    """
+    """Return the text of exercises/README.md."""
     assignments = [read(path) for path in sources(folder)]
     tasks = [task for assignment in assignments for task in assignment.tasks if not task.bonus]
     return README.format(
@@ -182,16 +164,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
-    """Generate the release of one assignment with nbgrader, and return the notebook's path.
-
-    Args:
-        folder: The course's folder.
-        source: The solution notebook.
-        gradebook: Whether to add the assignment to nbgrader's gradebook.
-
-    Raises:
-        CourseError: nbgrader is missing or rejects the notebook.
-    """
+    """Generate the release of one assignment with nbgrader, and return the notebook's path."""
     try:
         from nbgrader.converters import GenerateAssignment
         from nbgrader.converters.base import NbGraderException

@@ -22,11 +22,7 @@ KINDS = {
 
 
 def kind(path: Path | str) -> str:
-    """Return the kind of entry at a path, such as "a folder" or "a link".
-
-    Raises:
-        OSError: Nothing exists at the path, or the path can't be read.
-    """
+    """Return the kind of entry at a path, such as "a folder" or "a link"."""
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
@@ -38,7 +34,6 @@ def read_bytes(
     Links are not followed, and opening a FIFO doesn't wait for a writer.
 
     Args:
-        path: The path of the file.
         max_size: The maximum size of the file, in bytes (B).
         folder: The descriptor of the folder to which the path is relative; default: none.
         owner: The id of the user to whom the file must belong; default: any user.
@@ -71,9 +66,6 @@ def make_folders(root: Path, *names: str) -> Path:
 
     Only `root` itself may be a link. Any other link is an error, even if it leads to a folder,
     because files that are written through the link could end up anywhere.
-
-    Raises:
-        OSError: One of the names exists but is not a folder, or a folder can't be created.
     """
     path = root
     for name in ("", *names):

@@ -24,14 +24,7 @@ KEY, KEY_SIZE = "inputs.key", 32
 
 
 def class_key(folder: Path) -> bytes:
-    """Return the class's key, which the first call creates.
-
-    Args:
-        folder: The course's folder.
-
-    Raises:
-        CourseError: The key can't be read or created.
-    """
+    """Return the class's key, which the first call creates."""
     try:
         path = safe_files.make_folders(folder / "grading") / KEY
         if not path.exists():
@@ -52,14 +45,6 @@ def with_seed(submission: Submission, folder: Path, name: str) -> Submission:
 
     If the same files were graded before, the seed comes from its record. So the inputs stay the
     same even if the class's key was lost.
-
-    Args:
-        submission: The submission.
-        folder: The course's folder.
-        name: The assignment's name.
-
-    Raises:
-        CourseError: The class's key can't be read or created.
     """
     before = records.read_one(folder / "grading" / name, submission.student)
     if before and before.attempt == submission.attempt:

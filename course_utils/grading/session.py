@@ -42,12 +42,7 @@ Output = dict[str, Any]
 
 
 class Servers(NamedTuple):
-    """The warm servers for an assignment, which fork student processes and test processes.
-
-    Attributes:
-        student: The server that forks student processes.
-        test: The server that forks test processes.
-    """
+    """The warm servers for an assignment, which fork student processes and test processes."""
 
     student: Server
     test: Server
@@ -57,8 +52,6 @@ class GradingSession:
     """Runs one notebook in a student process and a test process.
 
     Args:
-        servers: The servers that fork the two processes.
-        spec: What the notebook is graded with.
         submission: The submission. The student process gets the submission's files and the
             assignment's files.
         core: The number of the core on which both processes run; default: any core.
@@ -98,10 +91,6 @@ class GradingSession:
     def repair(self, data: bytes, release: bytes) -> Repaired:
         """Repair a submitted notebook, and return the notebook with notes about the repair.
 
-        Args:
-            data: The bytes of the submitted notebook.
-            release: The released notebook, as JSON.
-
         Raises:
             Ungradable: The notebook can't be read or repaired; the text says why.
         """
@@ -116,15 +105,7 @@ class GradingSession:
         return isolated.result(answer.body)
 
     def run(self, source: str, what: str = "a cell") -> list[Output]:
-        """Run a cell in the student process, and return the cell's outputs.
-
-        Args:
-            source: The cell's source.
-            what: The cell's name in `incidents`.
-
-        Returns:
-            The cell's outputs in the notebook format.
-        """
+        """Run a cell in the student process, and return the cell's outputs."""
         outputs = self._outputs()
         try:
             self._request("run", utf8(source), {}, outputs, self._limits.cell)
@@ -144,10 +125,6 @@ class GradingSession:
 
     def check(self, source: str, what: str = "a check") -> list[Output]:
         """Run a test cell in the test process, and return the cell's outputs.
-
-        Args:
-            source: The cell's source.
-            what: The cell's name in `incidents`.
 
         Returns:
             The cell's outputs in the notebook format. One of the outputs is an error unless the
@@ -210,14 +187,8 @@ class GradingSession:
         ended.
 
         Args:
-            kind: The kind of request: "run" or "call".
-            body: The body of the request.
-            fields: The other fields of the request.
             outputs: The list to which outputs of the process are added.
             seconds: How many seconds the process has until it is interrupted.
-
-        Raises:
-            _Stopped: The process gave no answer within the time.
         """
         try:
             process = self._student_process()
@@ -246,9 +217,6 @@ class GradingSession:
 
         If the last process has ended, start a new one and run all previous cells again in the new
         process.
-
-        Raises:
-            _Stopped: `MAX_STARTS` processes have ended already.
         """
         if self._student is None:
             if self._starts == MAX_STARTS:
@@ -342,13 +310,7 @@ class _InterruptingReceiver:
 
 
 def _is_answer(message: Message, kind: str, request: dict[str, Any]) -> bool:
-    """Return whether a message has the number of a request and a kind that answers the request.
-
-    Args:
-        message: The message that was received.
-        kind: The kind of the request: "run" or "call".
-        request: The fields of the request.
-    """
+    """Return whether a message has the number of a request and a kind that answers the request."""
     if message.fields.get("n") != request["n"]:
         return False
     if kind == "run":

@@ -51,13 +51,9 @@ class GradingSpec:
     """What the submissions of an assignment are graded with.
 
     Attributes:
-        name: The assignment's name, such as "03_lora".
-        names: The names that a student has to define.
-        limits: The resources that a submission may use.
         files: The other files in the folder of the released notebook, such as data.
         release: The released notebook, as JSON.
         tests: The full source of each test cell, including hidden tests, by grade id.
-        withheld: The modules of the course that a student process can't import.
         imports: The import statements that the warm servers run, by role: "student" or "test".
         private: The files and folders of the class, which are hidden in the sandbox.
         key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
@@ -81,7 +77,6 @@ class Submission:
     """What a student handed in.
 
     Attributes:
-        student: The student's name.
         notebook: The notebook's bytes; None if no notebook could be read.
         files: The other files that the student handed in.
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
@@ -89,7 +84,6 @@ class Submission:
         doubts: What was left out when the files were collected; one line each.
         problem: Why no notebook could be read; "" if a notebook was read.
         seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).
-        path: The notebook's file name.
     """
 
     student: str

@@ -154,11 +154,9 @@ def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
     """Release all assignments of a course, write the students' version, and list omitted files.
 
     Args:
-        folder: The course's folder.
         target: A new or empty folder, a new path that ends in .zip, or the root of a git work tree
             without uncommitted changes. In a work tree, the folders that a release fills are
             replaced. All other files are kept, unless a new file has the same path.
-        gradebook: Whether to add the assignments to nbgrader's gradebook.
 
     Returns:
         The relative paths of the files that were left out because they are not in git.
@@ -186,11 +184,7 @@ def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
 
 
 def _files_in_target(target: Path) -> set[str]:
-    """Return the relative paths of the files that git tracks in `target`.
-
-    Raises:
-        CourseError: `target` is unsuitable, for example because it contains other files.
-    """
+    """Return the relative paths of the files that git tracks in `target`."""
     if target.suffix == ".zip":
         if target.exists():
             raise CourseError(f"{target} already exists: remove it, or choose another name")
@@ -212,13 +206,7 @@ def _files_in_target(target: Path) -> set[str]:
 
 
 def _write_tree(tree: Path, target: Path, outdated: set[str]) -> None:
-    """Copy a finished tree to `target`, as a folder or as a zip file.
-
-    Args:
-        tree: The temporary folder with the students' version.
-        target: The path to write.
-        outdated: The relative paths of files in `target` that are removed first.
-    """
+    """Copy a finished tree to `target`, as a folder or as a zip file."""
     try:
         if target.suffix == ".zip":
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -340,8 +328,6 @@ class Secret:
     """The lines that identify a solution or a hidden test.
 
     Attributes:
-        description: A description for error messages, such as "the solution of lora-parameters in
-            03_lora.ipynb".
         lines: The identifying lines. None of them occurs in anything that students may see.
     """
 
@@ -375,10 +361,6 @@ def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
     """Return one clause for each reason why `files` must not be given to students.
 
     A reason is a solution, a hidden test, or a file that can't be searched.
-
-    Args:
-        folder: The course's folder.
-        files: The paths of the files to search, by relative path in the students' version.
     """
     known = secrets(folder)
     return [

@@ -35,34 +35,28 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-This page is for instructors who want to know how safe grading is. It compares two graders on
-{count} submissions: stock nbgrader {version}, which uses nbgrader's default settings, and `course
-grade`. A grader should give each submission exactly the points that it deserves. {attacks}
-submissions attack the grader, and {honest} are honest accidents. Their notebooks are in
-`tests/hostile/submissions/`. Stock nbgrader graded each submission between the submissions of two
-honest students, in a separate container. `course grade` graded all submissions in one run, together
-with those of honest students.
+This page is for instructors who want to know how safe grading is. Two graders graded {count}
+submissions: stock nbgrader {version} with its default settings, and `course grade`. {attacks} of
+the submissions attack the grader, and {honest} are honest accidents
+(`tests/hostile/submissions/`). Stock nbgrader graded each of them in a separate container, between
+the submissions of two honest students.
 
-The next table counts how many submissions did harm. A submission gains points if it gets more
-points than its honest part deserves. The numbers were measured by `python -m tests.hostile` on
-{date}: {machine}.
+A submission gains points if it gets more points than its honest part deserves. The numbers
+were measured by `python -m tests.hostile` on {date}: {machine}.
 
 | what a submission did | with stock nbgrader | with `course grade` |
 |---|--:|--:|
 {summary}
 
-`course grade` needed {seconds:.0f} s for all submissions. The grading process itself used at most
-{memory:.0f} MB of memory; submissions used memory only in sandboxes. No submission left a file
-outside its sandbox, no process of a submission survived, and no submission reached a service that
-was listening.
+`course grade` needed {seconds:.0f} s for all submissions, and the grading process itself at most
+{memory:.0f} MB. No submission left a file outside its sandbox, no process survived, and none
+reached a service that was listening.
 
 ## By kind
 
-The table shows how many submissions of each kind got past each grader. A submission got past a
-grader if it gained or lost points, harmed other students, read files of other users, left something
-behind or did not end. The notebook of a submission shows what it tries. `python -m tests.hostile
---only bomb_` prints a table of all submissions whose name contains `bomb_`, with the result of
-each.
+The table counts the submissions that got past each grader: they gained or lost points, harmed other
+students, read files of other users, left something behind or did not end. `python -m tests.hostile
+--only bomb_` prints the result of each submission whose name contains `bomb_`.
 
 {kinds}
 """

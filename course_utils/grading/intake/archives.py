@@ -136,11 +136,7 @@ class Archives(ExtractorPlugin):
 
 
 def _folders(found: dict[str, dict[str, HandedIn]]) -> dict[str, HandedIn]:
-    """Return what was handed in, grouped by the student's folder.
-
-    Args:
-        found: What was handed in, grouped by the student's name and the LMS's number.
-    """
+    """Return what was handed in, grouped by the student's folder."""
     folders: dict[str, HandedIn] = defaultdict(list)
     for student, numbers in found.items():
         # If only one student has this name, a file without a number belongs to this student.
@@ -168,10 +164,6 @@ def owner_of(path: str, assignment: str) -> Owner | None:
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
     first numbers in this part come from the LMS. The student chooses only what follows them.
-
-    Args:
-        path: The path of the entry.
-        assignment: The assignment's name, such as "03_lora".
     """
     # If a text or a link was entered instead of a file, Canvas writes only one number.
     entered = r"(?=(?:text|link)\.html$)"

@@ -35,8 +35,6 @@ def choose(submission: Submission, known: Files, repair: Callable[[bytes], Repai
     counts, the result contains a doubt.
 
     Args:
-        submission: The submission, which contains a notebook.
-        known: The assignment's own files, in which no answers are searched.
         repair: A function that repairs a notebook. It raises Ungradable if that is impossible.
 
     Raises:

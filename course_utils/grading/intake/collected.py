@@ -57,7 +57,6 @@ class Collected:
 
     Args:
         folder: The folder into which the files are written.
-        left_out: Lines about what was already left out.
 
     Attributes:
         left_out: Lines about what was left out.
@@ -72,10 +71,8 @@ class Collected:
     def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
         """Write a file, or note why it is left out. An equal file may be added again.
 
-        Args:
-            name: The file's path below the folder.
-            read: Returns the beginning of the file, at most the given number of bytes (B).
-            problem: The reason why the file must be left out; "" if there is none.
+        `read` returns the beginning of the file, at most the given number of bytes (B). `problem`
+        is the reason why the file must be left out.
         """
         if is_junk(name):
             return
@@ -127,12 +124,7 @@ class Collected:
 
 
 def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> bytes:
-    """Return the content of an untrusted file.
-
-    Args:
-        read: Returns the beginning of the content, with the given size in bytes (B).
-        limit: The maximum size, in bytes (B).
-        problem: The reason why the file must not be read; "" if it may.
+    """Return the content of an untrusted file, at most `limit` bytes (B).
 
     Raises:
         Refused: `problem` isn't empty, or the file is too large or can't be read.

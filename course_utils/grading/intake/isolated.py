@@ -21,12 +21,7 @@ FUNCTION = f"{__name__}:run"
 
 
 def request(data: bytes, release: bytes) -> bytes:
-    """Return the argument of `run`: the release and the submission as bytes.
-
-    Args:
-        data: The file that the student handed in.
-        release: The released notebook, as JSON.
-    """
+    """Return the argument of `run`: the release and the submission as bytes."""
     return len(release).to_bytes(8, "big") + release + data
 
 

@@ -72,7 +72,6 @@ class Loaded(dict[str, Any]):
     """A notebook as `load` returns it.
 
     Attributes:
-        notes: the repairs that were needed to read the file, one line each.
         python: the version of Python with which the notebook was saved; "" if it is unknown.
     """
 
@@ -282,10 +281,7 @@ class _Release:
     """The released notebook.
 
     Attributes:
-        cells: the cells by id, in the notebook's order.
-        metadata: the notebook's metadata.
         marked: ids of the cells with nbgrader's metadata, which are answers or locked cells.
-        answers: ids of the answer cells.
         locked: ids of the marked cells that are no answers, such as tests.
         ids_by_text: the ids of the cells by their text without surrounding space.
         names: for each answer cell with code, the names that only this answer cell defines.
@@ -361,15 +357,11 @@ class _Piece:
     """A submitted cell, or a part of a submitted cell that contains several released cells.
 
     Attributes:
-        kind: "code", "markdown" or "raw".
-        source: the text.
         id: the id of the submitted cell.
-        nbgrader: nbgrader's metadata of the submitted cell.
         metadata_id: the id of the released cell according to the metadata or the submitted cell's
             id; "" if neither names a released cell.
         comment_id: the id of the released cell according to the grade_id comment in the text; ""
             if the text has no such comment.
-        attachments: the pictures of a text cell, by name.
     """
 
     kind: str
@@ -450,13 +442,6 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
     student's text, but get the metadata and the type of the released cell. Each of the student's
     own cells follows the same cell as before and loses its metadata. Outputs are dropped.
 
-    Args:
-        notebook: the notebook, as `load` returns it.
-        release: the released notebook.
-
-    Returns:
-        The repaired notebook with notes and doubts.
-
     Raises:
         Ungradable: the argument is not a notebook, has too many cells or too much text, or
             contains neither an answer nor a test of the release.
@@ -481,17 +466,10 @@ class _Repair:
     """The repair of one notebook.
 
     Attributes:
-        release: the released notebook.
-        pieces: all submitted pieces, in the notebook's order.
         placed: the pieces that become cells of the release, by the released cell's id.
         before: earlier answers, by the id of the released cell that must run after them.
         dropped: the pieces that are left out. All pieces that are neither placed, earlier answers
             nor dropped are the student's own cells.
-        changed: the ids of tests whose text the student changed.
-        copied: the ids of cells of which copies were dropped.
-        notes: repairs that are certainly right, one line each.
-        doubts: uncertain repairs and answers, one line each.
-        unanswered: the ids of the answers that contain no student's work.
     """
 
     def __init__(self, release: _Release, pieces: list[_Piece]):
@@ -753,14 +731,7 @@ class _Repair:
     def _doubt_position(
         self, name: str, is_empty: bool, defining: list[int], ids: list[str]
     ) -> None:
-        """Add a doubt if an answer's function is defined only where the tests can't use it.
-
-        Args:
-            name: the id of the answer.
-            is_empty: whether the answer's own cell is empty or the unchanged stub.
-            defining: the positions of the cells that define the answer's function.
-            ids: the ids of all cells.
-        """
+        """Add a doubt if an answer's function is defined only where the tests can't use it."""
         start = ids.index(name)
         end = next((p for p, i in enumerate(ids) if p > start and i in self.release.locked), 0)
         if not any(start < position < end for position in defining):
@@ -819,15 +790,8 @@ def repair_file(
     """Repair a notebook, so that it has the cells of the released assignment.
 
     Args:
-        path: the notebook.
-        release: the released notebook of the assignment, such as `find_release` returns.
-        output: the file to write; by default NAME-repaired.ipynb in the notebook's folder.
         in_place: whether to overwrite the notebook. The old notebook is first copied to
             NAME.ipynb.bak.
-        guess: whether to write the repaired notebook even if there are doubts.
-
-    Returns:
-        The path of the file that was written, and the repaired notebook with notes and doubts.
 
     Raises:
         CourseError: the notebook can't be read, the output file exists already, or there are
@@ -862,14 +826,9 @@ def find_release(
     """Return the released notebook of the assignment that a file belongs to.
 
     Args:
-        path: the submitted file.
         assignment: the assignment's number or name, such as "03" or "03_lora". By default, the name
             is read from the file's name, such as "student01_03_lora (1).ipynb" or "Copy of
             03_lora.ipynb".
-        folder: the course's folder; by default `notebooks.course_folder()`.
-
-    Raises:
-        CourseError: there is no such assignment, or the file's name contains no assignment.
     """
     path, folder = Path(path), folder or notebooks.course_folder()
     releases = sorted((folder / "exercises").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))

@@ -42,10 +42,6 @@ def read(folder: Path, name: str) -> Submission:
 
     Links are not followed, and only regular files are opened. No content of the folder raises an
     error. Instead, the `problem` of the returned submission says why the folder can't be read.
-
-    Args:
-        folder: The submission's folder.
-        name: The assignment's name.
     """
     student = folder.parent.name
     try:
@@ -106,13 +102,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
 
 
 def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
-    """Return the relative paths of all files in a folder, and notes on files that were left out.
-
-    Args:
-        folder: The folder.
-        first: Names that are listed first, so that they aren't left out of a folder with too many
-            files.
-    """
+    """Return the relative paths of all files in a folder, and notes on files that were left out."""
     paths: list[str] = []
     notes: list[str] = []
     entries, folders = 0, [("", 0)]
@@ -193,10 +183,6 @@ def in_gradebook(submitted: Path, student: str) -> bool:
     store. For a file in place of a folder, and for the folder `NOBODY`, only a record is written,
     which reports what was found. The name is not added to the gradebook, because nbgrader would
     treat it as a student forever.
-
-    Args:
-        submitted: The folder of all students.
-        student: A name in this folder.
     """
     is_student = student != NOBODY and not _name_problem(student)
     return is_student and os.path.isdir(submitted / student)

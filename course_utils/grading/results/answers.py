@@ -25,13 +25,7 @@ Answers = dict[str, str]
 
 
 def read_answers(folder: Path, release: Assignment, students: Iterable[str]) -> dict[str, Answers]:
-    """Return the answers that students wrote, by student; a task without an answer is missing.
-
-    Args:
-        folder: the course's folder.
-        release: the assignment as it was released.
-        students: the students whose submission was graded.
-    """
+    """Return the answers that students wrote, by student; a task without an answer is missing."""
     given = {task.id: task.answer["source"].strip() for task in release.tasks}
     answers = {}
     for student in students:
@@ -67,12 +61,7 @@ def parsed(source: str) -> ast.Module | None:
 
 
 def numbered(source: str, given: str) -> list[tuple[int, str]]:
-    """Return an answer's lines with their numbers, without the docstrings that were given.
-
-    Args:
-        source: the answer.
-        given: the source of the released cell.
-    """
+    """Return an answer's lines with their numbers, without the docstrings that were given."""
     tree = parsed(source)
     left_out: set[int] = set()
     for node in ast.walk(tree) if tree else ():

@@ -7,14 +7,13 @@
     expected       says how many such pairs a class would have if all students worked alone; it is
                    computed from the p-values of all tasks
 
-Right answers to a short task are alike by nature. Then many pairs are alike, so one more is no
-evidence: what is usual is seen in the class itself. A pair is named if it is unexpected, and if its
-answers to several tasks are nearly equal. The second condition protects students whose habits are
-alike, so that all of their answers are slightly alike.
+Right answers to a short task are alike by nature, so what is usual is seen in the class itself. A
+pair is named if it is unexpected, and if its answers to several tasks are nearly equal, which
+protects students whose habits are alike.
 
-If all students work alone, the p-values of a pair are uniformly distributed. If they are also
-independent, minus the sum of their logarithms has a gamma distribution (Fisher's method). Every
-pair is tested, so the combined p-value is multiplied by the number of pairs.
+Fisher's method combines the p-values of a pair: if all students work alone, minus the sum of their
+logarithms has a gamma distribution. Every pair is tested, so the result is multiplied by the number
+of pairs.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ class AlikeTask:
 
     Attributes:
         task: the task, with the released cell as its answer.
-        sources: the two answers.
         lines: for each answer, the lines in which a rare part begins that both answers have.
         overlap: the share of the two answers' parts that both have, from 0 to 1; rare parts weigh
             more.
@@ -68,9 +66,7 @@ class Pair:
     """Two students whose answers are more alike than chance would explain.
 
     Attributes:
-        students: the names of the two students.
         expected: how many pairs as alike a class would have if all students worked alone.
-        tasks: the tasks that the two students answered alike.
     """
 
     students: tuple[str, str]
@@ -83,7 +79,6 @@ class Comparison:
     """The answers of a class, compared with each other.
 
     Attributes:
-        students: the number of students who have an answer.
         large_enough: whether two students could be named at all.
         pairs: the pairs that are named, the least expected pair first.
     """
@@ -94,12 +89,7 @@ class Comparison:
 
 
 def compare(release: Assignment, answers: Mapping[str, Answers]) -> Comparison:
-    """Compare the answers of a class with each other.
-
-    Args:
-        release: the assignment as it was released.
-        answers: the answers by student and task.
-    """
+    """Compare the answers of a class with each other."""
     students = [student for student, written in answers.items() if written]
     tasks = [
         _TaskAnswers(task, {s: answers[s][task.id] for s in students if task.id in answers[s]})
@@ -141,11 +131,8 @@ class _TaskAnswers:
     """The answers of a class to one task.
 
     Attributes:
-        task: the task.
-        sources: the answers, by student.
         parts: the parts of each answer, without the parts of the released cell.
         counts: how many answers have a part.
-        students: the students whose answers have parts.
     """
 
     def __init__(self, task: Task, sources: Mapping[str, str]):

@@ -52,17 +52,7 @@ MAX_MESSAGE = 4_000
 
 
 class Book:
-    """The gradebook of one assignment of the course in `folder`; a context manager.
-
-    Attributes:
-        folder: the course's folder.
-        name: the assignment's name.
-        config: the settings of nbgrader_config.py.
-        records: the assignment's folder in grading/, which contains the records.
-
-    Raises:
-        CourseError: the database can't be opened, or it fails within the `with` block.
-    """
+    """The gradebook of one assignment of the course in `folder`; a context manager."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
@@ -110,11 +100,7 @@ class Book:
             raise self._database_error(error) from error
 
     def release_if_changed(self, solution: Path) -> bool:
-        """Release the assignment again if the tests in the gradebook differ from the solution's.
-
-        Returns:
-            Whether the assignment was released.
-        """
+        """Release the assignment again if the tests in the gradebook differ from the solution's."""
         notebook = load(solution)
         tests = tests_of(notebook)
         points = {grade_id(c): float(grading(c).get("points", 0)) for c in notebook["cells"]}
@@ -161,9 +147,6 @@ class Book:
         the check gives different points than before, or if the answer has changed. If the gradebook
         should not contain the student (`submissions.in_gradebook`), only the record is saved. A
         submission that can't be saved is ungradable, and its record says why.
-
-        Raises:
-            CourseError: no submission can be saved any more.
         """
         try:
             return self._save_all(record, notebook, submission)
@@ -205,11 +188,6 @@ class Book:
 
     def _enter_points(self, student: str, graded: Iterable[Any]) -> Points:
         """Compute the points from the cells' outputs and write them into the gradebook.
-
-        Args:
-            student: the student's name.
-            graded: the cells with their outputs. The list is empty if the submission can't be
-                graded; then no check gives points.
 
         Returns:
             All points that the gradebook contains now, including points given by hand.
@@ -298,11 +276,6 @@ def _enter_score(grade: Any, cell: Any, unchanged: bool) -> None:
 
     Unlike SaveAutoGrades, this function doesn't mark a cell for a new review if a person has
     already given points by hand, and neither the answer nor the check's points have changed.
-
-    Args:
-        grade: the cell's entry in the gradebook.
-        cell: the cell with its outputs; None if the submission can't be graded.
-        unchanged: whether the answer is the same as in the last grading.
     """
     before = grade.auto_score
     grade.auto_score = None if cell is None else determine_grade(cell, release.error_log())[0]
@@ -316,10 +289,6 @@ def enter_bonus(grade: Any, cell: Any) -> None:
     """Enter the bonus points of a check as extra credit.
 
     A person enters the bonus points of an answer without checks, so those are never changed.
-
-    Args:
-        grade: the cell's entry in the gradebook.
-        cell: the cell with its outputs; None if the submission can't be graded.
     """
     if cell is not None and (bonus := bonus_points(cell)) and not is_answer(cell):
         worth = copy.deepcopy(cell)

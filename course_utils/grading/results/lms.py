@@ -61,7 +61,6 @@ class Filled:
     """A filled table.
 
     Attributes:
-        data: the content of the file for the LMS.
         students: the students whose points were filled in.
         not_final: the students whose points are not final, with their state.
         unknown: the students who are not in the table, or who fit several rows, with the reason.
@@ -76,12 +75,7 @@ class Filled:
 
 
 class _Table:
-    """A table that an LMS has exported.
-
-    Attributes:
-        header: the names of the columns.
-        rows: the rows below the header, each with as many cells as the header.
-    """
+    """A table that an LMS has exported."""
 
     def __init__(self, data: bytes, lms: str):
         try:
@@ -127,11 +121,7 @@ def export(folder: Path, name: str, lms: str, path: Path, **options: Any) -> str
     """Fill the points of a class into a table, write the table to grading/, and return a summary.
 
     Args:
-        folder: the course's folder.
-        name: the assignment's name, or its number.
-        lms: "canvas" or "moodle".
         path: the table that the LMS has exported.
-        options: the further arguments of `fill`.
 
     Raises:
         CourseError: the assignment was not graded yet, the table can't be used, or the filled table
@@ -182,14 +172,9 @@ def fill(  # noqa: PLR0913
     """Fill the points of an assignment into a table.
 
     Args:
-        lms: "canvas" or "moodle".
-        data: the file that the LMS has exported.
-        assignment: the assignment.
-        graded: the records of the class, with their current points.
         column: the name of the column for the points, or a part of it; default: in Canvas the
             only column that contains the assignment's title, name or "Exercise 03", and in Moodle
             the column "Grade".
-        bonus: whether to add the bonus points.
         scale: whether to convert the points to the maximum that the LMS has for the assignment.
 
     Raises:

@@ -60,12 +60,7 @@ def quoted(text: str, max_length: int) -> Markup:
 
 
 def listing(lines: Iterable[tuple[int, str]], marked: Collection[int] = ()) -> Markup:
-    """Return lines of code with their numbers as HTML, cut to MAX_CODE_LINES lines.
-
-    Args:
-        lines: the numbers and the texts of the lines.
-        marked: the numbers of the lines that are highlighted.
-    """
+    """Return lines of code with their numbers as HTML, cut to MAX_CODE_LINES lines."""
     rows = []
     for number, line in itertools.islice(lines, MAX_CODE_LINES):
         code = escape(plain(line).expandtabs(4).rstrip()[:MAX_LINE])
@@ -77,12 +72,7 @@ def listing(lines: Iterable[tuple[int, str]], marked: Collection[int] = ()) -> M
 
 @functools.cache
 def page_template(name: str, max_value: int) -> Template:
-    """Return a template of this folder, which cuts each value to one line and escapes it.
-
-    Args:
-        name: the file name of the template.
-        max_value: the maximum length of a value, in characters.
-    """
+    """Return a template of this folder, which cuts each value to one line and escapes it."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -34,16 +34,12 @@ class Record:
     """The result of grading one submission.
 
     Attributes:
-        assignment: the assignment's name.
-        student: the student's name.
-        state: one of STATES.
         reasons: the reasons why a person is needed, or why the submission can't be graded, one
             line each.
         repairs: the repairs of the notebook before grading, one line each.
         incidents: unusual events during grading, such as an answer that exceeded its time limit,
             one line each.
         points: points by grade id; None if a person still has to give them.
-        messages: the messages of the failed checks, by grade id.
         seconds: the time that grading needed, in seconds.
         memory: the maximum memory of the student's processes together, in bytes (B).
         key: a digest of the submission and of the tests with which it was graded.
@@ -67,11 +63,7 @@ class Record:
     seed: int = 0
 
     def write(self, folder: Path) -> None:
-        """Write the record into the assignment's folder, atomically.
-
-        Raises:
-            OSError: the record can't be written, for example because its path is a folder.
-        """
+        """Write the record into the assignment's folder, atomically."""
         target = make_folders(folder, FOLDER, self.student)
         write_atomically(target / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
 

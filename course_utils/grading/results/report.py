@@ -66,12 +66,7 @@ Groups = list[tuple[str, list[Record]]]
 
 
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
-    """Return the records with the gradebook's current points, including points given by hand.
-
-    Args:
-        records: the records of the class.
-        scores: the points by student.
-    """
+    """Return the records with the gradebook's current points, including points given by hand."""
     return [with_points(record, scores.get(record.student, {})) for record in records]
 
 
@@ -80,7 +75,6 @@ class Change:
     """A difference in a submission's points or state between two gradings.
 
     Attributes:
-        student: the student's name.
         what: the id of a graded cell, or "state".
         before: the earlier points or state; None if they are unknown.
         after: the points or state now; None if they are unknown.
@@ -152,9 +146,6 @@ def _prepared(assignment: Assignment, records: Iterable[Record]) -> list[Record]
     Unprintable characters in students' names are replaced by escape sequences, such as `\x1b`. In
     other texts, these characters are removed. In names they are escaped, because two names without
     these characters could look the same.
-
-    Raises:
-        ValueError: a record belongs to another assignment.
     """
     records = sorted(merged(records, {}), key=_sort_key)
     if others := {record.assignment for record in records} - {assignment.name}:
@@ -196,9 +187,6 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
     UTF-8 with a byte order mark, which Excel needs to read UTF-8 correctly. Lines end with CRLF, as
     RFC 4180 demands. If a spreadsheet would interpret a text as a formula, the text is preceded by
     an apostrophe.
-
-    Raises:
-        ValueError: a record belongs to another assignment.
     """
     table = io.StringIO(newline="")
     rows = csv.writer(table)
@@ -243,15 +231,8 @@ def write_report(
     The report is for the instructor only.
 
     Args:
-        path: the file to write.
-        assignment: the assignment of all records.
-        records: the records of the class, in any order.
-        previous: the records of the previous grading; if given, the page lists what changed.
         comparison: the answers of the class, compared with each other; if given, the page shows the
             answers that are alike.
-
-    Raises:
-        ValueError: a record belongs to another assignment.
     """
     records, previous = _prepared(assignment, records), _prepared(assignment, previous)
     page = page_template("report.html.j2", MAX_VALUE).render(
@@ -349,10 +330,8 @@ class Histogram:
     """A histogram: how many students have each value of a quantity.
 
     Attributes:
-        axis: the name of the quantity.
         bars: for each bar its label, the number of students whose value is final, and the number
             of students who may still get more points.
-        alt: a description of the histogram in words.
         left_out: the number of students without a value.
     """
 
@@ -423,7 +402,6 @@ class LargestGroups:
     """The largest groups of records.
 
     Attributes:
-        groups: the largest groups.
         left_out: the number of groups that are left out.
         students: the number of students in the groups that are left out.
     """

@@ -120,11 +120,7 @@ class _Canonical(ast.NodeTransformer):
 
 
 class _Numbering:
-    """Number the subtrees of a tree.
-
-    Attributes:
-        parts: the numbers of the subtrees that are large enough.
-    """
+    """Number the subtrees of a tree."""
 
     def __init__(self, numbers: dict[tuple[object, ...], int], tree: ast.AST):
         self.parts: Parts = {}

@@ -58,8 +58,6 @@ class Question:
     """A question about a student's answer.
 
     Attributes:
-        task: the task that was answered.
-        kind: one of KINDS.
         line: the line of the answer that the question is about; 0 if there is no such line.
         text: the question, which may contain text of the student.
     """
@@ -77,12 +75,6 @@ def questions(
 
     The questions are about many things and many tasks: no kind and no task is repeated before the
     others.
-
-    Args:
-        release: the assignment as it was released.
-        answers: the student's answers, by task.
-        record: the student's record, with the messages of failed checks.
-        first: the ids of tasks that are preferred.
     """
     candidates = [
         question
@@ -150,13 +142,7 @@ Text = tuple[str, str]
 
 
 def _own(node: ast.AST, lines: list[str], given: str) -> Iterator[ast.expr | ast.stmt]:
-    """Yield the nodes that the student wrote, without annotations and error messages.
-
-    Args:
-        node: the node of which the parts are yielded.
-        lines: the lines of the answer.
-        given: the source of the released cell, whose statements are left out.
-    """
+    """Yield the nodes that the student wrote, without annotations and error messages."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "msg", "exc"):
             continue
@@ -314,13 +300,6 @@ def write_page(
     """Write a page with the questions and the answers they are about, for each student.
 
     The page is for the instructor only, because it shows hidden checks.
-
-    Args:
-        path: the file to write.
-        release: the assignment as it was released.
-        answers: the answers by student and task.
-        records: the records of the students.
-        first: the ids of the tasks that are preferred, by student.
     """
     students = []
     for record in records:

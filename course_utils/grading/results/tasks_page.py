@@ -59,7 +59,6 @@ class Part:
 
     Attributes:
         title: "check 1 of 3", or "your text".
-        points: the maximum points.
         score: the student's points; None if a person still has to give them.
         message: the parts of a failed check's message, each with its label.
         is_hidden: whether grading has added the failed check.
@@ -84,12 +83,7 @@ class TaskResult:
     """A task with the student's answer and its results.
 
     Attributes:
-        title: the number and the title of the task.
-        is_bonus: whether its points are bonus points.
         lectures: the cells of lectures that explain the task: title, file and address or "".
-        answers: the student's answers as safe HTML.
-        comments: the comments of the person who graded, as safe HTML.
-        parts: the cells with points.
     """
 
     title: str

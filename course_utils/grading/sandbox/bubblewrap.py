@@ -127,15 +127,7 @@ class Policy:
 
 
 def sandbox_policy(package: Path, private: Iterable[str] = ()) -> Policy:
-    """Return the guarantees of a sandbox, which are the same for root and for other users.
-
-    Args:
-        package: The copy of course_utils that is mounted in the sandbox.
-        private: The files and folders that no program in the sandbox may read, wherever they are.
-
-    Raises:
-        SandboxError: A private folder can't be hidden, or Python can't be mounted.
-    """
+    """Return the guarantees of a sandbox, which are the same for root and for other users."""
     mounts = tuple(_readable_mounts(package))
     hidden = tuple(_hidden(private, mounts))
     folders = tuple(_path_in_sandbox(path) for path in hidden if os.path.isdir(path))
@@ -166,10 +158,6 @@ def command(package: Path, private: Iterable[str] = ()) -> list[str]:
     If root grades, the command starts bubblewrap twice. The first bubblewrap runs as root and
     mounts the files, because some files may be readable only for root. The second bubblewrap runs
     as the user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
-
-    Args:
-        package: The copy of course_utils that is mounted in the sandbox.
-        private: The files and folders that no program in the sandbox may read.
 
     Raises:
         SandboxError: Bubblewrap is missing, Python is in a folder that can't be mounted, or a
@@ -254,10 +242,6 @@ def _path_in_sandbox(path: str) -> str:
     """Return the path in the sandbox of a file or folder of this machine.
 
     Both paths are equal, except for a Python in /tmp, because a sandbox has a different /tmp.
-
-    Raises:
-        SandboxError: The path is in /tmp but outside of this Python's prefix. This happens if a
-            virtual environment is based on a Python in /tmp, which can't be mounted elsewhere.
     """
     if not path.startswith("/tmp/"):
         return path
@@ -283,11 +267,7 @@ def _other_copies() -> tuple[str, ...]:
 
 
 def _hidden(private: Iterable[str], mounts: Iterable[Mount]) -> Iterator[str]:
-    """Yield the private paths that would be readable because they are inside a mounted folder.
-
-    Raises:
-        NoSandbox: A private folder contains something that a sandbox needs, so it can't be hidden.
-    """
+    """Yield the private paths that would be readable because they are inside a mounted folder."""
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     for path in sorted({os.path.realpath(each) for each in private if os.path.exists(each)}):
         needed = [each for each, _ in mounts if Path(each).is_relative_to(path)]

@@ -39,11 +39,7 @@ MAX_REQUEST = 200_000
 
 
 def main(control_descriptor: str) -> None:
-    """Import the libraries, then carry out the worker's requests until the worker has ended.
-
-    Args:
-        control_descriptor: The number of the file descriptor of the socket to the worker.
-    """
+    """Import the libraries, then carry out the worker's requests until the worker has ended."""
     control = socket.socket(fileno=int(control_descriptor))
     namespaces.set_subreaper()
     settings, _ = _receive(control)
@@ -76,9 +72,6 @@ def _warm_up(imports: str) -> None:
 
     A statement that fails is skipped. The trial cells are needed because IPython imports modules
     and creates objects only when they are first used.
-
-    Args:
-        imports: Import statements, one per line.
     """
     for line in imports.splitlines():
         with contextlib.suppress(Exception):
@@ -98,11 +91,6 @@ def _warm_up(imports: str) -> None:
 
 def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> int:
     """Fork a process that serves a role, and return its pid.
-
-    Args:
-        descriptor: The file descriptor of the socket over which the process serves its role.
-        request: The worker's request.
-        control: The socket to the worker, which the new process closes.
 
     Returns:
         The pid in the server's PID namespace; 0 if the process could not be started.
@@ -131,12 +119,7 @@ def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> i
 
 
 def _serve(descriptor: int, request: dict[str, Any]) -> None:
-    """Apply all limits to this process, serve a role, and end the process.
-
-    Args:
-        descriptor: The file descriptor of the socket over which the process serves its role.
-        request: The worker's request, with the role and the limits.
-    """
+    """Apply all limits to this process, serve a role, and end the process."""
     with _ending():
         # Leave the server's process group. Otherwise a submission could send a signal to the whole
         # group: the server and all other submissions.

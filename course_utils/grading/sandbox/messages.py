@@ -29,13 +29,7 @@ class ChannelError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """A message that was received.
-
-    Attributes:
-        kind: The kind of the message, such as "run" or "done".
-        fields: The other fields of the head.
-        body: The body.
-    """
+    """A message that was received."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -64,10 +58,7 @@ class Channel:
         """Send one message.
 
         Args:
-            kind: The kind of the message.
-            body: The body of the message.
             deadline: A time on the clock `time.monotonic`; default: no deadline.
-            fields: The other fields of the message. Their values must be serializable as JSON.
 
         Raises:
             ChannelError: The connection is closed.

@@ -48,9 +48,6 @@ def unshare_namespaces() -> None:
     """Leave the server's namespaces and enter new ones.
 
     The next process that this process forks becomes the first of the new PID namespace.
-
-    Raises:
-        OSError: The system doesn't allow new namespaces.
     """
     user, group = os.getuid(), os.getgid()
     _call("unshare", USER | MOUNT | PID | NET | IPC | UTS | CGROUP)
@@ -69,9 +66,6 @@ def mount_private(size: int) -> None:
     Args:
         size: The maximum size of all files in /tmp together, in bytes (B). The maximum for /dev/shm
             is half of this size.
-
-    Raises:
-        OSError: The system doesn't allow the mounts.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
     # Without a private devpts, all submissions would share the server's terminals. A submission

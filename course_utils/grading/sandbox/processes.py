@@ -193,11 +193,6 @@ class TestProcess(RoleProcess):
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call in the student process, and return the call's value or raise its exception.
 
-        Args:
-            proxy: The function, class or method to call.
-            args: The positional arguments.
-            kwargs: The keyword arguments.
-
         Raises:
             NotPlainError: The value is not of a plain type.
             Exception: The student's code raised an exception, which is rebuilt here.
@@ -231,7 +226,6 @@ class Proxy:
     Calling the proxy or one of its methods makes the call in the student process.
 
     Args:
-        process: The test process.
         name: The name of the function or class that the student has defined.
         path: The attributes that lead from the object to a method.
         number: The number of the call that created the object; 0 for a function or class.

@@ -84,9 +84,6 @@ def install_filter() -> bool:
     Returns:
         True if the filter was installed; False on machines other than x86-64 and AArch64, on which
         nothing is installed.
-
-    Raises:
-        OSError: The kernel doesn't accept the filter, for example without no_new_privs.
     """
     machine = platform.machine() if sys.platform == "linux" and sys.maxsize > 2**32 else ""
     if machine not in MACHINES:
@@ -96,15 +93,7 @@ def install_filter() -> bool:
 
 
 def install_program(instructions: list[Instruction], call: int) -> None:
-    """Install a BPF program as a filter of system calls, with the system call seccomp(2).
-
-    Args:
-        instructions: The BPF program.
-        call: The number of the system call seccomp on this machine.
-
-    Raises:
-        OSError: The kernel doesn't accept the program.
-    """
+    """Install a BPF program as a filter of system calls, with the system call seccomp(2)."""
     array = (_Filter * len(instructions))(*(_Filter(*line) for line in instructions))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
@@ -122,7 +111,6 @@ def call_numbers(machine: str, table: str = REFUSED + CHECKED) -> dict[str, int]
     """Return the numbers of a machine's system calls, by name.
 
     Args:
-        machine: A key of `MACHINES`.
         table: A table such as `REFUSED`. Calls that the machine doesn't have are left out.
     """
     column, _ = MACHINES[machine]
@@ -157,10 +145,6 @@ def filter_program(machine: str, refusal: int = errno.EPERM) -> list[Instruction
     flock, leases and watches for every file. Record locks are allowed, because sqlite3 needs them.
     They are harmless here: an exclusive record lock requires that the file is open for writing, and
     the shared files are read-only.
-
-    Args:
-        machine: A key of `MACHINES`.
-        refusal: The error number that a refused call returns.
     """
     calls = call_numbers(machine)
     refuse = _return(ERROR | refusal)
@@ -198,13 +182,7 @@ def _return(action: int) -> list[Instruction]:
 
 
 def _when(test: int, operand: int, then: list[Instruction]) -> list[Instruction]:
-    """Return instructions that run `then` if the loaded value passes a test.
-
-    Args:
-        test: The code of the jump instruction, such as `EQUAL`.
-        operand: The operand of the test.
-        then: Instructions that end with a return.
-    """
+    """Return instructions that run `then` if the loaded value passes a test."""
     return [(test, 0, len(then), operand), *then]
 
 

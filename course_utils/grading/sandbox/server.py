@@ -41,17 +41,11 @@ class Server:
     Args:
         imports: Import statements, one per line, that the server runs once for all of its
             processes.
-        withheld: The modules of the course that can't be imported in the sandbox.
-        private: The files and folders of this machine that are hidden in the sandbox.
         warm: Whether the server forks processes. If not, each process gets a separate sandbox,
             which needs seconds to start.
 
     Attributes:
         fork_error: Why the server can't fork processes; "" if it can.
-        warm: Whether the server forks processes.
-
-    Raises:
-        SandboxError: The sandbox can't be started.
     """
 
     def __init__(
@@ -73,7 +67,6 @@ class Server:
         """Start and return a process in a sandbox.
 
         Args:
-            role: "student" or "test".
             allowed: The limits for the process and all processes that it starts, together.
             core: The number of the only core on which the process may run; default: any core.
         """
@@ -105,16 +98,7 @@ class Server:
 
 
 class BubblewrapProcess:
-    """A bubblewrap process that runs `sandbox.forkserver`, and the socket for requests to it.
-
-    Args:
-        imports: Import statements, one per line.
-        package: The copy of course_utils for the sandbox.
-        private: The files and folders that are hidden in the sandbox.
-
-    Attributes:
-        fork_error: Why processes in the sandbox can't be forked; "" if they can.
-    """
+    """A bubblewrap process that runs `sandbox.forkserver`, and the socket for requests to it."""
 
     def __init__(self, imports: str, package: Path, private: tuple[str, ...]):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
@@ -141,15 +125,7 @@ class BubblewrapProcess:
             raise
 
     def ask(self, passed: socket.socket | None = None, **request: Any) -> dict[str, Any]:
-        """Send a request to the server, and return the server's answer.
-
-        Args:
-            passed: A socket that is passed to the server with the request; default: none.
-            request: The fields of the request.
-
-        Raises:
-            SandboxError: The server doesn't answer.
-        """
+        """Send a request to the server, and return the server's answer."""
         data = json.dumps(request).encode()
         try:
             with self._lock:
@@ -190,15 +166,11 @@ class SandboxProcess:
     After its start, the process waits for the first message on its channel.
 
     Args:
-        sandbox: The sandbox.
-        role: "student" or "test".
         allowed: The limits for the process and all processes that it starts, together.
         core: The number of the only core on which the process may run; default: any core.
         forked: Whether the server forks the process. If not, the server itself becomes the process.
 
     Attributes:
-        channel: The channel to the process.
-        limits: The limits that are enforced for the process and all processes that it starts.
         pid: The process's pid on this machine.
     """
 
@@ -262,11 +234,7 @@ class SandboxProcess:
 
 
 def _sender_pid(connection: socket.socket) -> int:
-    """Receive the first byte from a connection, and return the sender's pid on this machine.
-
-    Raises:
-        SandboxError: The sender has ended without sending a byte.
-    """
+    """Receive the first byte from a connection, and return the sender's pid on this machine."""
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
     connection.settimeout(ANSWER_TIMEOUT)
     data, extra, _, _ = connection.recvmsg(1, space)

@@ -42,9 +42,6 @@ class Outputs:
 
     Printed text and displayed objects have separate limits (`MAX_TEXT`, `MAX_DISPLAY`). When a
     limit is exceeded, a note about it is sent once, and the further outputs are dropped.
-
-    Args:
-        emit: A function that is called with the kind, body and fields of each output.
     """
 
     def __init__(self, emit: Emit):
@@ -120,7 +117,6 @@ class Skipping:
         or it may need a name that a skipped statement would have defined.
 
         Args:
-            node: The statement.
             error: The exception; None if the statement could not be compiled.
             is_last: Whether the statement is the last one of the cell. Then it must be an import.
         """
@@ -167,9 +163,6 @@ class Shell:
     """An IPython shell with the namespace of one notebook.
 
     A process can have only one IPython shell, so create only one `Shell` at a time in a process.
-
-    Args:
-        emit: A function that is called with the kind, body and fields of each output.
     """
 
     def __init__(self, emit: Emit):
@@ -299,10 +292,6 @@ def clean(text: Any, size: int = MAX_CHARACTERS) -> str:
     """Return the first `size` characters of a text.
 
     Characters that UTF-8 can't encode become question marks.
-
-    Args:
-        text: The text, or another value, which is converted to text.
-        size: Maximum number of characters.
     """
     return utf8(str(text)[:size]).decode()
 

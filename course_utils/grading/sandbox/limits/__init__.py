@@ -67,10 +67,6 @@ def enforce(memory: int, processes: int) -> ResourceLimits:
     """Return limits for one submission, of the best kind that this machine allows.
 
     The limits are a context manager.
-
-    Args:
-        memory: Maximum memory of all processes together, in bytes (B).
-        processes: Maximum number of processes and threads at the same time.
     """
     parent = cgroups.best_parent()
     return CgroupLimits(memory, processes, parent) if parent else PollingLimits(memory, processes)

@@ -36,9 +36,6 @@ class ResourceLimits:
         `PollingLimits` finds all of these processes only if the added process is the first of its
         PID namespace or a subreaper. Otherwise, a process whose parent has ended is no longer a
         descendant of the added process.
-
-        Raises:
-            ProcessLookupError: There is no such process.
         """
         raise NotImplementedError
 

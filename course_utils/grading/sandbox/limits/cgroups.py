@@ -37,8 +37,6 @@ class ParentGroups(NamedTuple):
     Attributes:
         version: "cgroup v1", which has a separate tree for each controller, or "cgroup v2", which
             has one tree for all controllers.
-        memory: The parent folder of groups that limit memory.
-        pids: The parent folder of groups that limit the number of processes.
     """
 
     version: str
@@ -52,11 +50,6 @@ class CgroupLimits(ResourceLimits):
     The group's folder is created at the beginning of the `with` block and removed at its end. The
     folder's name consists of PREFIX, the worker's PID namespace, pid and start time, and a counter.
     From the name, `remove_stale` recognizes the folders of workers that were killed.
-
-    Args:
-        memory: Maximum memory of all processes together, in bytes (B).
-        processes: Maximum number of processes and threads at the same time.
-        parents: The control groups in which the new group is created.
     """
 
     def __init__(self, memory: int, processes: int, parents: ParentGroups):
@@ -176,11 +169,7 @@ def remove(folders: Iterable[Path]) -> None:
 
 
 def remove_stale(mounts: Iterable[str]) -> None:
-    """Kill processes and remove control groups that ended workers have left behind.
-
-    Args:
-        mounts: The mount points of cgroup file systems.
-    """
+    """Kill processes and remove control groups that ended workers have left behind."""
     folders = (Path(top, n) for mount in mounts for top, names, _ in os.walk(mount) for n in names)
     stale = [folder for folder in folders if is_stale(folder.name)]
     end_members(stale)
@@ -188,11 +177,7 @@ def remove_stale(mounts: Iterable[str]) -> None:
 
 
 def is_stale(name: str) -> bool:
-    """Return whether a folder belongs to an ended worker of this PID namespace.
-
-    Args:
-        name: The folder's name.
-    """
+    """Return whether a folder belongs to an ended worker of this PID namespace."""
     owner = re.fullmatch(rf"{PREFIX}-(\d+)-(\d+)-(\d+)-\d+", name)
     if owner is None or int(owner[1]) != proc.identity(os.getpid())[0]:
         return False
@@ -205,10 +190,6 @@ def candidate_parents(groups: Iterable[Membership], mounts: str) -> list[ParentG
     In cgroup v2, a group that contains processes can't have child groups with controllers.
     Therefore the candidates are the ancestors of this process's group, the nearest first. In
     cgroup v1, the candidate is this process's group.
-
-    Args:
-        groups: The control groups of this process.
-        mounts: The text of /proc/self/mountinfo.
     """
     # The folder and the mount point of this process's group, by controller. The controller "" means
     # cgroup v2.

@@ -80,9 +80,6 @@ def resident(status: dict[str, int]) -> int:
     """Return the memory of a process that no file on a disk backs, in bytes (B).
 
     Pages that the process shares with other processes because of a fork are included.
-
-    Args:
-        status: The numbers that `status` returns.
     """
     return sum(status.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 

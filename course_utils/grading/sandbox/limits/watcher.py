@@ -122,12 +122,7 @@ class PollingLimits(ResourceLimits):
         return self._grown(statuses, files) if exact else 0, threads
 
     def _grown(self, statuses: list[tuple[str, dict[str, int]]], files: int) -> int:
-        """Return the larger lower bound of the memory allocated since `add`, in bytes (B).
-
-        Args:
-            statuses: The folder in /proc and the status of each process.
-            files: The size of all memory files, in bytes (B).
-        """
+        """Return the larger lower bound of the memory allocated since `add`, in bytes (B)."""
         private = proportional = mapped = 0
         for folder, status in statuses:
             rollup = proc.numbers(f"{folder}/smaps_rollup")
