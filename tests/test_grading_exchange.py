@@ -156,6 +156,7 @@ def test_nobody_can_hand_in_for_another_account(course):
 
 
 @needed
+@pytest.mark.full
 def test_one_bad_entry_stops_no_other_and_each_is_in_the_report(course):
     inbound = submit(course, "me").parent
     (inbound / f"dangling+{NAME}+{NOON}+x").symlink_to("nothing")

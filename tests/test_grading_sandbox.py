@@ -29,11 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @needed
-def test_a_server_can_fork_processes_on_this_machine():
-    assert servers().student.warm and servers().student.fork_error == ""
-
-
-@needed
 def test_other_files_of_this_machine_are_missing():
     names = printed("import os\nprint(os.listdir('/'))")
     for name in ("home", "var", "srv", "mnt", "media", "opt", "boot"):
@@ -59,13 +54,6 @@ def test_environment_variables_of_the_grader_are_missing(monkeypatch):
         "SHLVL",
         "_",
     }
-
-
-@needed
-def test_a_virtual_environment_based_on_a_python_in_tmp_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "base_prefix", "/tmp/elsewhere")
-    with pytest.raises(SandboxError, match=r"Python is in /tmp/elsewhere, .* outside /tmp"):
-        bubblewrap.command(tmp_path)
 
 
 @needed
@@ -362,15 +350,4 @@ def test_a_user_other_than_root_can_grade():
 def test_without_bubblewrap_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxError, match=r"no bubblewrap: install bubblewrap .*apt install"):
-        Server()
-
-
-def test_a_sandbox_that_does_not_start_reports_the_error_of_bubblewrap(monkeypatch, tmp_path):
-    broken = tmp_path / "bwrap"
-    broken.write_text(
-        "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n"
-    )
-    broken.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxError, match="doesn't work here: bwrap: No permissions to create"):
         Server()

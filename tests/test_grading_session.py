@@ -59,12 +59,6 @@ def test_a_wrong_answer_gets_the_message_of_the_students_own_notebook(test):
     assert text_of(outputs) == f"Not right yet: {notebook_message(DOUBLE, test)}"
 
 
-def test_the_message_of_a_failed_hidden_check_says_that_grading_added_it():
-    test = f"{IMPORT}check(double, 1).gives(2)\n### BEGIN HIDDEN TESTS\ncheck(double, 1).gives(3)"
-    text = text_of(check_answer(DOUBLE, test + "\n### END HIDDEN TESTS"))
-    assert text.startswith("Not right yet, in a check that grading adds: double(1)\n")
-
-
 def test_a_missing_answer_fails_with_a_name_error():
     with session(DOUBLE) as running:
         outputs = running.check(f"{IMPORT}check(double, 1).gives(2)")
@@ -121,14 +115,9 @@ def test_only_the_student_process_can_import_a_submitted_module():
     [
         ("raise ValueError('rank 0')", "ValueError", "ValueError: rank 0"),
         ("raise KeyError('q')", "LookupError", "KeyError: 'q'"),
-        ("return {}['q']", "KeyError", "KeyError: 'q'"),
-        ("b'\\xff'.decode()", "UnicodeDecodeError", "UnicodeDecodeError: 'utf-8' codec"),
         ("open('/nothing')", "FileNotFoundError", "FileNotFoundError: [Errno 2] No such file"),
         ("raise SystemExit(3)", "SystemExit", "SystemExit: 3"),
         ("class Odd(ValueError, KeyError): pass\n    raise Odd(1)", "KeyError", "Odd: 1"),
-        ("import json\n    json.loads('{')", "ValueError", "JSONDecodeError: Expecting"),
-        ("raise ExceptionGroup('g', [OSError()])", "Exception", "ExceptionGroup: g"),
-        ("raise OSError(2, 'no', 'file')", "OSError", "FileNotFoundError: [Errno 2] no: 'file'"),
         ("raise type('a b', (ValueError,), {})('x')", "ValueError", "Exception: x"),
         ("raise NotImplementedError", "RuntimeError", "NotImplementedError: this function"),
     ],
@@ -202,14 +191,6 @@ def test_lines_of_a_message_cannot_be_forged():
         outputs = check_answer(textwrap.dedent(answer), f"{IMPORT}check({name}).gives(1)")
         text = text_of([output for output in outputs if output["output_type"] == "error"])
         assert "raised  " in text and not re.search(r"^ +likely", text, re.M)
-
-
-def test_many_outputs_of_an_answer_do_not_displace_the_result():
-    flood = "def flood():\n    for _ in range(900): print('x', flush=True)\n    return 1\n"
-    (*_, error) = check_answer(flood, f"{IMPORT}check(flood).gives(2)")
-    assert error["ename"] == "CheckFailed" and "returned  1" in text_of([error])
-    (*_, part) = check_answer(flood, f"{IMPORT}check(flood).gives(1)\n0.5")
-    assert part["output_type"] == "execute_result" and part["data"] == {"text/plain": "0.5"}
 
 
 def test_long_outputs_are_truncated():

@@ -190,19 +190,6 @@ def test_the_students_version_contains_no_line_of_a_solution_or_a_hidden_test(wh
 
 
 @pytest.mark.full
-def test_the_zip_file_contains_the_same_files(whole, tmp_path):
-    _, tree, archive = whole
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(tmp_path)
-        modes = {info.filename: info.external_attr >> 16 for info in opened.infolist()}
-    unpacked = files(tmp_path / "students")
-    assert [path.name for path in tmp_path.iterdir()] == ["students"]
-    assert unpacked.keys() == files(tree).keys()
-    assert all(p.read_bytes() == (tree / name).read_bytes() for name, p in unpacked.items())
-    assert modes["students/binder/postBuild"] & 0o111
-
-
-@pytest.mark.full
 def test_links_in_the_students_version_lead_to_existing_files(whole):
     _, tree, _ = whole
     followed = 0
@@ -217,18 +204,6 @@ def test_links_in_the_students_version_lead_to_existing_files(whole):
             followed += 1
             assert (path.parent / link).exists(), f"{name} links to {link}"
     assert followed > 40
-
-
-@pytest.mark.full
-def test_make_offers_only_the_commands_that_students_need(whole):
-    _, tree, _ = whole
-    # If make has started these tests, its variables would change the output.
-    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    run = {"cwd": tree, "env": environment, "capture_output": True, "text": True, "check": True}
-    done = subprocess.run(["make"], **run)
-    targets = [line.split()[0] for line in done.stdout.splitlines()]
-    expected = ["setup", "lab", "run", "check", "fetch-model", "finetune", "serve"]
-    assert targets == expected
 
 
 def in_tree(tree, *command):
@@ -467,14 +442,6 @@ def test_an_unsuitable_target_is_not_changed(course, tmp_path, prepare):
     assert before_release == (course / "exercises/README.md").stat().st_mtime_ns
 
 
-def test_an_existing_zip_file_is_not_overwritten(course, tmp_path):
-    target = tmp_path / "students.zip"
-    target.write_text("mine")
-    with pytest.raises(CourseError, match="already exists: remove it, or choose another name"):
-        write(course, target)
-    assert target.read_text() == "mine"
-
-
 @pytest.mark.full
 def test_files_that_stay_in_the_work_tree_are_searched_too(course, no_release, tmp_path):
     target = tmp_path / "students"
@@ -483,6 +450,14 @@ def test_files_that_stay_in_the_work_tree_are_searched_too(course, no_release, t
     commit(target)
     with pytest.raises(CourseError, match=r"hints/week-1\.md contains the solution of sum-all"):
         write(course, target)
+
+
+def test_an_existing_zip_file_is_not_overwritten(course, tmp_path):
+    target = tmp_path / "students.zip"
+    target.write_text("mine")
+    with pytest.raises(CourseError, match="already exists: remove it, or choose another name"):
+        write(course, target)
+    assert target.read_text() == "mine"
 
 
 # --- addresses ------------------------------------------------------------------------------------

@@ -808,14 +808,6 @@ def test_results_that_were_saved_before_the_disk_was_full_are_kept(tree):
     assert run(tree)[0].graded == 2
 
 
-def test_an_interrupt_ends_the_run_even_during_saving(tree):
-    with (
-        raising(Book, "_enter_points", KeyboardInterrupt())(tree),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        run(tree)
-
-
 # --- records --------------------------------------------------------------------------------------
 
 

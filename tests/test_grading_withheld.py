@@ -140,16 +140,3 @@ def test_a_former_name_of_a_withheld_package_says_the_same(failures, alias, pack
     assert withholding
     for name in withholding:
         assert failures[name][statement] == withheld_error(package)
-
-
-def test_each_file_of_a_withheld_package_says_why(tmp_path):
-    """A file can be run by its path, without importing its package."""
-    package = copy_package(tmp_path, ("course_utils.memory",))
-    files = [path for path in (package / "memory").rglob("*") if path.is_file()]
-    assert len(files) > 3
-    for path in files:
-        module = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
-        module = module.removesuffix(".__init__")
-        with pytest.raises(ImportError) as raised:
-            exec(path.read_text(encoding="utf-8"), {})
-        assert f"ImportError: {raised.value}" == withheld_error(module)
