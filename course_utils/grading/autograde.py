@@ -152,14 +152,11 @@ def ungradable(
     *,
     final: bool = True,
 ) -> tuple[Record, Notebook]:
-    """Return the record and the notebook of a submission that can't be graded.
+    """Return the record of a submission that can't be graded, and the release with the reason.
 
     Args:
         final: Whether the submission itself caused the failure. If not, the next run grades the
             submission again.
-
-    Returns:
-        The record, and the released notebook with the reason at the top.
     """
     record = Record(
         assignment=spec.name,

@@ -69,11 +69,7 @@ class Ungradable(CourseError):
 
 
 class Loaded(dict[str, Any]):
-    """A notebook as `load` returns it.
-
-    Attributes:
-        python: the version of Python with which the notebook was saved; "" if it is unknown.
-    """
+    """A notebook as `load` returns it, with the fields of `Repaired` that reading decides."""
 
     notes: tuple[str, ...] = ()
     python: str = ""
@@ -789,14 +785,8 @@ def repair_file(
 ) -> tuple[Path, Repaired]:
     """Repair a notebook, so that it has the cells of the released assignment.
 
-    Args:
-        in_place: whether to overwrite the notebook. The old notebook is first copied to
-            NAME.ipynb.bak.
-
-    Raises:
-        CourseError: the notebook can't be read, the output file exists already, or there are
-            doubts.
-        Ungradable: the file can't be made into a notebook that can be graded.
+    The result is written to NAME-repaired.ipynb or to `output`. With `in_place`, it replaces the
+    notebook, of which NAME.ipynb.bak is a copy. With `guess`, it is written in spite of doubts.
     """
     path = Path(path)
     if in_place and output:
