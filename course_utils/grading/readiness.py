@@ -9,11 +9,12 @@ import shutil
 import subprocess
 from importlib import util
 
+from course_utils.environment import Environment, Row
 from course_utils.grading import release
 from course_utils.grading.sandbox import limits, seccomp
 from course_utils.grading.sandbox.bubblewrap import INSTALL, NoSandbox, SandboxError
 from course_utils.grading.sandbox.server import Server
-from course_utils.runtime import Environment, Row, available_memory, usable_cores
+from course_utils.runtime import available_memory, usable_cores
 from course_utils.validation import CourseError
 
 # Memory that is planned for each submission while it is graded, including its test process, in
