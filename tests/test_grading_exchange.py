@@ -206,7 +206,7 @@ def test_in_a_class_of_forty_each_honest_student_has_their_own_work_and_points(c
             entries[f"{student}_{student[3:]}1_9_{NAME}.ipynb"] = data
         else:
             entry = f"{student}_{student[3:]}_assignsubmission_file_/work.zip"
-            entries[entry] = zipped({f"work/Copy of {NAME}.ipynb": data, "work/b.py": b"x = 1"})
+            entries[entry] = zipped((f"work/Copy of {NAME}.ipynb", data), ("work/b.py", b"x = 1"))
     stolen = sums.hand_in(course, "scratch", RIGHT | {"sum-why": "evil"}).read_bytes()
     shutil.rmtree(course / "submitted")
     victims = {f"{name.partition('/')[0]}{NAME}.ipynb": stolen for name in entries}
