@@ -355,14 +355,13 @@ def paging_explorer() -> widgets.VBox:
 
     The third step has a mini-batch of long texts.
     """
-    from course_utils.memory import PRESETS
-    from course_utils.paging import PCIE
+    from course_utils.memory import GPUS, PRESETS
 
     controls = {
         "model": Control("model", "llama-3.1-8b", same(PRESETS)),
         "method": Control("method", "qlora", METHODS),
         "optimizer": Control("optimizer", "adamw", STATES),
-        "gpu": Control("GPU", "T4", same(PCIE)),
+        "gpu": Control("GPU", "T4", same(GPUS)),
         "batch_size": Control("batch size", 1, most=MAX_SEQUENCES),
         "sequence_length": Control("tokens", 1024, most=MAX_TOKENS),
         "longest": Control("long: tokens", 4096, most=MAX_TOKENS),
@@ -410,7 +409,7 @@ def paging_answer(
         f"{labels[paged]} (shown)": _outcome(shown),
         labels[not paged]: _outcome(runs[not paged]),
         f"memory of {gpu}": format_bytes(shown.budget),
-        "bus": f"PCIe {paging.PCIE[gpu]}.0 ×16, nominally {speed}",
+        "bus": f"PCIe {memory.GPUS[gpu].pcie}.0 ×16, nominally {speed}",
         "optimizer states": f"{states}, of which {can_page} can page",
         "tensors that page": f"{paging_count:,} of {count:,}, {large}",
         "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",

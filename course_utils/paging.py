@@ -58,15 +58,6 @@ PAGE = 2 * MiB
 PAGES = "pages"
 
 
-def __getattr__(name: str) -> Any:
-    """Return `PCIE`: a dict from each GPU in `memory.GPUS` to the generation of its PCIe bus."""
-    if name != "PCIE":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from course_utils.memory import GPUS
-
-    return {gpu: size.pcie for gpu, size in GPUS.items()}
-
-
 def pcie_x16(generation: int) -> float:
     """Return the nominal bandwidth of 16 lanes of PCIe 3, 4 or 5 in each direction, in B/s.
 
