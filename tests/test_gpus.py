@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import live
+from course_utils.explorers import paging_answer
+from course_utils.live import fit
 from course_utils.memory import GPU, GPUS, estimate, largest, usable_bytes
 from course_utils.notebooks import load_node
 from course_utils.paging import arithmetic_seconds, longest_text, pcie_x16, simulate
@@ -40,11 +41,12 @@ def test_estimates_and_runs_know_a_new_gpu(add):
     assert slow / fast == pytest.approx(2.25e15 / 989e12)
 
 
-@pytest.mark.parametrize("tool", ["fit", "paging"])
-def test_the_tools_of_the_website_know_a_new_gpu(add, tool):
-    module = getattr(live, tool)
-    values = {key: control.value for key, control in module.CONTROLS.items()}
-    assert "B200" in module.answer(values | {"gpu": add("B200", B200)})
+def test_will_it_fit_and_the_paging_explorer_know_a_new_gpu(add):
+    values = {key: control.value for key, control in fit.CONTROLS.items()}
+    assert "B200" in fit.answer(values | {"gpu": add("B200", B200)})
+    run = {"method": "qlora", "optimizer": "adamw", "sequence_length": 64, "longest": 128}
+    _, text = paging_answer("llama-7b", gpu="B200", paged=True, **run)
+    assert "memory of B200  " in text and "PCIe 5.0" in text
 
 
 def test_the_lecture_is_correct_with_a_new_gpu(add):
