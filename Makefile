@@ -16,7 +16,7 @@ COURSE = @command -v $(PYTHON) >/dev/null || \
 	{ echo "There is no $(PYTHON) here: the course needs Python 3.11, 3.12 or 3.13." >&2; exit 1; }; \
 	exec $(PYTHON) course_utils/bootstrap.py
 
-# course_utils/cli.py defines what each command does and what it needs.
+# workshop/cli.py defines what each command does and what it needs.
 COMMANDS = setup lab start run check fetch-model finetune serve repair release grade export site \
 	slides badges notebooks lint test bench gpu-check
 

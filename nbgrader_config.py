@@ -11,7 +11,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-import course_utils
+import workshop
 
 c = get_config()  # noqa: F821 (traitlets adds get_config to this file's namespace)
 
@@ -55,7 +55,7 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
 # Students can write to the exchange, so no link in it is followed. formgrader's button *Collect*
 # uses this class, too.
-c.ExchangeFactory.collect = "course_utils.grading.intake.exchange.SafeCollect"
+c.ExchangeFactory.collect = "workshop.grading.intake.exchange.SafeCollect"
 
 # --- running a notebook: autograding and the button "Validate" ------------------------------------
 
@@ -67,7 +67,7 @@ c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
 # By default, nbgrader reads and runs students' notebooks in its own process. With this exporter,
 # `nbgrader autograde` and formgrader's button grade in the sandbox, as `course grade` does.
-c.Autograde.exporter_class = "course_utils.grading.plugins.Grade"
+c.Autograde.exporter_class = "workshop.grading.plugins.Grade"
 # The exporter applies no preprocessors.
 c.Autograde.sanitize_preprocessors = []
 c.Autograde.autograde_preprocessors = []
@@ -76,8 +76,8 @@ c.Autograde.autograde_preprocessors = []
 
 # A student's notebook may contain scripts, which would run with the rights of an instructor who
 # opens the notebook's page. The settings of HTMLExporter apply to formgrader and to feedback
-# (course_utils/grading/results/feedback.py).
-PAGES = "course_utils.grading.results.feedback"
+# (workshop/grading/results/feedback.py).
+PAGES = "workshop.grading.results.feedback"
 c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
 c.HTMLExporter.sanitize_html = True
 c.HTMLExporter.filters = {
@@ -85,10 +85,12 @@ c.HTMLExporter.filters = {
     "markdown2html": f"{PAGES}.markdown",
     "policy": f"{PAGES}.policy",
 }
-c.HTMLExporter.template_file = str(Path(course_utils.__file__).parent / "data/harmless.html.j2")
+c.HTMLExporter.template_file = str(
+    Path(workshop.__file__).parent / "grading/results/harmless.html.j2"
+)
 
 # Feedback shows a failed check without the hidden tests, which nbgrader's own feedback would show.
-TASKS = "course_utils.grading.results.tasks_page"
+TASKS = "workshop.grading.results.tasks_page"
 c.GenerateFeedback.preprocessors = [
     f"{TASKS}.GetGrades",
     f"{PAGES}.SafeFeedback",
@@ -110,7 +112,7 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # Archives are untrusted, so the course unpacks them itself, and decides to which student each file
 # belongs.
-c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.Archives"
-c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.ByStudent"
+c.ZipCollectApp.extractor_plugin = "workshop.grading.intake.archives.Archives"
+c.ZipCollectApp.collector_plugin = "workshop.grading.intake.archives.ByStudent"
 # Each run unpacks everything again, and replaces what an earlier run has collected.
 c.ZipCollectApp.force = True

@@ -61,7 +61,7 @@ def venv_program(name):
 def registry():
     """Parse cli.py, and return a dict: command name → its extras, the first line of its help."""
     commands = {}
-    source = (ROOT / "course_utils" / "cli.py").read_text(encoding="utf-8")
+    source = (ROOT / "workshop" / "cli.py").read_text(encoding="utf-8")
     for function in ast.parse(source).body:
         for call in getattr(function, "decorator_list", ()):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "command":

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_utils import runtime, threads
+from course_utils.machine import runtime, threads
 from course_utils.models.llama import (
     DTYPES,
     Adapter,

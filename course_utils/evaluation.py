@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import runtime, threads
+from course_utils.machine import runtime, threads
+from course_utils.machine.validation import one_answer_each, positive
 from course_utils.news import house_style_errors
-from course_utils.validation import one_answer_each, positive
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -1,7 +1,7 @@
 """Read the measurements of lecture 08: is QLoRA as good as full fine-tuning?
 
-    python -m benchmarks evidence ──> data/evidence.json ──> load() ──┬─> tuned, scores    SmolLM2
-                                                                     └─> best_trials      tiny Llama
+    make bench ARGS=evidence ──> data/evidence.json ──> load() ──┬─> tuned, scores    SmolLM2
+                                                                 └─> best_trials      tiny Llama
 
 A run fine-tunes SmolLM2-135M on the news briefs. A trial fine-tunes the tiny Llama of `variants`.
 Both are saved with their settings, so every table and picture can be computed again from the raw
@@ -25,7 +25,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from course_utils import news
-from course_utils.validation import one_of
+from course_utils.machine.validation import one_of
 
 # The ways of training, with the labels of tables and pictures.
 LABELS = {

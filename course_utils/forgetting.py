@@ -16,7 +16,7 @@ from importlib.resources import files
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from course_utils.validation import one_answer_each
+from course_utils.machine.validation import one_answer_each
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from course_utils.validation import names_of, positive, whole_number
+from course_utils.machine.validation import names_of, positive, whole_number
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer

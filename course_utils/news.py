@@ -233,8 +233,8 @@ def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
     """Choose worked examples for few-shot prompting: the shortest training story of each section.
 
     With the NF4 model, the default sections had the best average result of all choices that were
-    tried, on stories outside the test split (data/DATASHEET.md). `benchmarks/quality.py` compares
-    the default sections with other sections.
+    tried, on stories outside the test split (data/DATASHEET.md). `workshop/benchmarks/quality.py`
+    compares the default sections with other sections.
     """
     train = load_news()["train"].to_list()
     by_section = ([e for e in train if e["section"] == section] for section in sections)

@@ -26,8 +26,8 @@ from itertools import groupby
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from course_utils.units import MiB
-from course_utils.validation import positive
+from course_utils.machine.units import MiB
+from course_utils.machine.validation import positive
 
 if TYPE_CHECKING:
     from course_utils.memory import Plan, StepPhase

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from course_utils import formats
 from course_utils.formats import E2M1, NF4, TINY
-from course_utils.validation import one_of, positive, whole_number
+from course_utils.machine.validation import one_of, positive, whole_number
 
 # The largest finite number in E4M3, the 8-bit format of NVFP4's scales.
 E4M3_MAX = 448.0

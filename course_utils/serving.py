@@ -25,8 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import runtime
-from course_utils.validation import CourseError, one_of, positive, whole_number
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError, one_of, positive, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from course_utils.validation import whole_number
+from course_utils.machine.validation import whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from course_utils import news
+from course_utils.machine.validation import one_of, positive
 from course_utils.models.llama import adapter_of, linears
-from course_utils.validation import one_of, positive
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,4 +1,4 @@
-"""Configure Sphinx for the website that course_utils.publishing.website builds (`course site`)."""
+"""Configure Sphinx for the website that workshop.publishing.website builds (`course site`)."""
 
 import re
 from importlib.resources import files
@@ -9,11 +9,11 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 from course_utils import __version__
-from course_utils.live import fit
-from course_utils.publishing import addresses, live_tools
-from course_utils.publishing.html import picture_of
-from course_utils.publishing.mathml import to_mathml
-from course_utils.publishing.progress import progress_list
+from workshop.publishing import addresses, live_tools
+from workshop.publishing.html import picture_of
+from workshop.publishing.live import fit
+from workshop.publishing.mathml import to_mathml
+from workshop.publishing.progress import progress_list
 
 # `course badges --set` writes these addresses to pyproject.toml.
 COURSE = Path(__file__).absolute().parents[1]
@@ -47,7 +47,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "sphinx_book_theme"
 html_title = project
 # The exported pages of lectures have the same badge as the website.
-html_static_path = ["_static", str(files("course_utils") / "data" / "badge.css")]
+html_static_path = ["_static", str(files("workshop.publishing") / "data" / "badge.css")]
 html_css_files = ["badge.css", "course.css"]
 html_copy_source = False
 html_show_sphinx = False

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from course_utils import notebooks
-from course_utils.publishing import lecture, notebook_check
+from course_utils.machine import notebooks
+from workshop.publishing import lecture, notebook_check
 
 NAME = "09_sums"
 
@@ -25,27 +25,27 @@ def {function}(numbers: list[int]) -> int:
     ### END SOLUTION
 '''
 FORM = """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check({function}, [1, 2]).like(0)
 check({function}, []).raises(ValueError)
 ### BEGIN HIDDEN TESTS
 import random
 
-from course_utils.checks import seed
+from course_utils.exercise.checks import seed
 
 draw = random.Random(seed(1))
 check({function}, [draw.randint(-9, 9) for _ in range(4)]).like(0)
 ### END HIDDEN TESTS
 """
 VALUES = """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check({function}, [3, 4, 5]).gives({expected}, likely="one number was left out")
 ### BEGIN HIDDEN TESTS
 import random
 
-from course_utils.checks import seed
+from course_utils.exercise.checks import seed
 
 draw = random.Random(seed(2))
 for _ in range(5):

@@ -2,9 +2,8 @@
 
 A `FrontEnd` describes how one of these programs is started and what its pages contain. `Server`
 runs a front end with copies of notebooks and with its own settings. `OpenNotebook` is a notebook on
-a page of a server. `Explorer` finds an explorer of `course_utils.explorers` on such a page and uses
-its controls. `chromium` opens a browser. `run_whole` runs one notebook from the first cell to the
-last.
+a page of a server. `Explorer` finds an explorer on such a page and uses its controls. `chromium`
+opens a browser. `run_whole` runs one notebook from the first cell to the last.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import TimeoutError as PageTimeout
 
-from course_utils.lab import SETTINGS
-from course_utils.notebooks import KERNEL
-from course_utils.publishing.lecture import is_hidden
-from course_utils.runtime import process_peak
+from course_utils.machine.lab import SETTINGS
+from course_utils.machine.notebooks import KERNEL
+from course_utils.machine.runtime import process_peak
 from tests.machine import free_port
+from workshop.publishing.lecture import is_hidden
 
 BROWSERS = ("google-chrome", "chromium", "chromium-browser")
 PICTURES = Path(__file__).resolve().parents[1] / "build" / "browser"

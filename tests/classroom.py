@@ -34,7 +34,7 @@ def lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     ### END SOLUTION
 """
 TEST = """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(lora_parameters, 1000, 1000, rank=8).gives(
     16_000, mistakes=[(8 * 1000, "only one of A and B was counted")]

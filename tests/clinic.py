@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 import torch
 
-from course_utils.files import write_text
-from course_utils.grading import assignments
+from course_utils.machine.files import write_text
+from course_utils.machine.threads import one_thread
 from course_utils.models import tiny_adapters
 from course_utils.models.silence import silence_transformers
-from course_utils.threads import one_thread
 from tests import mutation
+from workshop.grading import assignments
 
 RECORD = mutation.ROOT / "course_utils" / "data" / "clinic.json"
 PATIENTS = {

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from course_utils.runtime import usable_cores
+from course_utils.machine.runtime import usable_cores
 
 # Tests that run beside each other (pytest -n) share the processors, and so do their kernels.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

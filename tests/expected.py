@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from course_utils import notebooks
-from course_utils.execution import execute
-from course_utils.files import write_text
-from course_utils.grading.assignments import sources
+from course_utils.machine import notebooks
+from course_utils.machine.execution import execute
+from course_utils.machine.files import write_text
 from tests.mutation import ROOT, offline
+from workshop.grading.assignments import sources
 
 FOLDED = """\
 <details>

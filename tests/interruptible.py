@@ -6,7 +6,7 @@ import sys
 
 # A process in the background ignores SIGINT, and its child processes inherit this setting.
 HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-COURSE = "from course_utils.cli import main; main()"
+COURSE = "from workshop.cli import main; main()"
 
 
 def python(code: str, *arguments: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from course_utils import notebooks
+from course_utils.machine import notebooks
 from tests import assignment
 
 NAME = "90_sums"

@@ -11,7 +11,7 @@ import re
 import socket
 from pathlib import Path
 
-from course_utils import environment, runtime
+from course_utils.machine import environment, runtime
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 

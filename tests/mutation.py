@@ -46,11 +46,11 @@ from pathlib import Path
 
 import nbformat
 
-from course_utils.execution import execute
-from course_utils.grading import classroom, release
-from course_utils.grading.assignments import Assignment, Task, read, sources
-from course_utils.units import format_bytes
+from course_utils.machine.execution import execute
+from course_utils.machine.units import format_bytes
 from tests.machine import machine
+from workshop.grading import classroom, release
+from workshop.grading.assignments import Assignment, Task, read, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = ROOT / "tests" / "mutants"

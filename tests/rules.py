@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from course_utils.checks import HIDDEN
-from course_utils.grading import layout
-from course_utils.grading.assignments import (
+from course_utils.exercise.checks import HIDDEN
+from course_utils.machine.validation import CourseError
+from workshop.grading import layout
+from workshop.grading.assignments import (
     BEGIN,
     END,
     HIDDEN_END,
@@ -32,7 +33,6 @@ from course_utils.grading.assignments import (
     syntax_tree,
     top_level,
 )
-from course_utils.validation import CourseError
 
 # The allowed numbers of tasks and of minutes for an assignment, without tasks for bonus points.
 TASKS, MINUTES = range(4, 8), range(20, 91)

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from course_utils.grading.sandbox.limits import Limits
-from course_utils.grading.sandbox.server import Server
-from course_utils.grading.session import GradingSession, Output, Servers
-from course_utils.grading.spec import ExpectedNames, Files, GradingSpec, Submission
+from workshop.grading.sandbox.limits import Limits
+from workshop.grading.sandbox.server import Server
+from workshop.grading.session import GradingSession, Output, Servers
+from workshop.grading.spec import ExpectedNames, Files, GradingSpec, Submission
 
 needed = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 QUICK = Limits(memory=600_000_000, files=50_000_000, processes=40, cell=6, call=2, notebook=60)

@@ -6,7 +6,12 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
+from course_utils.machine.measure import (
+    TensorMeter,
+    gradient_bytes,
+    optimizer_bytes,
+    saved_for_backward,
+)
 from course_utils.memory import ModelShape, Settings, estimate
 from course_utils.models import load_base, model_bytes
 

@@ -13,8 +13,8 @@ import nbformat
 from nbgrader.api import Gradebook
 from nbgrader.coursedir import CourseDirectory
 
-from course_utils.grading import release
 from tests import assignment
+from workshop.grading import release
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = assignment.NAME

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils import checks, values
-from course_utils.checks import HIDDEN
-from course_utils.grading.assignments import Assignment, Task, top_level
+from course_utils.exercise import checks, values
+from course_utils.exercise.checks import HIDDEN
 from tests.mutation import Answers, code_tasks
+from workshop.grading.assignments import Assignment, Task, top_level
 
 # What a table does for inputs that it doesn't know.
 FALLBACKS = ("raise", "first")
@@ -56,7 +56,7 @@ def digest(calls: list[Call]) -> str:
     import hashlib
     import re
 
-    from course_utils import values
+    from course_utils.exercise import values
 
     def plain(value: Any) -> Any:
         return re.sub(r"\A/.*/tmp\w+", "", value) if isinstance(value, str) else value
@@ -182,7 +182,7 @@ Call = tuple
 def table(known, first, fallback):
     import base64
 
-    from course_utils import values
+    from course_utils.exercise import values
 
     def reply(calls, call):
         if digest(calls) in known:

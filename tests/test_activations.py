@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils.measure import saved_for_backward
+from course_utils.machine.measure import saved_for_backward
 from course_utils.memory import ModelShape, Plan, Settings, estimate
 from course_utils.memory.activations import layer_backward, layer_saved, saved_terms
 from course_utils.models import load_base

@@ -19,8 +19,8 @@ PLACES = ("lectures/90_sums.ipynb", "course_utils/sums.py", "tests/test_sums.py"
 PLACES += ("solutions/90_sums/90_sums.ipynb", "tests/mutants/90_sums/")
 COMMANDS = (
     ("tests.expected", "90_sums"),
-    ("course_utils.cli", "notebooks", "fix"),
-    ("course_utils.cli", "release"),
+    ("workshop.cli", "notebooks", "fix"),
+    ("workshop.cli", "release"),
 )
 
 
@@ -74,9 +74,9 @@ def test_only_files_in_five_places_are_written_by_hand(course):
 @pytest.mark.parametrize(
     "command",
     [
-        ["course_utils.cli", "notebooks", "check"],
-        ["course_utils.cli", "release", "--check"],
-        ["course_utils.cli", "lint"],
+        ["workshop.cli", "notebooks", "check"],
+        ["workshop.cli", "release", "--check"],
+        ["workshop.cli", "lint"],
     ],
     ids=" ".join,
 )
@@ -99,6 +99,6 @@ def test_a_wrong_number_in_the_lecture_fails_only_this_lecture(course):
     try:
         with pytest.raises(AssertionError, match="cell check"):
             run(course, "pytest", "-q", "-k", "90_sums", "tests/test_lectures.py")
-        run(course, "course_utils.cli", "notebooks", "check")
+        run(course, "workshop.cli", "notebooks", "check")
     finally:
         path.write_text(text, encoding="utf-8")

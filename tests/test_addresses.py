@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import __version__, notebooks
-from course_utils.grading.assignments import sources
-from course_utils.publishing import addresses, notebook_check
-from course_utils.publishing.addresses import Addresses, badges, github, with_badges
-from course_utils.validation import CourseError
+from course_utils import __version__
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
+from workshop.grading.assignments import sources
+from workshop.publishing import addresses, notebook_check
+from workshop.publishing.addresses import Addresses, badges, github, with_badges
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = "https://github.com/example/qlora-course"

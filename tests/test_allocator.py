@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from course_utils.machine.units import MiB
 from course_utils.memory.allocator import LARGE_SEGMENT, CachingAllocator, fresh_block, rounded
-from course_utils.units import MiB
 
 
 @pytest.mark.parametrize(

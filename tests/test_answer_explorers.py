@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from course_utils import evaluation, explorers, news
-from course_utils.explorers import (
+from course_utils import evaluation, news
+from course_utils.notebook import explorers
+from course_utils.notebook.explorers import (
     MAX_STORY,
     AnswerCards,
     StrengthTable,

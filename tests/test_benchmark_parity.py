@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from benchmarks import parity
 from course_utils import news
+from workshop.benchmarks import parity
 
 
 def subject(answer, probabilities):

@@ -10,8 +10,11 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import __main__ as bench
-from benchmarks import (
+from course_utils.machine.validation import CourseError
+from course_utils.memory import PRESETS, ModelShape, estimate
+from tests.conftest import make_model
+from workshop.benchmarks import __main__ as bench
+from workshop.benchmarks import (
     calculators,
     decoding,
     grading,
@@ -21,9 +24,6 @@ from benchmarks import (
     runner,
     training,
 )
-from course_utils.memory import PRESETS, ModelShape, estimate
-from course_utils.validation import CourseError
-from tests.conftest import make_model
 
 # --- the runner -----------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def speed(monkeypatch, **options):
 def test_report_is_saved_and_quoted_between_its_marks(course, monkeypatch, capsys):
     speed(monkeypatch)
     assert runner.run("speed", []) == 0
-    made = "Downhill. Made by `python -m benchmarks speed` on 2026-11-27: a machine."
+    made = "Downhill. Made by `python -m workshop.benchmarks speed` on 2026-11-27: a machine."
     quoted = PAGE.format(table="| 3 m/s |", made=made)
     assert (course / "docs" / "page.md").read_text() == quoted
     assert json.loads((course / "build" / "speed.json").read_text())["speed"] == 3

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.publishing.addresses import Addresses, badges
 from tests.machine import free_port
+from workshop.publishing.addresses import Addresses, badges
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = sorted((ROOT / "lectures").glob("*.ipynb"))
@@ -118,7 +118,7 @@ def test_image_contains_no_file_that_git_ignores(repository, monkeypatch):
 START = ROOT / "binder" / "start"
 REPORT = """
 import json, os, sys
-from course_utils.runtime import cache_dir
+from course_utils.machine.runtime import cache_dir
 names = ("OMP_NUM_THREADS", "JUPYTER_CONFIG_PATH")
 print(json.dumps([sys.argv[1:], str(cache_dir()), *map(os.environ.get, names)]))
 sys.exit(3)

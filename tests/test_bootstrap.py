@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import bootstrap, cli
+from course_utils import bootstrap
 from course_utils.bootstrap import STUDENT, SetupError
+from workshop import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,8 @@ def clone(tmp_path, monkeypatch):
     monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     (tmp_path / "course_utils").mkdir()
-    shutil.copy(REPOSITORY / "course_utils" / "cli.py", tmp_path / "course_utils")
+    (tmp_path / "workshop").mkdir()
+    shutil.copy(REPOSITORY / "workshop" / "cli.py", tmp_path / "workshop")
     return tmp_path
 
 

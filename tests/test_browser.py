@@ -16,8 +16,9 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from course_utils import formats, notebooks
-from course_utils.controls import METHODS
+from course_utils import formats
+from course_utils.machine import notebooks
+from course_utils.notebook.controls import METHODS
 from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")

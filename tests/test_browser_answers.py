@@ -22,7 +22,8 @@ import json
 import sys
 import time
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
-from course_utils import evaluation, explorers, news
+from course_utils import evaluation, news
+from course_utils.notebook import explorers
 from course_utils.training import Recipe, attach_adapters
 from tests.conftest import make_model, make_tokenizer
 

@@ -11,7 +11,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from course_utils import notebooks
+from course_utils.machine import notebooks
 from tests.browser import JUPYTERLAB, PICTURES, OpenNotebook, Server
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("browser-lectures")]

@@ -16,7 +16,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from course_utils import notebooks
+from course_utils.machine import notebooks
 from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server, write_notebook
 from tests.test_browser import FIRST, MOVES
 

@@ -18,11 +18,10 @@ from pathlib import Path
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from course_utils import live
-from course_utils.publishing import bytecode, live_tools, website
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests.browser import PICTURES, served
 from tests.test_live import CONFIG
+from workshop.publishing import bytecode, live, live_tools, website
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("website")]
 
@@ -465,7 +464,7 @@ def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs
 def test_the_page_loads_bytecode(site):
     with zipfile.ZipFile(site / "_static" / "course.zip") as archive:
         names = archive.namelist()
-    assert "course_utils/live/fit.pyc" in names and "course_utils/memory/step.pyc" in names
+    assert "workshop/publishing/live/fit.pyc" in names and "course_utils/memory/step.pyc" in names
     assert all(name.endswith(".pyc") for name in names)
     assert not any("explorers" in name or "grading" in name for name in names)
     with zipfile.ZipFile(site / "_static/pyodide/python_stdlib.zip") as archive:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.xdist_group("browser-predict"), pytest.mark.full]
 
 LONG = "all 15: every level is used, whatever the largest of all the weights in the array may be"
 CELLS = [
-    "from course_utils.predict import answer, predict, reveal, tally",
+    "from course_utils.notebook.predict import answer, predict, reveal, tally",
     f"""predict("levels", "How many of the 15 levels do the other weights share?",
     ["{LONG}", "about 7", "3 or fewer"])""",
     'predict("size", "How much memory do 7 billion parameters need in `bfloat16`?", unit="GB")',

@@ -12,12 +12,12 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[site,
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from course_utils import predict
-from course_utils.notebooks import METADATA
-from course_utils.publishing import site_predictions, website
-from course_utils.validation import CourseError
+from course_utils.machine.notebooks import METADATA
+from course_utils.machine.validation import CourseError
+from course_utils.notebook import predict
 from tests.browser import PICTURES, served
 from tests.test_website import code_cell, text_cell, write_notebook
+from workshop.publishing import site_predictions, website
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("website")]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils import news, runtime
+from course_utils import news
+from course_utils.machine import runtime
 from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
 from course_utils.models.llama import linears
 from course_utils.sft import IGNORE, collate, encode_all, pack

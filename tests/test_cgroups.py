@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from course_utils import cgroups
-from course_utils.cgroups import Membership, memberships
+from course_utils.machine import cgroups
+from course_utils.machine.cgroups import Membership, memberships
 
 
 def test_groups_of_both_versions_are_read():

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import checks
-from course_utils.checks import CheckFailed, check, show
+from course_utils.exercise import checks
+from course_utils.exercise.checks import CheckFailed, check, show
 
 
 def message_of(call):
@@ -401,7 +401,7 @@ def test_long_lines_of_a_message_are_wrapped():
 NOTEBOOK_ERROR = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="nocolor")
-shell.run_cell("from course_utils.checks import check\\ndef half(x):\\n    return x / 0")
+shell.run_cell("from course_utils.exercise.checks import check\\ndef half(x):\\n    return x / 0")
 shell.run_cell("check(half, 3).gives(1.5)")
 shell.run_cell("import warnings; check(lambda: warnings.warn('old')).gives(None)")
 """
@@ -490,7 +490,7 @@ def test_an_exception_can_be_a_known_mistake():
 
 
 HIDDEN_CELL = """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 def visible(x): return answer(x)
 check(visible, 1).gives(1)
 ### BEGIN HIDDEN TESTS

@@ -12,11 +12,13 @@ import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, bootstrap, cli, environment, models, notebooks, runtime
-from course_utils.environment import Environment, Row
-from course_utils.validation import CourseError
+from course_utils import __version__, bootstrap, models
+from course_utils.machine import environment, notebooks, runtime
+from course_utils.machine.environment import Environment, Row
+from course_utils.machine.validation import CourseError
 from tests import assignment
 from tests.sandboxes import needed
+from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +47,7 @@ def folder(tmp_path, monkeypatch):
 def test_help_and_version_import_no_heavy_module():
     heavy = "torch transformers numpy pandas matplotlib IPython ipywidgets nbformat psutil yaml"
     code = (
-        "import sys; from course_utils.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "import sys; from workshop.cli import main; main(sys.argv[1:], standalone_mode=False); "
         f"print([name for name in {heavy.split()} if name in sys.modules])"
     )
     for argument in ("--help", "--version"):
@@ -74,11 +76,11 @@ def test_missing_package_is_reported_with_the_command_that_installs_it():
         "Error: `course site` needs sphinx, which is not installed: `make site` installs it, "
         "or run `pip install -e '.[instructor,lab,site]'`\n"
     )
-    assert isinstance(fails("course_utils.publishing.sites").exception, ModuleNotFoundError)
+    assert isinstance(fails("workshop.publishing.sites").exception, ModuleNotFoundError)
 
 
 def test_program_course_is_installed():
-    command = [sys.executable, "-m", "course_utils.cli", "--version"]
+    command = [sys.executable, "-m", "workshop.cli", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert __version__ in done.stdout
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="course")
@@ -190,7 +192,9 @@ def test_run_reports_wrong_arguments_and_a_missing_course(folder, monkeypatch):
         path.unlink()
     assert "there are no lectures" in course("run").stderr
     (folder / "lectures").rmdir()
-    monkeypatch.setattr(notebooks, "__file__", str(folder / "site" / "course_utils" / "x.py"))
+    monkeypatch.setattr(
+        notebooks, "__file__", str(folder / "site" / "course_utils" / "machine" / "x.py")
+    )
     for command in ("run", "lab"):
         result = course(command)
         assert result.exit_code == 1
@@ -213,7 +217,7 @@ def served(folder, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder / "home"))
     arguments = []
-    monkeypatch.setattr("course_utils.lab.main", arguments.extend)
+    monkeypatch.setattr("course_utils.machine.lab.main", arguments.extend)
     return arguments
 
 
@@ -255,7 +259,7 @@ def test_lab_reports_a_user_without_a_home_folder(served, monkeypatch):
 
 
 def test_lab_reports_missing_jupyterlab(folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "course_utils.lab", raising=False)
+    monkeypatch.delitem(sys.modules, "course_utils.machine.lab", raising=False)
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
     result = course("lab")
     assert result.exit_code == 1
@@ -378,7 +382,7 @@ def test_badges_reports_wrong_addresses(published):
 def released(tmp_path_factory):
     """The folder exercises/ that `release` generates from the assignment."""
     pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
-    from course_utils.grading import release
+    from workshop.grading import release
 
     folder = tmp_path_factory.mktemp("course")
     shutil.copy(ROOT / "nbgrader_config.py", folder)
@@ -508,8 +512,8 @@ PYTEST = ["pytest", "-n", "2", "--dist", "loadgroup"]
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (["bench", "training", "--steps"], ["benchmarks", "training", "--steps"]),
-        (["gpu-check", "--output", "x"], ["benchmarks", "gpu_check", "--output", "x"]),
+        (["bench", "training", "--steps"], ["workshop.benchmarks", "training", "--steps"]),
+        (["gpu-check", "--output", "x"], ["workshop.benchmarks", "gpu_check", "--output", "x"]),
         (
             ["test", "-k", "lora", "-x"],
             [*PYTEST, "-m", "not full and not slow", "-k", "lora", "-x"],
@@ -529,7 +533,7 @@ def test_program_is_run_in_the_course_folder(programs, monkeypatch, line, expect
 @pytest.mark.full
 def test_bench_lists_its_benchmarks_and_reports_an_unknown_one(monkeypatch):
     monkeypatch.chdir(ROOT)
-    command = [sys.executable, "-m", "course_utils.cli", "bench"]
+    command = [sys.executable, "-m", "workshop.cli", "bench"]
     listed = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert listed.returncode == 0 and "\n  training  " in listed.stdout
     unknown = subprocess.run([*command, "coffee"], capture_output=True, text=True)
@@ -587,7 +591,7 @@ def fetches(monkeypatch):
     return commands
 
 
-FETCH = ["-m", "course_utils.cli", "fetch-model"]
+FETCH = ["-m", "workshop.cli", "fetch-model"]
 
 
 def test_option_fetch_fetches_the_model_first(folder, served, fetches, monkeypatch, tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from course_utils.grading import assignments
 from tests import clinic, mutation, tables
+from workshop.grading import assignments
 
 pytestmark = pytest.mark.full
 

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
-from course_utils.grading import classroom, release
-from course_utils.grading.assignments import grading, read, sources
-from course_utils.grading.intake.repair import find_release, repair_file
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import colab, mutation
 from tests.mutation import ROOT
 from tests.sandboxes import needed
+from workshop.grading import classroom, release
+from workshop.grading.assignments import grading, read, sources
+from workshop.grading.intake.repair import find_release, repair_file
 
 NAMES = [path.stem for path in sources(ROOT)]
 SAVES = {

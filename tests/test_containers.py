@@ -9,8 +9,9 @@ from pathlib import Path
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
-from course_utils import bootstrap, cli
+from course_utils import bootstrap
 from tests.test_packaging import EXTRAS, PROJECT
+from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "binder" / "jupyterhub" / "Dockerfile"

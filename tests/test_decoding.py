@@ -13,8 +13,9 @@ import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import GenerationConfig
 
-from course_utils import decoding, evaluation, news, runtime
+from course_utils import decoding, evaluation, news
 from course_utils.decoding import Decoder, supports
+from course_utils.machine import runtime
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.training import Recipe, attach_adapters, strength
 from tests.conftest import make_model

@@ -13,10 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from course_utils import figures, memory, notebooks, palette
+from course_utils import figures, memory, palette
 from course_utils.figures import canvas
 from course_utils.figures.formats import FORMATS as ALL_FORMATS
 from course_utils.figures.timeline import _drawn_phases
+from course_utils.machine import notebooks
 from course_utils.quantization import normal_float, quantize_nf4
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -297,7 +298,7 @@ def test_a_step_of_a_deep_model_is_drawn_with_few_phases():
 
 
 def memory_of(size, digits=2):
-    from course_utils.units import format_bytes
+    from course_utils.machine.units import format_bytes
 
     return format_bytes(size, digits=digits)
 

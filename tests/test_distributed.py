@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError
 from course_utils.training import Recipe, TrainingError, command, load_adapters
-from course_utils.validation import CourseError
 from tests import launched
 from tests.conftest import make_model
 from tests.launched import EXAMPLES, RECIPE, STOP, train

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from course_utils import evaluation, news, sft
+from course_utils.machine.threads import one_thread
 from course_utils.models import linear4bit_layers, load_base, model_bytes
-from course_utils.threads import one_thread
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 
 RECIPE = Recipe(micro_batch_size=4, max_steps=3, learning_rate=1e-3, warmup=0)

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_utils import bootstrap, environment, runtime
-from course_utils.environment import Gpu, Machine, check_environment
+from course_utils import bootstrap
+from course_utils.machine import environment, runtime
+from course_utils.machine.environment import Gpu, Machine, check_environment
 
 GOOD_LIBRARIES = environment.MINIMUM_VERSIONS | {"torchao": None}
 LAPTOP = Machine(
@@ -245,7 +246,7 @@ def test_colab_and_binder_are_recognized(monkeypatch):
 
 def test_versions_are_found_without_imports():
     code = (
-        "import sys; from course_utils import environment; found = environment.versions(); "
+        "import sys; from course_utils.machine import environment; found = environment.versions(); "
         "assert found['transformers'] and found['torch'], found; "
         "print([n for n in ('torch', 'transformers', 'numpy', 'psutil') if n in sys.modules])"
     )

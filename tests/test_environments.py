@@ -13,9 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import environments, runner
-from course_utils import notebooks
-from course_utils.validation import CourseError
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
+from workshop.benchmarks import environments, runner
 
 PASSED = {"passed": True, "error": None, "seconds": 13.7, "peak_memory": 912_000_000}
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from benchmarks import evidence as benchmark
-from benchmarks.evidence import plan, smollm2, speed, subspaces, tables, tiny
-from benchmarks.evidence.plan import Cell, Group
 from course_utils import evidence, forgetting, news
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from course_utils.variants import Trial
 from tests.conftest import make_model
+from workshop.benchmarks import evidence as benchmark
+from workshop.benchmarks.evidence import plan, smollm2, speed, subspaces, tables, tiny
+from workshop.benchmarks.evidence.plan import Cell, Group
 
 STORIES = 96
 

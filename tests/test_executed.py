@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from course_utils import notebooks
-from course_utils.publishing.executed import executed
-from course_utils.validation import CourseError
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
+from workshop.publishing.executed import executed
 
 
 def text_cell(name, source):

@@ -10,12 +10,13 @@ import textwrap
 
 import pytest
 
-from course_utils import checks, notebooks, values
-from course_utils.execution import execute
-from course_utils.grading import assignments, release
-from course_utils.publishing import notebook_check
-from course_utils.threads import one_thread
+from course_utils.exercise import checks, values
+from course_utils.machine import notebooks
+from course_utils.machine.execution import execute
+from course_utils.machine.threads import one_thread
 from tests import expected, mutation, rules, tables
+from workshop.grading import assignments, release
+from workshop.publishing import notebook_check
 
 ROOT = mutation.ROOT
 PATHS = assignments.sources(ROOT)

@@ -12,6 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 
 from course_utils.export import NumberLine, merge, number_line, update_left
+from course_utils.machine.validation import CourseError
 from course_utils.models import (
     dequantized,
     linear4bit_layers,
@@ -21,7 +22,6 @@ from course_utils.models import (
     tiny_base,
 )
 from course_utils.training import Recipe, attach_adapters, load_adapters, strength
-from course_utils.validation import CourseError
 
 GATE = "model.layers.1.mlp.gate_proj"
 PROBE = torch.arange(3, 43).view(2, 20)
@@ -336,7 +336,7 @@ def test_adapters_that_are_more_than_a_and_b_raise_an_error():
 REAL = """
 import json, warnings
 import torch
-from course_utils import runtime
+from course_utils.machine import runtime
 from course_utils.export import merge, update_left
 from course_utils.models import linear4bit_layers, load_base
 from tests.test_export import RECIPE, tuned

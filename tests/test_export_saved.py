@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import export
 from course_utils.export import merged
+from course_utils.machine.validation import CourseError
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, load_adapters
-from course_utils.validation import CourseError
 from tests.conftest import make_model
 from tests.test_models import put_in_hub_cache
 
@@ -265,7 +265,8 @@ def test_copied_adapters_name_the_base_model_on_the_hub(adapters, tmp_path, monk
 
 MEASURE = """
 import sys
-from course_utils import export, runtime
+from course_utils import export
+from course_utils.machine import runtime
 
 adapters, out = sys.argv[1:]
 for into in ("dequantized", "original"):

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from course_utils import evaluation, figures, memory, palette
+from course_utils.figures.timeline_view import TimelineView
 from course_utils.paging import simulate
 from course_utils.palette import INK, WEIGHTS
-from course_utils.timeline import TimelineView
 
 HISTORY = [
     {"step": 1, "loss": 4.4},

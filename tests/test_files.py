@@ -4,8 +4,8 @@ import multiprocessing
 
 import pytest
 
-from course_utils.files import PART, unused_path, write_atomically, write_text
-from course_utils.validation import CourseError
+from course_utils.machine.files import PART, unused_path, write_atomically, write_text
+from course_utils.machine.validation import CourseError
 
 
 def write_often(path, letter):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
+from course_utils.machine.validation import CourseError
 from course_utils.sft import collate, encode_all
 from course_utils.training import (
     Recipe,
@@ -25,7 +26,6 @@ from course_utils.training import (
     strength,
     trainable_parameters,
 )
-from course_utils.validation import CourseError
 from tests.conftest import make_model
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")

@@ -19,9 +19,9 @@ from transformers import (
 
 from course_utils import export
 from course_utils.export import gguf_files
+from course_utils.machine.validation import CourseError
 from course_utils.models import stored_weights
 from course_utils.serving import Engine
-from course_utils.validation import CourseError
 from tests import conftest, hub
 from tests.conftest import CHAT_TEMPLATE
 from tests.test_export_saved import randomize

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.publishing import glossary
+from workshop.publishing import glossary
 
 PAGE = """# Glossary
 

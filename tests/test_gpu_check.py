@@ -9,14 +9,14 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from benchmarks import gpu_check, runner
-from course_utils.measure import TensorMeter
+from course_utils.machine.measure import TensorMeter
+from course_utils.machine.units import GB, MB, GiB
+from course_utils.machine.validation import CourseError
 from course_utils.memory import CUBLAS_WORKSPACE, SMALLEST_PAGED, ModelShape
 from course_utils.memory.allocator import fresh_block
 from course_utils.models import load_base, model_bytes
-from course_utils.units import GB, MB, GiB
-from course_utils.validation import CourseError
 from tests.conftest import make_model
+from workshop.benchmarks import gpu_check, runner
 
 CPU = torch.device("cpu")
 
@@ -112,7 +112,14 @@ def paged(monkeypatch):
 @pytest.mark.full
 def test_without_cuda_nothing_is_measured_or_written(tmp_path):
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks", "gpu_check", "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "workshop.benchmarks",
+        "gpu_check",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, env=hidden, cwd=runner.ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("torch sees no CUDA card, so there is nothing to measure")

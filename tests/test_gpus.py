@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.explorers import paging_answer
-from course_utils.live import fit
+from course_utils.machine.notebooks import load_node
+from course_utils.machine.units import GB
 from course_utils.memory import GPU, GPUS, estimate, largest, usable_bytes
-from course_utils.notebooks import load_node
+from course_utils.notebook.explorers import paging_answer
 from course_utils.paging import arithmetic_seconds, longest_text, pcie_x16, simulate
-from course_utils.units import GB
+from workshop.publishing.live import fit
 
 LECTURE = Path(__file__).resolve().parents[1] / "lectures/02_memory_calculator.ipynb"
 # NVIDIA, HGX B200: 2,250 dense TFLOPS in bfloat16 and 80 in float32 ("NVIDIA Blackwell Architecture

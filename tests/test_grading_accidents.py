@@ -9,12 +9,12 @@ import re
 
 import pytest
 
-from course_utils.grading import classroom
-from course_utils.grading.results import records
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
+from workshop.grading import classroom
+from workshop.grading.results import records
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
 
 pytestmark = [
     needed,

@@ -16,10 +16,10 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import ExtractorPlugin
 
-from course_utils.grading.intake import collected
-from course_utils.grading.intake.archives import Archives, owner_of
-from course_utils.grading.intake.submissions import LEFT_OUT, MAX_FILES, NOBODY
 from tests.classroom import ASSIGNMENT, course, zipped
+from workshop.grading.intake import collected
+from workshop.grading.intake.archives import Archives, owner_of
+from workshop.grading.intake.submissions import LEFT_OUT, MAX_FILES, NOBODY
 
 MINE, NOTEBOOK = b'{"mine": 1}', f"{ASSIGNMENT}.ipynb"
 JANE = "jane_12345_67890_"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from course_utils.grading import assignments
-from course_utils.publishing import notebook_check
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import assignment, rules
+from workshop.grading import assignments
+from workshop.publishing import notebook_check
 
 
 def test_a_correct_assignment_violates_no_rule(tmp_path):

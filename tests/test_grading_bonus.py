@@ -7,10 +7,10 @@ import pytest
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 
-from course_utils.grading import classroom, release
-from course_utils.grading.assignments import read
-from course_utils.grading.results import records
 from tests import assignment, rules, sums
+from workshop.grading import classroom, release
+from workshop.grading.assignments import read
+from workshop.grading.results import records
 
 pytestmark = [
     pytest.mark.full,

@@ -13,16 +13,17 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from course_utils.grading.sandbox import bubblewrap
-from course_utils.grading.sandbox.bubblewrap import Mount, Policy
-from course_utils.grading.sandbox.package import copy_package
 from tests.sandboxes import needed
+from workshop.grading.sandbox import bubblewrap
+from workshop.grading.sandbox.bubblewrap import Mount, Policy
+from workshop.grading.sandbox.package import copy_package
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     """The policy of a sandbox, with a hidden folder and an empty folder."""
-    package = copy_package(tmp_path_factory.mktemp("package"))
+    package = tmp_path_factory.mktemp("package")
+    copy_package(package)
     hidden = (f"{bubblewrap.COURSE}/course_utils/memory",)
     return replace(bubblewrap.sandbox_policy(package), hidden=hidden, folders=("/empty",))
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading import autograde, classroom, release
-from course_utils.grading.intake import submissions
-from course_utils.grading.results import records
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
-from course_utils.grading.sandbox import bubblewrap
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import interruptible, mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 from tests.waiting import wait_until
+from workshop.grading import autograde, classroom, release
+from workshop.grading.intake import submissions
+from workshop.grading.results import records
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
+from workshop.grading.sandbox import bubblewrap
 
 pytestmark = [
     needed,
@@ -269,7 +269,7 @@ def grade_the_rest(course):
 
 RUN = f"""
     import sys
-    from course_utils.grading import classroom
+    from workshop.grading import classroom
     from pathlib import Path
 
     def progress(*_):

@@ -10,13 +10,13 @@ from unittest.mock import patch
 import psutil
 import pytest
 
-from course_utils.grading import classroom, cluster, seeds
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
 from tests.waiting import wait_until
+from workshop.grading import classroom, cluster, seeds
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [needed, pytest.mark.full, pytest.mark.xdist_group("cluster")]

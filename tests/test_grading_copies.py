@@ -10,14 +10,14 @@ import re
 import numpy as np
 import pytest
 
-from course_utils.grading import classroom
-from course_utils.grading.assignments import read
-from course_utils.grading.results import answers, copies, report
-from course_utils.grading.results.copies import compare
-from course_utils.grading.results.records import GRADED, UNGRADABLE, Record
-from course_utils.grading.results.structure import Structures
 from tests import mutation
 from tests.time_limit import time_limit
+from workshop.grading import classroom
+from workshop.grading.assignments import read
+from workshop.grading.results import answers, copies, report
+from workshop.grading.results.copies import compare
+from workshop.grading.results.records import GRADED, UNGRADABLE, Record
+from workshop.grading.results.structure import Structures
 
 
 @functools.cache

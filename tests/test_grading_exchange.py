@@ -13,15 +13,15 @@ from nbgrader.apps.api import NbGraderAPI
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.apps.zipcollectapp import ZipCollectApp
 
-from course_utils.grading import classroom
-from course_utils.grading.intake import exchange, submissions
-from course_utils.grading.intake.exchange import parse_time
-from course_utils.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
-from course_utils.grading.results.records import PERSON, UNGRADABLE
 from tests import sums
 from tests.classroom import zipped
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
+from workshop.grading import classroom
+from workshop.grading.intake import exchange, submissions
+from workshop.grading.intake.exchange import parse_time
+from workshop.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
+from workshop.grading.results.records import PERSON, UNGRADABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")
 

@@ -28,11 +28,11 @@ from nbgrader.converters import GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import Config
 
-from course_utils.checks import CheckFailed
-from course_utils.grading.release import settings
-from course_utils.grading.results import feedback
+from course_utils.exercise.checks import CheckFailed
 from tests import sums
 from tests.browser import PICTURES
+from workshop.grading.release import settings
+from workshop.grading.results import feedback
 
 pytestmark = [
     # SQLAlchemy warns about objects that nbgrader will add later.
@@ -461,7 +461,7 @@ def test_a_notebook_with_odd_values_becomes_a_valid_notebook():
 # --- hidden tests ---------------------------------------------------------------------------------
 
 TEST = """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(add, [3, 4], start=1).gives(8)
 ### BEGIN HIDDEN TESTS

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.cgroups import memberships
-from course_utils.grading.sandbox import limits
-from course_utils.grading.sandbox.limits import cgroups, proc, rlimits, watcher
-from course_utils.grading.sandbox.limits.cgroups import ParentGroups
+from course_utils.machine.cgroups import memberships
 from tests.waiting import wait_until
+from workshop.grading.sandbox import limits
+from workshop.grading.sandbox.limits import cgroups, proc, rlimits, watcher
+from workshop.grading.sandbox.limits.cgroups import ParentGroups
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits need Linux")
 MB = 10**6
@@ -41,7 +41,7 @@ def wait_for_line():
 # The code of a process that gets its own user namespace and is the first of its own PID namespace.
 OWN_NAMESPACES = """
 import resource
-from course_utils.grading.sandbox import limits, namespaces
+from workshop.grading.sandbox import limits, namespaces
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(54321), os.setuid(54321)
 # PR_SET_DUMPABLE: after the change of the user, the process may write to its files in /proc again.
@@ -313,7 +313,7 @@ def test_files_in_a_tmpfs_count_as_memory(tmp_path):
 # A worker that is killed while it enforces limits on a member.
 WORKER = """
 import os, signal, subprocess
-from course_utils.grading.sandbox import limits
+from workshop.grading.sandbox import limits
 child = subprocess.Popen(["sleep", "60"])
 with limits.enforce(10**8, 5) as enforced:
     enforced.add(child.pid)
@@ -331,7 +331,7 @@ def test_the_next_worker_removes_the_groups_of_a_killed_worker():
         assert folders_of(killed.pid) and proc.start_time(child)
         with member("time.sleep(60)") as process, limits.enforce(100 * MB, 5) as enforced:
             enforced.add(process.pid)
-            probe = "from course_utils.grading.sandbox import limits; limits.available()"
+            probe = "from workshop.grading.sandbox import limits; limits.available()"
             subprocess.run([sys.executable, "-c", probe], check=True, timeout=30)
             assert folders_of(killed.pid) == [] and proc.start_time(child) is None
             # The groups of a running worker stay.
@@ -432,7 +432,7 @@ def run(source, before=""):
 def test_limits_of_one_process_can_only_be_lowered():
     source = """
         import resource
-        from course_utils.grading.sandbox import limits
+        from workshop.grading.sandbox import limits
         kept = bytearray(100 * MB)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
         limits.limit_process(50 * MB, 20, 30)
@@ -459,7 +459,7 @@ def test_limits_of_one_process_can_only_be_lowered():
 @pytest.mark.full
 def test_file_size_and_cpu_time_are_limited(tmp_path):
     source = f"""
-        from course_utils.grading.sandbox import limits
+        from workshop.grading.sandbox import limits
         limits.limit_process(50 * MB, 20, 1)
         with open({str(tmp_path / "large")!r}, "wb") as stream:
             try:
@@ -478,7 +478,7 @@ def test_file_size_and_cpu_time_are_limited(tmp_path):
 )
 def test_the_number_of_processes_is_limited_in_a_user_namespace():
     source = """
-        from course_utils.grading.sandbox import limits
+        from workshop.grading.sandbox import limits
         limits.limit_process(500 * MB, 10, 30)
         started = 0
         try:

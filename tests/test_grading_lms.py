@@ -5,12 +5,12 @@ import io
 
 import pytest
 
-from course_utils.grading import classroom
-from course_utils.grading.assignments import read
-from course_utils.grading.results import lms
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import assignment, sums
+from workshop.grading import classroom
+from workshop.grading.assignments import read
+from workshop.grading.results import lms
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
 
 NAME = assignment.NAME
 POINTS = {"sum-all-form": 1, "sum-all-values": 2, "sum-squares-form": 1, "sum-squares-values": 0}

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from course_utils.grading import model_solution
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import sums
+from workshop.grading import model_solution
 
 NOW = datetime(2026, 12, 1, 18, 0, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ import textwrap
 
 import pytest
 
-from course_utils.grading.sandbox.bubblewrap import NOBODY
 from tests import assignment as sums
 from tests.hostile import corpus
 from tests.sandboxes import needed, printed, servers, session, text_of
+from workshop.grading.sandbox.bubblewrap import NOBODY
 
 pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
 
@@ -41,7 +41,7 @@ HONEST_CELLS = {
     "a lock on a shared file, which is refused": """
         import fcntl
         try:
-            fcntl.flock(open("/course/course_utils/units.py"), fcntl.LOCK_SH)
+            fcntl.flock(open("/course/course_utils/machine/units.py"), fcntl.LOCK_SH)
         except OSError as error:
             print("fine" if error.strerror == "Function not implemented" else error)
         """,

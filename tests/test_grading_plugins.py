@@ -9,12 +9,12 @@ import pytest
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 
-from course_utils.grading import autograde, classroom, release
-from course_utils.grading.results import records
-from course_utils.grading.results.records import UNGRADABLE
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
+from workshop.grading import autograde, classroom, release
+from workshop.grading.results import records
+from workshop.grading.results.records import UNGRADABLE
 
 pytestmark = [
     needed,

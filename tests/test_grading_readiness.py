@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from course_utils.grading import readiness
-from course_utils.grading.sandbox import bubblewrap
 from tests.sandboxes import needed
+from workshop.grading import readiness
+from workshop.grading.sandbox import bubblewrap
 
 
 def rows():

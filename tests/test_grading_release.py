@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.grading import release
-from course_utils.grading.assignments import read
-from course_utils.publishing import notebook_check
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import assignment
+from workshop.grading import release
+from workshop.grading.assignments import read
+from workshop.publishing import notebook_check
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from course_utils.grading.assignments import grading, is_answer, read, sources
-from course_utils.grading.intake import repair
-from course_utils.grading.intake.repair import Ungradable
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import assignment, mutation, sums
 from tests.time_limit import time_limit
+from workshop.grading.assignments import grading, is_answer, read, sources
+from workshop.grading.intake import repair
+from workshop.grading.intake.repair import Ungradable
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = assignment.NAME
@@ -689,7 +689,7 @@ def test_a_large_cell_is_repaired_in_linear_time(small, kind):
 def test_repair_imports_only_the_standard_library_and_the_course():
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-        "import course_utils.grading.intake.repair; "
+        "import workshop.grading.intake.repair; "
         "names = {m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names); "
         "print(*sorted(name for name in names if not name.startswith('_')))"
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from course_utils.checks import CheckFailed, check
-from course_utils.grading.assignments import read
-from course_utils.grading.results import pages, report
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
+from course_utils.exercise.checks import CheckFailed, check
 from tests import assignment as small
 from tests.time_limit import time_limit
+from workshop.grading.assignments import read
+from workshop.grading.results import pages, report
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
 
 LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")
 HOSTILE = "<script>window.hacked = 1</script><img src=https://example.org/x onerror='hacked = 1'>"

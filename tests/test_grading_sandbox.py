@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 import course_utils
-from course_utils.grading import assignments
-from course_utils.grading.sandbox import bubblewrap
-from course_utils.grading.sandbox.bubblewrap import SandboxError
-from course_utils.grading.sandbox.limits import Limits
-from course_utils.grading.sandbox.package import copy_package
-from course_utils.grading.sandbox.server import Server
 from tests.sandboxes import QUICK, needed, printed, servers, session, text_of
 from tests.waiting import wait_until
+from workshop.grading import assignments
+from workshop.grading.sandbox import bubblewrap
+from workshop.grading.sandbox.bubblewrap import SandboxError
+from workshop.grading.sandbox.limits import Limits
+from workshop.grading.sandbox.package import copy_package
+from workshop.grading.sandbox.server import Server
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,9 @@ def test_the_system_and_the_packages_cannot_be_changed():
     with session() as running:
         for path in ("/", "/usr", "/dev", "/course", "/etc", "/proc/sys/kernel", sys.prefix):
             assert "Error" in text_of(running.run(f"open('{path}/canary', 'w')")), path
-        text = text_of(running.run("import os; os.remove('/course/course_utils/checks.py')"))
+        text = text_of(
+            running.run("import os; os.remove('/course/course_utils/exercise/checks.py')")
+        )
     assert "Read-only" in text
 
 
@@ -171,8 +173,8 @@ def test_the_sandbox_contains_no_copy_of_a_withheld_module():
 
 
 def test_the_sandbox_imports_no_module_that_an_assignment_withholds():
-    code = "import sys, course_utils.grading.sandbox.forkserver, course_utils.checks\n"
-    code += "import course_utils.grading.sandbox.shell\n"
+    code = "import sys, workshop.grading.sandbox.forkserver, course_utils.exercise.checks\n"
+    code += "import workshop.grading.sandbox.shell\n"
     code += "print(*(name for name in sys.modules if name.startswith('course_utils')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for path in assignments.sources(ROOT):
@@ -180,7 +182,8 @@ def test_the_sandbox_imports_no_module_that_an_assignment_withholds():
 
 
 def test_the_copy_of_the_package_differs_only_in_the_withheld_modules(tmp_path):
-    package = copy_package(tmp_path, ("course_utils.lora", "course_utils.memory"))
+    copy_package(tmp_path, ("course_utils.lora", "course_utils.memory"))
+    package = tmp_path / "course_utils"
     source = Path(course_utils.__file__).parent
     copied = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
     originals = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
@@ -273,8 +276,8 @@ def test_all_processes_end_if_the_worker_is_killed(tmp_path):
     sleeper = f"[sys.executable, '-c', 'import time; time.sleep(300)', '{mark}']"
     child = f"import subprocess, sys\\nsubprocess.Popen({sleeper})"
     code = f"""
-        from course_utils.grading.sandbox.limits import Limits
-        from course_utils.grading.sandbox.server import Server
+        from workshop.grading.sandbox.limits import Limits
+        from workshop.grading.sandbox.server import Server
         process = Server().start("student", Limits())
         process.channel.send("run", b"{child}", n=1)
         process.channel.receive()
@@ -332,8 +335,8 @@ def test_a_user_other_than_root_can_grade():
     """Root has another number in a user namespace, and can't mount /proc a second time there."""
     code = """
         import os, time
-        from course_utils.grading.sandbox.limits import Limits
-        from course_utils.grading.sandbox.server import Server
+        from workshop.grading.sandbox.limits import Limits
+        from workshop.grading.sandbox.server import Server
         assert os.geteuid() == 1000
         process = Server().start("student", Limits())
         process.channel.send("run", b"import os; print(os.getuid(), os.listdir('/'))", n=1)

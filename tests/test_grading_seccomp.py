@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from course_utils.grading.sandbox import seccomp
+from workshop.grading.sandbox import seccomp
 
 # An error number that no kernel returns. If a call returns it, the filter refused the call.
 MARK = 3999
 START = """
 import ctypes, errno, json, os, platform, signal, sys
-from course_utils.grading.sandbox import seccomp
+from workshop.grading.sandbox import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 machine = platform.machine()

@@ -9,13 +9,13 @@ import pytest
 from nbgrader.apps.api import NbGraderAPI
 from nbgrader.apps.baseapp import NbGrader
 
-from course_utils.grading import classroom, readiness, release
-from course_utils.grading.results.records import PERSON
-from course_utils.grading.sandbox import bubblewrap
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
+from workshop.grading import classroom, readiness, release
+from workshop.grading.results.records import PERSON
+from workshop.grading.sandbox import bubblewrap
 
 # The sandbox mounts /usr, so this folder is readable in it.
 MOUNTED = Path("/usr/local/share")

@@ -6,12 +6,13 @@ import pytest
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 
-from course_utils import checks, notebooks
-from course_utils.grading import classroom, release, seeds
-from course_utils.grading.results import records
-from course_utils.grading.spec import Submission
-from course_utils.validation import CourseError
+from course_utils.exercise import checks
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
 from tests import assignment, sums
+from workshop.grading import classroom, release, seeds
+from workshop.grading.results import records
+from workshop.grading.spec import Submission
 
 NAME = assignment.NAME
 

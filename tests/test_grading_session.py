@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from course_utils import checks
-from course_utils.grading.sandbox.limits import Limits
+from course_utils.exercise import checks
 from tests.sandboxes import (
     QUICK,
     check_answer,
@@ -18,12 +17,13 @@ from tests.sandboxes import (
     session,
     text_of,
 )
+from workshop.grading.sandbox.limits import Limits
 
 # One process starts the servers for all tests with this group.
 pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
-IMPORT = "from course_utils.checks import check\n"
+IMPORT = "from course_utils.exercise.checks import check\n"
 
 
 def notebook_message(answer, test):

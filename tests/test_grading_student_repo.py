@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from course_utils import notebooks
-from course_utils.grading import assignments, student_repo
-from course_utils.publishing import addresses, notebook_check
-from course_utils.validation import CourseError
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
 from tests import assignment
+from workshop.grading import assignments, student_repo
+from workshop.publishing import addresses, notebook_check
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
@@ -131,7 +131,9 @@ def test_the_students_version_contains_what_students_need(whole):
         "my_assignments",
         "nbgrader_config.py",
         "pyproject.toml",
+        "workshop",
     }
+    assert not any(name.startswith("workshop/benchmarks/") for name in names)
     pages = {f"docs/{page}.md" for page in ("export-and-serve", "glossary", "your-own-data")}
     assert {name for name in names if name.startswith("docs/")} == pages
     exercises = {name for name in names if name.startswith("exercises/")}
@@ -222,7 +224,7 @@ def test_the_package_works_in_the_students_version(whole):
     location = "import course_utils; print(course_utils.__file__)"
     assert in_tree(tree, "-c", location) == f"{tree / 'course_utils/__init__.py'}\n"
     # This command fails if a notebook is not clean.
-    in_tree(tree, "-m", "course_utils.cli", "notebooks", "check")
+    in_tree(tree, "-m", "workshop.cli", "notebooks", "check")
 
 
 # --- solutions and hidden tests that must be found ------------------------------------------------

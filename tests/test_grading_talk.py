@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from course_utils.grading.assignments import read, sources
-from course_utils.grading.results import talk
-from course_utils.grading.results.records import GRADED, Record
 from tests import mutation
 from tests.time_limit import time_limit
+from workshop.grading.assignments import read, sources
+from workshop.grading.results import talk
+from workshop.grading.results.records import GRADED, Record
 
 
 def released(name):

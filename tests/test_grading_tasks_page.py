@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
-from course_utils.checks import HIDDEN_PREFIX, PREFIX
-from course_utils.grading.results import tasks_page
+from course_utils.exercise.checks import HIDDEN_PREFIX, PREFIX
+from workshop.grading.results import tasks_page
 
 PROMPT = """\
 ## 3.1 One adapter

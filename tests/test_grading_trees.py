@@ -28,19 +28,19 @@ import pytest
 from markupsafe import escape
 from nbgrader.api import Gradebook, InvalidEntry
 
-from course_utils import files
-from course_utils.grading import autograde, classroom, safe_files
-from course_utils.grading.intake import repair, submissions
-from course_utils.grading.results import gradebook, records
-from course_utils.grading.results.gradebook import Book
-from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
-from course_utils.grading.sandbox.bubblewrap import SandboxError
-from course_utils.grading.spec import Submission
-from course_utils.validation import CourseError
+from course_utils.machine import files
+from course_utils.machine.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, WRONG
 from tests.time_limit import time_limit
+from workshop.grading import autograde, classroom, safe_files
+from workshop.grading.intake import repair, submissions
+from workshop.grading.results import gradebook, records
+from workshop.grading.results.gradebook import Book
+from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
+from workshop.grading.sandbox.bubblewrap import SandboxError
+from workshop.grading.spec import Submission
 
 # SQLAlchemy warns about objects that nbgrader's autograding will add later.
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.grading import assignments
-from course_utils.grading.sandbox.package import copy_package
+from workshop.grading import assignments
+from workshop.grading.sandbox.package import copy_package
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork"),
@@ -19,9 +19,6 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
 WITHHELD = {path.stem: assignments.read(path).withheld for path in SOURCES}
-# Former names of packages, which forward to them.
-ALIASES = {"course_utils.shapes": "course_utils.memory"}
-
 LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
 LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]
 
@@ -84,11 +81,11 @@ def is_in(module, package):
 def failures(tmp_path_factory):
     """The errors of the import statements that fail, for each assignment's copy of the course."""
     copies = {}
-    for name, withheld in {**WITHHELD, "nothing": ()}.items():
-        package = copy_package(tmp_path_factory.mktemp(name), withheld)
-        statements = [f"import {module}" for module in modules(package)]
-        statements += [f"from {alias} import anything" for alias in ALIASES]
-        copies[name] = str(package.parent), statements
+    for name, withheld in WITHHELD.items():
+        folder = tmp_path_factory.mktemp(name)
+        copy_package(folder, withheld)
+        statements = [f"import {module}" for module in modules(folder / "course_utils")]
+        copies[name] = str(folder), statements
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *LIBRARIES],
         input=json.dumps(copies),
@@ -101,7 +98,7 @@ def failures(tmp_path_factory):
 
 
 def module_errors(failures):
-    """Return the errors of modules by name, without the errors of aliases."""
+    """Return the errors of modules by name."""
     # A module that needs a library can't be tested on a machine that lacks the library.
     missing = "ModuleNotFoundError: No module named "
     return {
@@ -129,14 +126,3 @@ def test_a_withheld_module_says_why(failures, assignment):
         inside = {name: message for name, message in errors.items() if is_in(name, package)}
         assert package in inside
         assert set(inside.values()) == {withheld_error(package)}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("alias", "package"), ALIASES.items())
-def test_a_former_name_of_a_withheld_package_says_the_same(failures, alias, package):
-    statement = f"from {alias} import anything"
-    assert failures["nothing"][statement].startswith("ImportError: cannot import name 'anything'")
-    withholding = [name for name, withheld in WITHHELD.items() if package in withheld]
-    assert withholding
-    for name in withholding:
-        assert failures[name][statement] == withheld_error(package)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import guesses
-from course_utils.guesses import (
+from course_utils.notebook import guesses
+from course_utils.notebook.guesses import (
     Guess,
     Question,
     comparison,

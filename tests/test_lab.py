@@ -14,7 +14,7 @@ pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,t
 
 from jupyter_server.services.config.manager import ConfigManager
 
-from course_utils import lab
+from course_utils.machine import lab
 
 HOSTS = {"localhost": True, "127.0.0.1": True, "127.8.8.8": True, "::1": True}
 HOSTS |= {"0.0.0.0": False, "::": False, "": False, "192.168.1.2": False, "example.org": False}
@@ -129,7 +129,7 @@ def test_jupyter_refuses_root_if_others_can_reach_the_server(tmp_path, way):
         settings = {"IdentityProvider": {"token": ""}}
         (tmp_path / "config/jupyter_server_config.json").write_text(json.dumps(settings), "utf-8")
     own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
-    command = [sys.executable, "-m", "course_utils.lab", "--no-browser", *options]
+    command = [sys.executable, "-m", "course_utils.machine.lab", "--no-browser", *options]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True)
     assert done.returncode == 1
     assert b"Use --allow-root to bypass" in done.stderr and b"token=" not in done.stderr

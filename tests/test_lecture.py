@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from course_utils import notebooks
-from course_utils.publishing import lecture
-from course_utils.publishing.lecture import StudyTime, study_time
-from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix
+from course_utils.machine import notebooks
+from workshop.publishing import lecture
+from workshop.publishing.lecture import StudyTime, study_time
+from workshop.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix
 
 OPENING = """# 01 A lecture
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils import notebooks, runtime
-from course_utils.execution import execute
+from course_utils.machine import notebooks, runtime
+from course_utils.machine.execution import execute
 from course_utils.models import load_base
-from course_utils.publishing import claims
-from course_utils.publishing.html import write_page
+from workshop.publishing import claims
+from workshop.publishing.html import write_page
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import notebooks
+from course_utils.machine import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = (

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from course_utils import live, memory
-from course_utils.controls import Control, used, values_of
-from course_utils.live import bins, fit
-from course_utils.live.markup import with_article
+from course_utils import memory
+from course_utils.machine.units import format_bytes
 from course_utils.memory import GPUS, ModelShape, estimate, largest, usable_bytes
-from course_utils.units import format_bytes
+from course_utils.notebook.controls import Control, used, values_of
+from workshop.publishing import live
+from workshop.publishing.live import bins, fit
+from workshop.publishing.live.markup import with_article
 
 
 def words(markup):
@@ -35,7 +36,7 @@ def code_of(markup):
 
 def test_the_package_imports_only_the_standard_library():
     code = (
-        "import sys; before = set(sys.modules); from course_utils import live\n"
+        "import sys; before = set(sys.modules); from workshop.publishing import live\n"
         "for name in live.TOOLS: live.answer(name, {})\n"
         "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(names - sys.stdlib_module_names))"

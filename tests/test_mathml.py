@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.publishing.mathml import to_mathml
+from workshop.publishing.mathml import to_mathml
 
 OPEN = '<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">'
 

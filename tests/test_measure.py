@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from course_utils import measure
-from course_utils.measure import (
+from course_utils.machine import measure
+from course_utils.machine.measure import (
     TensorMeter,
     backward_marked,
     gradient_bytes,

@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from course_utils.measure import optimizer_bytes
+from course_utils.machine.measure import optimizer_bytes
+from course_utils.machine.units import GB, GiB
 from course_utils.memory import (
     GPUS,
     OPTIMIZERS,
@@ -35,7 +36,6 @@ from course_utils.memory import (
     usable_bytes,
 )
 from course_utils.memory.plan import trainable_tensors
-from course_utils.units import GB, GiB
 from tests.steps import CONFIGS, WINDOWED, config_of, step
 
 WAYS = {
@@ -633,7 +633,7 @@ def test_the_calculator_needs_only_the_standard_library():
     answers, modules = done.stdout.splitlines()
     assert answers == "112000000000 llama-13b"
     others = [name for name in modules.split() if not name.startswith("course_utils.memory")]
-    assert others == ["course_utils.units", "course_utils.validation"]
+    assert others == ["course_utils.machine.units", "course_utils.machine.validation"]
 
 
 # --- what fits ---

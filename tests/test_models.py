@@ -25,6 +25,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 
 from course_utils import models
+from course_utils.machine.validation import CourseError
 from course_utils.models import (
     BASE_MODELS,
     byte_table,
@@ -36,7 +37,6 @@ from course_utils.models import (
     source_of,
 )
 from course_utils.quantization import quantize_nf4
-from course_utils.validation import CourseError
 from tests.conftest import make_model
 from tests.hub import COMMIT, Hub, shard, write_gguf, write_wheel
 
@@ -53,7 +53,7 @@ import json, os, sys
 from dataclasses import replace
 from course_utils import models
 from course_utils.models import fetch
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 def report(value):
     print(json.dumps(value))
 def report_model(quantization):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError
 from course_utils.memory import estimate, usable_bytes
 from course_utils.models import BASE_MODELS, SMALL_MODEL, check_fits, fetch, load_base, menu
 from course_utils.training import Recipe
-from course_utils.validation import CourseError
 
 T4 = usable_bytes("T4")
 

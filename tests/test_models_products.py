@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from course_utils import decoding, models, runtime
-from course_utils.measure import saved_for_backward
+from course_utils import decoding, models
+from course_utils.machine import runtime
+from course_utils.machine.measure import saved_for_backward
 from course_utils.models import products
 from course_utils.models.llama import base_layer, dense_weight, linears, product_dtype
 from course_utils.models.products import Float32Linear

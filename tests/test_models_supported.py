@@ -9,8 +9,8 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
+from course_utils.machine.validation import CourseError
 from course_utils.models import linear4bit_layers, load_base
-from course_utils.validation import CourseError
 from tests import conftest
 
 SIZES = conftest.SIZES | {"head_dim": 16, "max_position_embeddings": 128}

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from course_utils.grading import release
-from course_utils.grading.assignments import read
 from tests import assignment, mutation
+from workshop.grading import release
+from workshop.grading.assignments import read
 
 TASK = "sum-all"
 HEAD = "def add(numbers):\n    if not numbers:\n        raise ValueError\n"

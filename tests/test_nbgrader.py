@@ -22,7 +22,6 @@ from nbgrader.apps.baseapp import NbGrader
 from nbgrader.server_extensions.assignment_list.handlers import AssignmentList
 from traitlets.config.loader import PyFileConfigLoader
 
-from course_utils.grading.intake.submissions import LEFT_OUT, NOBODY
 from tests.classroom import (
     ASSIGNMENT,
     MESSAGE,
@@ -32,6 +31,7 @@ from tests.classroom import (
     answer,
     course,
 )
+from workshop.grading.intake.submissions import LEFT_OUT, NOBODY
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's exchange needs POSIX"),

@@ -17,13 +17,15 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, cli, environment, notebooks
-from course_utils.execution import execute
-from course_utils.publishing import course_map, glossary
-from course_utils.publishing import html as html_pages
-from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, setup_cell
-from course_utils.validation import CourseError
+from course_utils import __version__
+from course_utils.machine import environment, notebooks
+from course_utils.machine.execution import execute
+from course_utils.machine.validation import CourseError
 from tests import interruptible
+from workshop import cli
+from workshop.publishing import course_map, glossary
+from workshop.publishing import html as html_pages
+from workshop.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, setup_cell
 
 # One kernel runs the notebook of the fixture `executed`.
 pytestmark = pytest.mark.xdist_group("executed-notebook")
@@ -366,7 +368,7 @@ def test_the_course_folder_is_found_from_a_subfolder_and_from_the_package(tmp_pa
     assert notebooks.course_folder(inside) == tmp_path / "course"
     repository = Path(__file__).resolve().parents[1]
     assert notebooks.course_folder(tmp_path) == repository
-    installed = tmp_path / "site-packages" / "course_utils" / "notebooks.py"
+    installed = tmp_path / "site-packages" / "course_utils" / "machine" / "notebooks.py"
     monkeypatch.setattr(notebooks, "__file__", str(installed))
     with pytest.raises(CourseError, match="is not in a course folder"):
         notebooks.course_folder(tmp_path)
@@ -402,7 +404,7 @@ bar = widgets.IntProgress(3, max=5, description="steps")
 widgets.VBox([widgets.HBox([widgets.IntSlider(7, description="rank"), menu, bar]), shown])
 """
 ASKED = """
-from course_utils.predict import answer, predict, reveal
+from course_utils.notebook.predict import answer, predict, reveal
 predict("size", "How large <is> it?", ["small", "large"])
 reveal("size", "large", {"small": "You forgot the activations."})
 answer("It is large. See $x$.")
@@ -598,7 +600,7 @@ def test_ctrl_c_ends_the_kernel(tmp_path):
     wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
     call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
-    code = f"from course_utils.execution import execute; {call}"
+    code = f"from course_utils.machine.execution import execute; {call}"
     run = subprocess.Popen(interruptible.python(code), stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:

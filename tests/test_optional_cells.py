@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils import models, news, notebooks, runtime, sft
+from course_utils import models, news, sft
+from course_utils.machine import notebooks, runtime
 from course_utils.training import Recipe, attach_adapters, finetune, trainable_parameters
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("optional_cells")]

@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import course_utils
-from course_utils import bootstrap, cli
+from course_utils import bootstrap
+from workshop import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -139,7 +140,7 @@ def modules_after(statement):
 
 
 @pytest.mark.parametrize(
-    ("statement", "light"), [("import course_utils", set()), ("import course_utils.cli", {"click"})]
+    ("statement", "light"), [("import course_utils", set()), ("import workshop.cli", {"click"})]
 )
 def test_importing_the_package_loads_nothing_heavy(statement, light):
     """Only modules of the standard library are loaded: not torch, numpy or matplotlib."""
@@ -302,6 +303,6 @@ def test_memory_arithmetic_needs_no_torch():
 
 
 def test_importing_modules_prints_nothing():
-    code = "import course_utils.training, course_utils.lora, course_utils.explorers"
+    code = "import course_utils.training, course_utils.lora, course_utils.notebook.explorers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -5,15 +5,16 @@ import sys
 
 import pytest
 
-from course_utils import points
-from course_utils.grading import layout
-from course_utils.grading.assignments import read
+from course_utils.exercise import points
 from tests import assignment, rules
+from workshop.grading import layout
+from workshop.grading.assignments import read
 
 NOTEBOOK = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-shell.run_cell("from course_utils.points import watch_checks, points_so_far\\nwatch_checks()")
+shell.run_cell("from course_utils.exercise.points import points_so_far, watch_checks")
+shell.run_cell("watch_checks()")
 for cell in (
     "# @title Check 3.1, part 1 of 2 (1 point)\\n# grade_id: a-form (1 point)\\n1 / 0",
     "# @title Check 3.1, part 1 of 2 (1 point)\\n# grade_id: a-form (1 point)\\n",

@@ -10,8 +10,8 @@ from pathlib import Path
 import ipywidgets as widgets
 import pytest
 
-from course_utils import predict
-from course_utils.predict import answer, reveal, tally
+from course_utils.notebook import predict
+from course_utils.notebook.predict import answer, reveal, tally
 
 QUESTION = "How many of the 15 levels do the others share?"
 CHOICES = ["all 15", "about 7", "3 or fewer"]
@@ -340,9 +340,8 @@ def test_a_tally_without_a_kernel_is_one_sentence(shown):
 
 
 def test_matplotlib_and_torch_are_not_needed_to_ask():
-    code = (
-        "import sys; import course_utils.predict; print({'torch', 'matplotlib'} & {*sys.modules})"
-    )
+    code = "import sys; import course_utils.notebook.predict; "
+    code += "print({'torch', 'matplotlib'} & {*sys.modules})"
     folder = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.stdout == "set()\n", done.stderr

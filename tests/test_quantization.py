@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils import quantization
-from course_utils.measure import saved_for_backward
+from course_utils.machine.measure import saved_for_backward
 from course_utils.memory import nf4_bytes
 from course_utils.memory.settings import BLOCK_SIZES
 from course_utils.quantization import (

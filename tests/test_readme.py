@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils import bootstrap, cli
+from course_utils import bootstrap
+from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,7 +86,7 @@ def course(user, monkeypatch):
         (folder / "lectures").mkdir()
         shutil.copy(ROOT / "lectures" / "00_setup.ipynb", folder / "lectures")
         monkeypatch.setattr(bootstrap, "ROOT", folder)
-        for program, options in (("python", ""), ("course", "-m course_utils.cli")):
+        for program, options in (("python", ""), ("course", "-m workshop.cli")):
             path = bootstrap.venv_program(program)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'#!/bin/sh\nexec {python} {options} "$@"\n', encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import runtime
+from course_utils.machine import runtime
 
 # --- device and dtype ---
 
@@ -94,9 +94,8 @@ def test_current_and_peak_memory_of_this_process():
 
 def test_peak_of_a_child_process_is_not_inherited():
     block = np.ones(300_000_000, dtype=np.uint8)
-    code = (
-        "import os; from course_utils.runtime import process_peak; print(process_peak(os.getpid()))"
-    )
+    code = "import os; from course_utils.machine import runtime; "
+    code += "print(runtime.process_peak(os.getpid()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5_000_000 < int(done.stdout) < block.nbytes
 
@@ -105,7 +104,7 @@ USED_AFTER_FREEING = """
 import sys
 import numpy as np
 import psutil
-from course_utils import runtime
+from course_utils.machine import runtime
 memory = psutil.Process().memory_info
 # When this array is freed, glibc begins to keep freed blocks of up to this size in its heap.
 np.ones(30_000_000, dtype=np.uint8)
@@ -135,7 +134,7 @@ def test_trim_heap_returns_freed_memory_to_the_system():
 KERNELS = """
 import sys
 import torch
-from course_utils import runtime
+from course_utils.machine import runtime
 
 if "limit" in sys.argv:
     runtime.limit_kernel_caches()

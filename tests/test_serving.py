@@ -19,11 +19,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from course_utils import export, serving, sft
-from course_utils.cli import main
+from course_utils.machine.validation import CourseError
 from course_utils.serving import Engine, RequestError
-from course_utils.validation import CourseError
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
 from tests.waiting import wait_until
+from workshop.cli import main
 
 ADAPTERS = (None, "weak", "strong")
 CHATS = [[{"role": "user", "content": f"Story number {i} is about {i * i}."}] for i in range(6)]
@@ -200,7 +200,7 @@ def serve(tmp_path):
     processes = []
 
     def start(*arguments):
-        command = [sys.executable, "-m", "course_utils.cli", "serve", "--threads", "1", *arguments]
+        command = [sys.executable, "-m", "workshop.cli", "serve", "--threads", "1", *arguments]
         output = tmp_path / "output"
         with output.open("w") as stream:
             processes.append(subprocess.Popen(command, stdout=stream))

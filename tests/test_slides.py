@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import notebooks, predict
-from course_utils.cli import main
 from course_utils.figures import Picture
-from course_utils.publishing import slides
-from course_utils.publishing.html import freeze_widgets
-from course_utils.validation import CourseError
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
+from course_utils.notebook import predict
+from workshop.cli import main
+from workshop.publishing import slides
+from workshop.publishing.html import freeze_widgets
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from course_utils import evaluation, threads
-from course_utils.threads import Sample, adapt, one_thread, sharing_cores, threads_for
+from course_utils import evaluation
+from course_utils.machine import threads
+from course_utils.machine.threads import Sample, adapt, one_thread, sharing_cores, threads_for
 from course_utils.training import Recipe, attach_adapters, finetune
 from tests.conftest import make_model, random_examples
 
@@ -191,7 +192,7 @@ def test_training_and_answering_adapt(machine, monkeypatch, tokenizer, tmp_path,
 
 
 def test_notice_of_bitsandbytes_about_an_optional_package_is_hidden():
-    code = "import course_utils.runtime, bitsandbytes"
+    code = "import course_utils.machine.runtime, bitsandbytes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "kernels-community" not in done.stderr
     other = logging.LogRecord("", logging.WARNING, "", 0, "another message", None, None)

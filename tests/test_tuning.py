@@ -10,18 +10,19 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import ModelCard, constants
 
-from course_utils import evaluation, runtime
-from course_utils.cli import main
+from course_utils import evaluation
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError
 from course_utils.memory import ModelShape
 from course_utils.models import BASE_MODELS, load_base
 from course_utils.training import Recipe, load_adapters
 from course_utils.tuning import finetune_file
 from course_utils.tuning.base import find_base, suggested_rate
 from course_utils.tuning.forecast import duration, forecast, operations_per_second
-from course_utils.validation import CourseError
 from tests import interruptible
 from tests.hub import Hub
 from tests.waiting import wait_until
+from workshop.cli import main
 
 TOWNS = ["Tarn", "Oskil", "Bray", "Halvik", "Mosel", "Ulm", "Riga", "Oslo", "Bonn", "Lund"]
 ROWS = [

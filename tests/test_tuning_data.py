@@ -7,10 +7,10 @@ import json
 import pytest
 
 from course_utils import sft
+from course_utils.machine.validation import CourseError
 from course_utils.tuning.base import prepare_tokenizer
 from course_utils.tuning.data import check_lengths, read_data
 from course_utils.tuning.rows import DataError
-from course_utils.validation import CourseError
 from tests.conftest import make_tokenizer
 
 

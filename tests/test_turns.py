@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmarks import turns
-from course_utils.runtime import usable_cores
+from course_utils.machine.runtime import usable_cores
+from workshop.benchmarks import turns
 
 
 def test_each_way_has_a_turn_in_each_round_and_warm_up_is_not_counted():

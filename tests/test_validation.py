@@ -5,9 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
-from course_utils import units
-from course_utils.units import format_bytes
-from course_utils.validation import first_line, names_of, one_of, positive, whole_number
+from course_utils.machine import units
+from course_utils.machine.units import format_bytes
+from course_utils.machine.validation import first_line, names_of, one_of, positive, whole_number
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(3)])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import values
+from course_utils.exercise import values
 
 KEYS = st.none() | st.booleans() | st.integers() | st.text()
 PLAIN = st.recursive(
@@ -166,7 +166,7 @@ def test_changed_bytes_are_a_plain_value_or_raise_value_error():
 
 
 def test_numbers_and_texts_are_copied_without_importing_numpy_or_torch():
-    code = "from course_utils import values; values.copied({'a': [1, (2.5, 'x')]}); import sys; "
-    code += "print({'numpy', 'torch', 'safetensors'} & set(sys.modules))"
+    code = "from course_utils.exercise import values; values.copied({'a': [1, (2.5, 'x')]}); "
+    code += "import sys; print({'numpy', 'torch', 'safetensors'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

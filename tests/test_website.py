@@ -12,15 +12,16 @@ import pytest
 from click.testing import CliRunner
 from playwright.sync_api import expect
 
-from course_utils import cli, notebooks
-from course_utils.publishing import claims, website
-from course_utils.publishing import html as html_pages
-from course_utils.publishing.addresses import TAG
-from course_utils.publishing.claims import Evidence
-from course_utils.publishing.lecture import is_hidden
-from course_utils.publishing.site_check import problems
-from course_utils.publishing.website import Links
-from course_utils.validation import CourseError
+from course_utils.machine import notebooks
+from course_utils.machine.validation import CourseError
+from workshop import cli
+from workshop.publishing import claims, website
+from workshop.publishing import html as html_pages
+from workshop.publishing.addresses import TAG
+from workshop.publishing.claims import Evidence
+from workshop.publishing.lecture import is_hidden
+from workshop.publishing.site_check import problems
+from workshop.publishing.website import Links
 
 # Sphinx builds the sites of the fixtures `small_site` and `course_site`.
 pytestmark = pytest.mark.xdist_group("website")
@@ -152,7 +153,7 @@ PAGES = {
     "docs/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
     "Makefile": "all:\n",
     "course_utils/memory/__init__.py": "",
-    "course_utils/files.py": "",
+    "course_utils/machine/files.py": "",
 }
 
 
@@ -531,7 +532,7 @@ def course_site(tmp_path_factory):
                 # The home page shows this picture.
                 cell["outputs"].append(shown(text_html=DRAWN))
         write_notebook(folder / path.name, content["cells"])
-    for name in ("docs", "lectures", "exercises", "benchmarks", "course_utils", "solutions"):
+    for name in ("docs", "lectures", "exercises", "workshop", "course_utils", "solutions"):
         (folder / name).symlink_to(ROOT / name)
     for path in (path for path in ROOT.iterdir() if path.is_file()):
         (folder / path.name).symlink_to(path)

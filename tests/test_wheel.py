@@ -13,8 +13,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, cli, notebooks, starter
-from course_utils.validation import CourseError
+from course_utils import __version__
+from course_utils.machine import notebooks, starter
+from course_utils.machine.validation import CourseError
+from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MATERIAL = "course_utils/material/"
@@ -142,7 +144,9 @@ def test_a_package_installed_from_a_wheel_works_in_a_clone(monkeypatch):
 
 
 def test_an_installation_without_lectures_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(starter, "__file__", str(tmp_path / "course_utils" / "starter.py"))
+    monkeypatch.setattr(
+        starter, "__file__", str(tmp_path / "course_utils" / "machine" / "starter.py")
+    )
     with pytest.raises(CourseError, match="has no lectures: install it again with pip"):
         starter.material()
 
@@ -167,7 +171,7 @@ def test_the_wheel_has_the_files_that_start_copies_and_no_solution(distributions
     material = {name.removeprefix(MATERIAL) for name in names if name.startswith(MATERIAL)}
     assert material == set(starter.files_of(ROOT))
     folders = {name.partition("/")[0] for name in names}
-    assert folders == {"course_utils", f"qlora_course-{__version__}.dist-info"}
+    assert folders == {"course_utils", "workshop", f"qlora_course-{__version__}.dist-info"}
     assert not any("solutions" in name for name in names)
 
 

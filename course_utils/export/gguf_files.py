@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from course_utils.export.saved import SavedAdapters, read_adapters
-from course_utils.files import written_aside
+from course_utils.machine.files import written_aside
+from course_utils.machine.validation import CourseError, one_of
 from course_utils.models import stored_weights
 from course_utils.models.fetch import check_model_files
 from course_utils.models.silence import silence
 from course_utils.models.supported import check_config
-from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

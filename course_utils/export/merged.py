@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from course_utils.export.merging import BASES, DTYPES
 from course_utils.export.saved import SavedAdapters, read_adapters
-from course_utils.files import written_aside
+from course_utils.machine.files import written_aside
+from course_utils.machine.validation import CourseError, one_of
 from course_utils.models import dequantized, stored_weights
 from course_utils.models.fetch import check_model_files
 from course_utils.models.supported import check_config
-from course_utils.validation import CourseError, one_of
 
 # The files in a model's folder besides its weights: the config, the tokenizer, the chat template
 # and perhaps a licence.

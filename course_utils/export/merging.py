@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.machine.validation import CourseError, one_of
 from course_utils.models import dequantized, linear4bit_layers, stored_weights
 from course_utils.models.fetch import is_model
-from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit, Params4bit

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from course_utils.machine.validation import CourseError, first_line
 from course_utils.models.fetch import (
     BASE_MODELS,
     cached_repository,
@@ -30,7 +31,6 @@ from course_utils.models.fetch import (
     is_repository,
 )
 from course_utils.models.llama import Adapter
-from course_utils.validation import CourseError, first_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -154,7 +154,7 @@ def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    from course_utils.files import written_aside
+    from course_utils.machine.files import written_aside
 
     saved = read_adapters(adapters)
     named = saved.config.base_model_name_or_path

@@ -19,8 +19,8 @@ from course_utils.figures.base import (
     with_strokes,
 )
 from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
+from course_utils.machine.validation import positive, whole_number
 from course_utils.palette import CONSTANTS, GREY, INK, PAPER, WEIGHTS, colours, text_on
-from course_utils.validation import positive, whole_number
 
 # The number of bits of a weight's code, and of a quantized constant; the bytes of a float32.
 CODE_BITS, CONSTANT_BITS, FLOAT32 = 4, 8, 4

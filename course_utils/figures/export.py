@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from course_utils.figures.base import Picture
 from course_utils.figures.canvas import Canvas
+from course_utils.machine.validation import positive
 from course_utils.palette import ADAPTERS, GREY, SERIES, WEIGHTS, text_on
-from course_utils.validation import positive
 
 
 def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:

@@ -19,8 +19,8 @@ from course_utils.figures.base import (
     one_panel,
 )
 from course_utils.figures.canvas import NOTE, TEXT, TITLE_LINE, text_width
+from course_utils.machine.units import GB, MB, format_bytes
 from course_utils.palette import BLUE, GREY, INK, PAPER, RED, colours, text_on
-from course_utils.units import GB, MB, format_bytes
 
 # The width of the figure, and the heights of a bar with the room around it, of a row of labels
 # above the bars, and of the axis, in points.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from course_utils.figures.base import Picture
 from course_utils.figures.canvas import NOTE, Canvas
+from course_utils.machine.validation import one_of
 from course_utils.palette import ADAPTERS, CONSTANTS, GREY, INK, WEIGHTS
-from course_utils.validation import one_of
 
 # The significant bits of a 16-bit number, including the first bit, which is not stored.
 SIGNIFICANT = {"bfloat16": 8, "float16": 11}

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from course_utils.figures.base import Picture
 from course_utils.figures.canvas import Canvas
+from course_utils.machine.units import format_bytes
 from course_utils.palette import GREY, INK, OPTIMIZER, colours
-from course_utils.units import format_bytes
 
 # Places and sizes in points: the width of the picture, the left end of the rows, the height of a
 # row, and the room above the first row, between the two rows and below the second row of a frame.

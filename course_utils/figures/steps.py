@@ -19,8 +19,8 @@ from course_utils.figures.base import (
     one_panel,
     with_strokes,
 )
+from course_utils.machine.units import MB, format_bytes
 from course_utils.palette import BLUE, GREY, INK, ORANGE
-from course_utils.units import MB, format_bytes
 
 # The phases of a step, and the width of each phase in the picture. In all steps, the same phase is
 # at the same place, however many operations it has.

@@ -21,9 +21,9 @@ from course_utils.figures.base import (
     legend_beside,
 )
 from course_utils.figures.canvas import NOTE, TEXT
+from course_utils.figures.timeline_view import TimelineView
+from course_utils.machine.units import GB, format_bytes
 from course_utils.palette import INK, OPTIMIZER, PAPER, RED, colours
-from course_utils.timeline import TimelineView
-from course_utils.units import GB, format_bytes
 
 if TYPE_CHECKING:
     from course_utils import paging

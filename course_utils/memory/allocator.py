@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from course_utils.units import MiB
+from course_utils.machine.units import MiB
 
 # Every block size is a multiple of this number of bytes (kMinBlockSize).
 ROUND = 512

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from course_utils.machine.units import format_bytes
 from course_utils.memory.gpus import usable_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape
 from course_utils.memory.step import Step, StepPhase
 from course_utils.memory.terms import PARTS, MemoryTerm, grouped, total_bytes
-from course_utils.units import format_bytes
 
 
 @dataclass(frozen=True)

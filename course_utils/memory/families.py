@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from course_utils.validation import whole_number
+from course_utils.machine.validation import whole_number
 
 # A model is a mixture of experts if one of these fields of its config is above 1.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")

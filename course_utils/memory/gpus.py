@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from course_utils.units import GiB
-from course_utils.validation import positive
+from course_utils.machine.units import GiB
+from course_utils.machine.validation import positive
 
 
 class GPU(int):

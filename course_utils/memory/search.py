@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from course_utils.machine.validation import positive
 from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import PRESETS
 from course_utils.memory.gpus import usable_bytes
 from course_utils.memory.settings import DTYPE_BYTES, Settings
 from course_utils.memory.shapes import ModelShape
-from course_utils.validation import positive
 
 # The largest batch size, sequence length or rank that the search can return.
 SEARCH_LIMIT = 2**24

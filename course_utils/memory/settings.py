@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils.validation import names_of, positive
+from course_utils.machine.validation import names_of, positive
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # The block sizes that bitsandbytes supports.

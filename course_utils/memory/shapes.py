@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from course_utils.machine.validation import names_of, positive
 from course_utils.memory.families import FAMILIES, PRESETS, BadField, ConfigFields, unsupported
-from course_utils.validation import names_of, positive
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def _from_hub(name: str) -> Path:
         )
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    from course_utils.runtime import HUB_TIMEOUT
+    from course_utils.machine.runtime import HUB_TIMEOUT
 
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
+from course_utils.machine.validation import positive
 from course_utils.memory.allocator import CachingAllocator
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
 from course_utils.memory.terms import MemoryTerm
-from course_utils.validation import positive
 
 # For a tensor with fewer elements than this number, an 8-bit optimizer stores float32 states
 # (bitsandbytes: min_8bit_size).

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_utils.machine.validation import one_of
 from course_utils.models.tiny import tiny_adapters, tiny_rounded
-from course_utils.validation import one_of
 
 # The formats in which a tiny export can be stored.
 TINY_EXPORT_FORMATS = ("F16", "Q8_0", "Q4_0")

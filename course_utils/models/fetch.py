@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.runtime import HUB_TIMEOUT
+from course_utils.machine.validation import CourseError, first_line, one_of
 from course_utils.models.silence import (
     hide_tqdm,
     hub_progress_bars,
@@ -37,8 +39,6 @@ from course_utils.models.silence import (
     silence,
     silence_transformers,
 )
-from course_utils.runtime import HUB_TIMEOUT
-from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -12,7 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError, first_line, one_of
 from course_utils.models.fetch import (
     SMALL_MODEL,
     check_model_files,
@@ -30,7 +31,6 @@ from course_utils.models.supported import (
     check_quantized,
     check_shapes,
 )
-from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState

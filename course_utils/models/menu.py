@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.units import format_bytes
+from course_utils.machine.validation import CourseError, one_of
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
 from course_utils.models.supported import QUANTIZATIONS
-from course_utils.units import format_bytes
-from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
     from course_utils.memory import ModelShape

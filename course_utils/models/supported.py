@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from course_utils.validation import CourseError
+from course_utils.machine.validation import CourseError
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit

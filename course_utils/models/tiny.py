@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from course_utils.machine.validation import one_of
 from course_utils.models.load import make_safe_to_evaluate, nf4_config
 from course_utils.models.silence import silence_transformers
 from course_utils.models.supported import QUANTIZATIONS
-from course_utils.validation import one_of
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

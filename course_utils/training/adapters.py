@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from course_utils import runtime
+from course_utils.machine import runtime
 from course_utils.models.fetch import check_adapter_files
 from course_utils.training.recipe import Recipe
 

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from course_utils import runtime, threads
+from course_utils.machine import runtime, threads
 from course_utils.models.llama import (
     DTYPES,
     adapter_of,

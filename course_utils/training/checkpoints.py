@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from course_utils.machine.validation import CourseError
 from course_utils.training import distributed
 from course_utils.training.adapters import trainable_parameters
-from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -19,11 +19,12 @@ from typing import Any
 
 import click
 
-from course_utils import news, runtime
+from course_utils import news
+from course_utils.machine import runtime
+from course_utils.machine.validation import CourseError
 from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, check_fits, load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, Run, attach_adapters, distributed, finetune
-from course_utils.validation import CourseError
 
 # Only the numeric fields of `Recipe` become options. `validate_every` is excluded, because the
 # command has no validation examples.

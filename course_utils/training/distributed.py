@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from course_utils import runtime
+from course_utils.machine import runtime
 from course_utils.models import linear4bit_layers
 
 if TYPE_CHECKING:

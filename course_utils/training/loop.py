@@ -27,7 +27,8 @@ import torch
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from course_utils import runtime, threads
+from course_utils.machine import runtime, threads
+from course_utils.machine.units import format_bytes
 from course_utils.sft import Features, collator
 from course_utils.training import by_hand, distributed
 from course_utils.training.adapters import set_checkpointing
@@ -35,7 +36,6 @@ from course_utils.training.batches import Batches
 from course_utils.training.checkpoints import Checkpoints, TrainingError
 from course_utils.training.recipe import Recipe
 from course_utils.training.step import make_optimizer, mean_loss, training_step
-from course_utils.units import format_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,7 +71,7 @@ def finetune(  # noqa: PLR0913
         output_dir: Folder of the checkpoints. A new checkpoint replaces the older checkpoints.
         resume: Whether to continue from the newest checkpoint. The losses then equal the
             losses of an uninterrupted run. The losses agree to the last bit if the two runs use the
-            same number of threads (`course_utils.threads`).
+            same number of threads (`course_utils.machine.threads`).
         on_step: Function that is called after each step with the history up to this step, for
             example to plot the history.
 

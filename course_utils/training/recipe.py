@@ -8,8 +8,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from course_utils.machine.validation import positive
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL
-from course_utils.validation import positive
 
 if TYPE_CHECKING:
     import torch

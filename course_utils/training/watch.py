@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_utils import evaluation, runtime
+from course_utils import evaluation
+from course_utils.machine import runtime
+from course_utils.machine.validation import positive
 from course_utils.sft import IGNORE, Features, Message, collator
 from course_utils.training.by_hand import LlamaByHand, supports
 from course_utils.training.step import answer_logits
-from course_utils.validation import positive
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils.machine.validation import CourseError, first_line
 from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, fetch_base
 from course_utils.models.fetch import (
     check_model_files,
@@ -15,7 +16,6 @@ from course_utils.models.fetch import (
     is_repository,
 )
 from course_utils.models.supported import check_config
-from course_utils.validation import CourseError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils.machine.validation import first_line, positive
 from course_utils.news import Message
 from course_utils.tuning.rows import (
     NAME_KEYS,
@@ -25,7 +26,6 @@ from course_utils.tuning.rows import (
     raise_errors,
     read_rows,
 )
-from course_utils.validation import first_line, positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

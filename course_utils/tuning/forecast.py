@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from course_utils import runtime
+from course_utils.machine import runtime
+from course_utils.machine.units import format_bytes
+from course_utils.machine.validation import CourseError
 from course_utils.models.menu import menu, predicted_peak
-from course_utils.units import format_bytes
-from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from course_utils.sft import Features

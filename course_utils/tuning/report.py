@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from course_utils import figures, palette
+from course_utils.machine.units import format_bytes
 from course_utils.models.fetch import is_repository
 from course_utils.tuning.forecast import duration
 from course_utils.tuning.measure import METRICS
-from course_utils.units import format_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment

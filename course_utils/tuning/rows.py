@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from course_utils.machine.validation import CourseError, first_line
 from course_utils.news import Message
-from course_utils.validation import CourseError, first_line
 
 INSTRUCTION = ("instruction", "output")
 # The keys that are recognized. If there are two, they are the keys of the prompt and the answer.

@@ -14,15 +14,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils import evaluation, runtime
-from course_utils.files import write_text
+from course_utils import evaluation
+from course_utils.machine import runtime
+from course_utils.machine.files import write_text
+from course_utils.machine.validation import CourseError
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
 from course_utils.tuning.base import Base, find_base, prepare_tokenizer
 from course_utils.tuning.data import OwnData, check_lengths, read_data
 from course_utils.tuning.forecast import Forecast, forecast
 from course_utils.tuning.measure import METRICS, Measured, measure
-from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from course_utils import training

@@ -34,7 +34,7 @@ async function loadPython() {
   ]);
   python.unpackArchive(source, "zip", { extractDir: "/course" });
   python.runPython('import sys; sys.path.insert(0, "/course")');
-  const live = python.pyimport("course_utils.live");
+  const live = python.pyimport("workshop.publishing.live");
   live.answer("fit", JSON.stringify(LARGE));
   postMessage({ ready: true });
   return live;

@@ -62,7 +62,7 @@ class Tool {
     return [...this.form.elements].filter((field) => field.name);
   }
 
-  // The text of each field, as course_utils.live reads it.
+  // The text of each field, as workshop.publishing.live reads it.
   texts(read = textOf) {
     return Object.fromEntries(this.fields().map((field) => [field.name, read(field)]));
   }

@@ -24,10 +24,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading.results.records import Record
 from tests.hostile import canaries, container, corpus, course_grade, stock
 from tests.machine import machine
 from tests.mutation import ROOT
+from workshop.grading.results.records import Record
 
 RESULTS = ROOT / "build" / "hostile" / "stock.json"
 REPORT = ROOT / "docs" / "hostile.md"

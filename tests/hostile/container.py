@@ -106,7 +106,7 @@ def _command(template: Path, shadow: Path) -> list[str]:
     for path, size in WRITABLE.items():
         command += [*_parents(path), "--size", str(size * 10**6), "--perms", "1777"]
         command += ["--tmpfs", path]
-    folders = ("course_utils", "tests", "benchmarks", "qlora_course.egg-info")
+    folders = ("course_utils", "workshop", "tests", "qlora_course.egg-info")
     readable = [Path(sys.base_prefix), Path(sys.prefix), ROOT / "nbgrader_config.py"]
     for path in (*readable, *(ROOT / name for name in folders)):
         if path.exists() and not path.is_relative_to("/usr"):

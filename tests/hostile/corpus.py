@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading.results.records import STATES
 from tests import assignment as sums
 from tests.hostile import tensors
+from workshop.grading.results.records import STATES
 
 FOLDER = Path(__file__).with_name("submissions")
 HEADER = re.compile(r"# (tries|must|student|assignment): (.+)\n")
@@ -239,7 +239,7 @@ def course(root: Path, folder: Path, name: str, secrets: dict[str, str]) -> Path
     Returns:
         The folder of the course.
     """
-    from course_utils.grading import release
+    from workshop.grading import release
 
     content = (tensors if name == tensors.NAME else sums).notebook()
     for cell in content["cells"]:

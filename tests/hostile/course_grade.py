@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from course_utils.grading import classroom, release
-from course_utils.grading.results import records
-from course_utils.grading.results.records import Record
-from course_utils.grading.sandbox.limits import Limits
-from course_utils.runtime import process_peak
+from course_utils.machine.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT
+from workshop.grading import classroom, release
+from workshop.grading.results import records
+from workshop.grading.results.records import Record
+from workshop.grading.sandbox.limits import Limits
 
 # Low limits, so that a submission that exceeds them ends soon.
 LIMITS = Limits(memory=1_500_000_000, files=60_000_000, processes=64, cell=8, call=3, notebook=60)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from course_utils.publishing import notebook_check
 from tests.assignment import cell, document
+from workshop.publishing import notebook_check
 
 NAME = "08_tensors"
 OPENING = "tensors-opening"
@@ -28,12 +28,12 @@ TASKS = {
         "The rank at which A and B have as many parameters as W",
         "return d_in * d_out / (d_in + d_out)",
         """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(rank_even, 8, 8).like(0.0)
 """,
         """\
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(rank_even, 1000, 1000).gives(500.0)
 ### BEGIN HIDDEN TESTS
@@ -55,14 +55,14 @@ for _ in range(8):
         """\
 import torch
 
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(scale_rows, torch.ones(2, 3)).like(torch.ones(2, 3))
 """,
         """\
 import torch
 
-from course_utils.checks import check
+from course_utils.exercise.checks import check
 
 check(scale_rows, torch.tensor([[1.0, -2.0]])).gives(torch.tensor([[0.5, -1.0]]))
 ### BEGIN HIDDEN TESTS

@@ -7,6 +7,11 @@ def submission(release):
         b"class Passing:\n    def __getattr__(self, name):\n        return lambda *a, **k: self\n"
         b"def check(*args, **kwargs):\n    return Passing()\n"
     )
-    names = ["random.py", "course_utils/__init__.py", "course_utils/checks.py", "sitecustomize.py"]
+    names = [
+        "random.py",
+        "course_utils/__init__.py",
+        "course_utils/exercise/checks.py",
+        "sitecustomize.py",
+    ]
     names += ["usercustomize.py", "nbgrader_config.py", "jupyter_config.py", "ipykernel_config.py"]
     return {"09_sums.ipynb": corpus.dump(release)} | dict.fromkeys(names, passing)

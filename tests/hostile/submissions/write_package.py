@@ -3,7 +3,7 @@
 # %% cell after setup
 import os
 
-from course_utils import checks
+from course_utils.exercise import checks
 
 path = checks.__file__
 for place in (path, f"{os.path.dirname(path)}/__pycache__/checks.cpython-311.pyc"):

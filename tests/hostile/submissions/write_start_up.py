@@ -8,7 +8,7 @@ import sys
 CODE = """
 try:
     open("/tmp/escaped-startup", "w").write("another process ran this")
-    from course_utils import checks
+    from course_utils.exercise import checks
     checks.Check.gives = checks.Check.raises = checks.Check.like = lambda *args, **kwargs: 1 / 0
 except Exception:
     pass

@@ -1,5 +1,0 @@
-"""Benchmarks that compare the course with other libraries and tools: `python -m benchmarks --help`.
-
-A benchmark is a module or a package in this package that defines BENCHMARK, a `runner.Benchmark`.
-The first line of its docstring says what it measures.
-"""

@@ -1,0 +1,1 @@
+"""Check answers in an exercise, and describe their values."""

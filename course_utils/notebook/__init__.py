@@ -1,0 +1,1 @@
+"""Show things in a notebook: predictions, explorers and the answers that they draw."""

@@ -1,0 +1,389 @@
+"""Compare three memory calculators with measured bytes: this course's, fitcheck and accelerate's.
+
+The peaks of QLoRA on a Tesla T4 were measured earlier (course_utils/data/t4_measured_peaks.csv).
+The benchmark itself measures SmolLM2-135M on the CPU: the weights, and the peak of a training step.
+It needs no network, because fitcheck and accelerate get the models' configs from a server on this
+machine, which replaces the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from course_utils.machine.measure import TensorMeter, optimizer_bytes
+from course_utils.machine.units import MiB
+from course_utils.memory import PRESETS, estimate
+from course_utils.models import fetch_base, load_base, model_bytes
+from course_utils.training import Recipe, attach_adapters, set_checkpointing
+from tests.hub import Hub
+from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
+
+SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PRESET_OF = {
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": "tinyllama-1.1b",
+    "HuggingFaceTB/SmolLM2-1.7B": "smollm2-1.7b",
+    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2.5-1.5b",
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+CALCULATORS = ("this course", "fitcheck", "accelerate")
+# The maximum relative error that is allowed for this course's calculator, by table.
+WORST = {"t4": 0.015, "weights": 0.0, "peaks": 0.01}
+# Lengths of the sequences, in tokens.
+LENGTHS = (64, 256)
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+# Options of `estimate`.
+Options = dict[str, Any]
+ON_CPU: Options = {"compute_dtype": "bfloat16", "device": "cpu"}
+ADAPTERS = ON_CPU | {"rank": 8, "targets": "all-linear"}
+DOUBLE = ADAPTERS | {"double_quant": True}
+# Settings of training steps: a method and the options of `estimate`, by name.
+SETTINGS: dict[str, tuple[str, Options]] = {
+    "full, float32": ("full", {"recipe": "fp32", "device": "cpu"}),
+    "LoRA, bfloat16": ("lora", ADAPTERS),
+    "QLoRA, 16-bit rest": ("qlora", DOUBLE | {"upcast": False}),
+    "QLoRA, peft's upcast": ("qlora", DOUBLE),
+}
+
+
+# --- the cases ------------------------------------------------------------------------------------
+
+
+def t4_cases() -> Iterator[dict]:
+    """Yield a case for each row of the file with the peaks that were measured on a T4."""
+    lines = T4_PEAKS.read_text(encoding="utf-8").splitlines()
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        batch, length = int(row["batch_size"]), int(row["sequence_length"])
+        options = {"rank": int(row["lora_rank"]), "attention": row["attention"]}
+        yield {
+            "case": f"{row['model'].split('/')[1]}, {row['attention']}, {batch} × {length}",
+            "model": row["model"],
+            "method": "qlora",
+            "options": options | {"batch_size": batch, "sequence_length": length},
+            "measured": int(row["peak_allocated_mib"]) * MiB,
+        }
+
+
+def weight_cases() -> Iterator[dict]:
+    """Load SmolLM2-135M in each format, and yield the bytes of its weights before training."""
+    for case, method, options in (
+        ("float32", "full", {"recipe": "fp32", "device": "cpu"}),
+        ("bfloat16", "lora", ON_CPU),
+        ("NF4", "qlora", ON_CPU | {"upcast": False}),
+        ("NF4, double quantization", "qlora", ON_CPU | {"upcast": False, "double_quant": True}),
+        ("NF4, peft's upcast", "qlora", ON_CPU),
+        ("NF4, double quantization, peft's upcast", "qlora", ON_CPU | {"double_quant": True}),
+    ):
+        size = model_bytes(load(method, options))
+        setting = {"model": SMALL, "method": method, "options": options}
+        yield {"case": case, **setting, "measured": size}
+
+
+def step_cases(
+    settings: Mapping[str, tuple[str, Options]] = SETTINGS, lengths: Iterable[int] = LENGTHS
+) -> Iterator[dict]:
+    """Measure training steps of SmolLM2-135M, and yield a case for each step.
+
+    There are cases for each setting and length, with and without gradient checkpointing.
+
+    Args:
+        settings: Methods and options of `estimate`, by name.
+        lengths: Lengths of the sequence in tokens; each step has one sequence.
+    """
+    for name, (method, options) in settings.items():
+        model = load(method, options)
+        if method != "full":
+            model = attach_adapters(model, Recipe(rank=options["rank"]))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, fused=True)
+        # The first step creates the optimizer's states.
+        step(model.train(), optimizer, 8)
+        for checkpointing, length in product((False, True), lengths):
+            set_checkpointing(model, checkpointing)
+            how = "checkpointing" if checkpointing else "all stored"
+            more = {"sequence_length": length, "gradient_checkpointing": checkpointing}
+            yield {
+                "case": f"{name}, {length} tokens, {how}",
+                "model": SMALL,
+                "method": method,
+                "options": options | more,
+                "measured": peak_bytes(model, optimizer, length),
+            }
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def load(method: str, options: Options) -> PreTrainedModel:
+    """Load SmolLM2-135M on the CPU, in the format that the options of `estimate` describe."""
+    from peft import prepare_model_for_kbit_training
+
+    model, _ = load_base(
+        "smollm2-135m",
+        quantization="nf4" if method == "qlora" else None,
+        double_quant=options.get("double_quant", False),
+        compute_dtype=torch.bfloat16,
+        device="cpu",
+    )
+    if method == "qlora" and options.get("upcast", True):
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.float() if method == "full" else model
+
+
+def forward(
+    model: PreTrainedModel | PeftModel, length: int, batch_size: int = 1
+) -> CausalLMOutputWithPast:
+    """Run a forward pass over sequences of random tokens and return the model's output.
+
+    The tokens may be random because memory doesn't depend on their values.
+    """
+    vocabulary, device = model.config.vocab_size, model.device
+    tokens = torch.randint(0, vocabulary, (batch_size, length), device=device)
+    return model(input_ids=tokens, labels=tokens, use_cache=False)
+
+
+def step(
+    model: PreTrainedModel | PeftModel,
+    optimizer: torch.optim.Optimizer,
+    length: int,
+    batch_size: int = 1,
+) -> None:
+    """Run one optimizer step. As in a training loop, the output is kept until the step ends."""
+    output = forward(model, length, batch_size)
+    output.loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def peak_bytes(
+    model: PreTrainedModel | PeftModel, optimizer: torch.optim.Optimizer, length: int
+) -> int:
+    """Return the bytes of all tensors at the peak of a step.
+
+    These bytes include the model and the optimizer's states, which exist before the step.
+    """
+    before = model_bytes(model) + optimizer_bytes(optimizer)
+    with TensorMeter() as meter:
+        step(model, optimizer, length)
+    return before + meter.peak
+
+
+# --- the other calculators ------------------------------------------------------------------------
+
+
+def configs() -> dict[str, dict]:
+    """Return each model's config.json: SmolLM2-135M's own file, or the fields of a preset."""
+    own = json.loads((fetch_base("smollm2-135m") / "config.json").read_text(encoding="utf-8"))
+    fields = {model: PRESETS[preset] for model, preset in PRESET_OF.items()} | {SMALL: own}
+    return {
+        model: config | {"architectures": [ARCHITECTURES[config["model_type"]]]}
+        for model, config in fields.items()
+    }
+
+
+def facts(config: dict) -> dict:
+    """Return the hub API's facts about a model: its library and its number of parameters."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config["model_type"], **fields)
+        )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "library_name": "transformers",
+        "config": {key: config[key] for key in ("architectures", "model_type")},
+        "safetensors": {"parameters": {"BF16": count}, "total": count},
+    }
+
+
+def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
+    """Return the answers of peers.py, which reads the configs from a local replacement of the hub.
+
+    Args:
+        questions: The input of peers.py.
+        models: The config of each model, by the model's name.
+
+    Raises:
+        RuntimeError: peers.py failed; the message contains its errors.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folders: dict[str, Path | int] = {}
+        for model in models:
+            folder = folders[model] = Path(scratch, model)
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps(models[model]), encoding="utf-8")
+        known = {model: facts(config) for model, config in models.items()}
+        with Hub(folders, facts=known) as hub:
+            kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+            here = {"HF_ENDPOINT": hub.url, "HF_HOME": f"{scratch}/cache", "NO_PROXY": "*"}
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "workshop" / "benchmarks" / "peers.py")],
+                input=json.dumps(questions),
+                env=kept | here,
+                capture_output=True,
+                text=True,
+            )
+    if done.returncode:
+        raise RuntimeError(f"the other calculators failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def fitcheck_options(case: dict) -> dict:
+    """Return the settings of a case as options of fitcheck's TrainingConfig."""
+    options, full = case["options"], case["method"] == "full"
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    if options.get("targets") == "all-linear":
+        targets += ["gate_proj", "up_proj", "down_proj"]
+    return {
+        "precision": "fp32" if full else SHORT[options.get("compute_dtype", "float16")],
+        "quantization": "nf4" if case["method"] == "qlora" else "none",
+        "double_quant": options.get("double_quant", False),
+        "batch_size": options.get("batch_size", 1),
+        "seq_len": options.get("sequence_length", 1024),
+        "lora_rank": None if full else options.get("rank", 16),
+        "lora_targets": targets,
+        "grad_checkpoint": options.get("gradient_checkpointing", True),
+        "flash_attn": options.get("attention", "sdpa") == "sdpa",
+    }
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def measure() -> Iterator[Report]:
+    """Yield the rows of each table, with measured and estimated bytes."""
+    here = measured_here("fitcheck-llm")
+    tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
+    cases = [case for table in tables.values() for case in table]
+    models = configs()
+    questions = {"fitcheck": [(case["model"], fitcheck_options(case)) for case in cases]}
+    answers = ask_peers(questions | {"accelerate": list(models)}, models)
+    accelerate = dict(zip(models, answers["accelerate"], strict=True))
+    for case, fitcheck in zip(cases, answers["fitcheck"], strict=True):
+        case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
+        case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
+    yield {
+        **here,
+        "t4": [peak_row(case) for case in tables["t4"]],
+        "weights": [weight_row(case) for case in tables["weights"]],
+        "peaks": [peak_row(case) for case in tables["steps"]],
+    }
+
+
+def row(case: dict, measured: int, *figures: float | None) -> dict:
+    """Return a row of a table in bytes, with None for a calculator that doesn't model the case."""
+    setting = {key: case[key] for key in ("case", "model", "method", "options")}
+    return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
+
+
+def fitcheck_bytes(case: dict, part: str) -> float | None:
+    """Return a part of fitcheck's estimate in bytes; None if fitcheck doesn't model the case.
+
+    fitcheck assumes that the embedding and the normalization layers are in float32, so it doesn't
+    model NF4 with these layers in 16 bits.
+    """
+    return case["fitcheck"][part] if case["options"].get("upcast", True) else None
+
+
+def peak_row(case: dict) -> dict:
+    """Return a row of peaks.
+
+    accelerate only models full training of float32 weights with Adam, without adapters.
+    """
+    full = case["accelerate"]["float32"]["training"] if case["method"] == "full" else None
+    return row(
+        case, case["measured"], case["estimate"].total, fitcheck_bytes(case, "tensors"), full
+    )
+
+
+def weight_row(case: dict) -> dict:
+    """Return a row of weights.
+
+    accelerate estimates int4 as an eighth of float32, whichever weights are quantized.
+    """
+    dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
+    accelerate = case["accelerate"][dtype]["weights"]
+    ours, fitcheck = case["estimate"].weights, fitcheck_bytes(case, "weights")
+    return row(case, case["measured"], ours, fitcheck, accelerate)
+
+
+# --- the texts ------------------------------------------------------------------------------------
+
+
+def errors(rows: Iterable[dict], calculator: str) -> list[float]:
+    """Return the relative errors of the rows that a calculator models; 0.01 means 1% too high."""
+    known = [entry for entry in rows if entry[calculator] is not None]
+    return [entry[calculator] / entry["measured"] - 1 for entry in known]
+
+
+def sizes(report: Report, name: str) -> str:
+    """Return one table in MiB and errors in percent, with mean and worst error; name: of WORST."""
+    rows = [
+        (
+            entry["case"],
+            f"{entry['measured'] / MiB:,.1f}",
+            *(size_cell(entry[calculator], entry["measured"]) for calculator in CALCULATORS),
+        )
+        for entry in report[name]
+    ]
+    for word, summary in (("mean", mean), ("worst", max)):
+        found = [[abs(error) for error in errors(report[name], who)] for who in CALCULATORS]
+        cells = [f"**{summary(each):.2%}**" if each else "–" for each in found]
+        rows.append((f"**{word} error**", "", *cells))
+    return table(("", "measured", *CALCULATORS), rows)
+
+
+def size_cell(estimated: float | None, measured: int) -> str:
+    """Return a table cell with the estimate in MiB and its error."""
+    if estimated is None:
+        return "not modelled"
+    error = round(estimated / measured - 1, 4)
+    return f"{estimated / MiB:,.1f} ({f'{error:+.2%}' if error else '0.00%'})"
+
+
+def problems(report: Report) -> list[str]:
+    """Return the tables in which this course's calculator misses its target.
+
+    Its maximum error must not exceed WORST, and no other calculator may have a smaller total error.
+    """
+    found = []
+    for name, most in WORST.items():
+        ours = max(map(abs, errors(report[name], "this course")))
+        if ours > most:
+            found.append(f"{name}: off by {ours:.2%}, more than {most:.2%}")
+        for other in CALCULATORS[1:]:
+            rows = [entry for entry in report[name] if entry[other] is not None]
+            ours, theirs = (sum(map(abs, errors(rows, who))) for who in ("this course", other))
+            if ours > theirs:
+                found.append(f"{name}: {other} is nearer to the measured bytes")
+    return found
+
+
+BENCHMARK = Benchmark(
+    measure,
+    {name: partial(sizes, name=name) for name in WORST},
+    conditions=lambda _: "Sizes are in MiB (2²⁰ B); the relative error is in brackets.",
+    problems=problems,
+)

@@ -1,0 +1,330 @@
+"""Save the results of grading in nbgrader's gradebook and folders.
+
+The gradebook is an SQLite database in the course's folder, unless `c.CourseDirectory.db_url` in
+nbgrader_config.py names another database.
+
+If one submission can't be saved, its record says why, and the other submissions are saved. An error
+that concerns all submissions, such as a full disk, raises a CourseError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbgrader.api import Assignment, Gradebook, InvalidEntry, MissingEntry
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import AssignLatePenalties
+from nbgrader.utils import compute_checksum, determine_grade
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+
+from course_utils.exercise.checks import joined_lines
+from course_utils.machine import files
+from course_utils.machine.notebooks import load
+from course_utils.machine.validation import CourseError
+from workshop.grading import release, safe_files
+from workshop.grading.assignments import (
+    bonus_points,
+    grade_id,
+    grading,
+    is_answer,
+    is_graded,
+    tests_of,
+)
+from workshop.grading.intake.exchange import parse_time
+from workshop.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
+from workshop.grading.results import records
+from workshop.grading.results.records import UNGRADABLE, Points, Record, with_points
+from workshop.grading.spec import MAX_NOTEBOOK, Notebook, Submission
+
+# Number of characters that are stored of a failed check's message.
+MAX_MESSAGE = 4_000
+
+
+class Book:
+    """The gradebook of one assignment of the course in `folder`; a context manager."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+        self.config = release.settings(folder)
+        course = CourseDirectory(config=self.config, assignment_id=name)
+        self.records = folder / "grading" / name
+        self._url = course.db_url
+        try:
+            self._book = Gradebook(course.db_url, course.course_id)
+        except SQLAlchemyError as error:
+            raise self._database_error(error) from error
+        # Otherwise the assignment's cells would be read from the database again for each student.
+        self._book.db().expire_on_commit = False
+
+    def __enter__(self) -> Book:
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        self._book.close()
+        if isinstance(error, SQLAlchemyError):
+            raise self._database_error(error) from error
+
+    def _database_error(self, error: Exception) -> CourseError:
+        reason = describe(error, self.folder)
+        return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {reason}")
+
+    def check(self) -> None:
+        """Raise CourseError if the results of submissions can't be saved."""
+        self._late_penalties()
+        for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
+            try:
+                folder = safe_files.make_folders(self.folder / top, *names)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(b"x")
+            except OSError as error:
+                shown, reason = "/".join((top, *names)), describe(error, self.folder)
+                raise CourseError(f"results can't be saved in {shown}: {reason}") from error
+        # Test whether the database can be written: overwrite the assignment's name with the same
+        # name.
+        statement = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
+        try:
+            self._book.db.execute(statement)
+            self._book.db.commit()
+        except SQLAlchemyError as error:
+            raise self._database_error(error) from error
+
+    def release_if_changed(self, solution: Path) -> bool:
+        """Release the assignment again if the tests in the gradebook differ from the solution's."""
+        notebook = load(solution)
+        tests = tests_of(notebook)
+        points = {grade_id(c): float(grading(c).get("points", 0)) for c in notebook["cells"]}
+        current = {name: (source, points[name]) for name, source in tests.items()}
+        stored = {}
+        with contextlib.suppress(MissingEntry):
+            entry = self._book.find_notebook(self.name, self.name)
+            scores = {cell.name: cell.max_score for cell in entry.grade_cells}
+            stored = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
+        if all(stored.get(name) == test for name, test in current.items()):
+            return False
+        # End the transaction, so that nbgrader can write.
+        self._book.db.rollback()
+        release.release(self.folder, self.name)
+        return True
+
+    def due_date(self) -> datetime | None:
+        """Return when the assignment is due, in UTC; None if the gradebook has no date."""
+        try:
+            date = self._book.find_assignment(self.name).duedate
+        except MissingEntry:
+            return None
+        return date and date.replace(tzinfo=UTC)
+
+    def students(self) -> set[str]:
+        """Return the students who have a submission of the assignment in the gradebook."""
+        return {s.student_id for s in self._book.assignment_submissions(self.name)}
+
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """Return the points in the gradebook by student and graded cell, computed by `score`."""
+        # Formgrader may have changed the database meanwhile.
+        self._book.db.expire_all()
+        return {
+            submission.student_id: {
+                grade.name: score(grade) for book in submission.notebooks for grade in book.grades
+            }
+            for submission in self._book.assignment_submissions(self.name)
+        }
+
+    def save(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
+        """Save points, notebook and record; return the record with its points and state.
+
+        Points given by hand are kept. A cell with points by hand is marked for a new review only if
+        the check gives different points than before, or if the answer has changed. If the gradebook
+        should not contain the student (`submissions.in_gradebook`), only the record is saved. A
+        submission that can't be saved is ungradable, and its record says why.
+        """
+        try:
+            return self._save_all(record, notebook, submission)
+        except MemoryError:
+            raise
+        # nbgrader, SQLAlchemy, the late policy or the file system may raise any exception.
+        except Exception as error:
+            with contextlib.suppress(SQLAlchemyError):
+                # Without a rollback, saving the next student would fail as well.
+                self._book.db.rollback()
+            self.check()
+            return self._save_failure(record, error)
+
+    def _save_all(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
+        """Save points, notebook and record as `save` does, without handling exceptions."""
+        if in_gradebook(self.folder / "submitted", record.student):
+            graded = nbformat.from_dict(notebook)
+            is_gradable = record.state != UNGRADABLE
+            timestamp = self._register(record.student, submission)
+            points = self._enter_points(record.student, graded.cells if is_gradable else [])
+            if timestamp and is_gradable:
+                self._subtract_late_penalty(record.student, graded)
+            record = replace(with_points(record, points), messages=_messages(notebook))
+            self._write_files(record.student, graded, submission.exchange)
+        record.write(self.records)
+        return record
+
+    def _register(self, student: str, submission: Submission) -> Any:
+        """Add a submission and its student to the gradebook; return the timestamp or None."""
+        timestamp = parse_time(submission.exchange.get(TIMESTAMP, ""))
+        # SQLAlchemy warns about objects that nbgrader will add to the session later.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Object of type <")
+            # Another run may have added the same student at the same time.
+            with contextlib.suppress(InvalidEntry):
+                self._book.update_or_create_student(student)
+            self._book.update_or_create_submission(self.name, student, timestamp=timestamp)
+        return timestamp
+
+    def _enter_points(self, student: str, graded: Iterable[Any]) -> Points:
+        """Compute the points from the cells' outputs and write them into the gradebook.
+
+        Returns:
+            All points that the gradebook contains now, including points given by hand.
+        """
+        cells = {grade_id(cell): cell for cell in graded}
+        unchanged = self._unchanged(student, cells)
+        entry = self._book.find_submission_notebook(self.name, self.name, student)
+        points = {}
+        with self._book.db.no_autoflush:
+            for grade in entry.grades:
+                _enter_score(grade, cells.get(grade.name), grade.name in unchanged)
+                points[grade.name] = score(grade)
+            for comment in entry.comments:
+                comment.auto_comment = _comment(cells.get(comment.name))
+        self._book.db.commit()
+        return points
+
+    def _save_failure(self, record: Record, error: Exception) -> Record:
+        """Return the record of a submission whose result couldn't be saved.
+
+        If possible, the points of the checks are removed from the gradebook, and the record is
+        written. The record has no key, so the next run grades the submission again.
+        """
+        record = Record(
+            self.name,
+            record.student,
+            UNGRADABLE,
+            (f"the result can't be saved: {describe(error, self.folder)}",),
+            seconds=record.seconds,
+            memory=record.memory,
+        )
+        # Saving may fail again, or the gradebook may not contain the student.
+        with contextlib.suppress(Exception):
+            self._enter_points(record.student, [])
+        with contextlib.suppress(SQLAlchemyError):
+            self._book.db.rollback()
+        with contextlib.suppress(OSError):
+            record.write(self.records)
+        return record
+
+    def _unchanged(self, student: str, cells: Mapping[str | None, Any]) -> set[str | None]:
+        """Return the grade ids of the cells whose answer hasn't changed since the last grading."""
+        try:
+            path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
+            old = json.loads(safe_files.read_bytes(path, MAX_NOTEBOOK))["cells"]
+            sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return set()
+        return {
+            name
+            for name, cell in cells.items()
+            if not is_answer(cell) or sources.get(name) == cell["source"]
+        }
+
+    def _late_penalties(self) -> AssignLatePenalties:
+        """Return nbgrader's preprocessor that penalizes late work by the configured policy."""
+        try:
+            return AssignLatePenalties(config=self.config)
+        # The late policy is the instructor's own code, which may raise any exception.
+        except Exception as error:
+            raise CourseError(
+                f"the late policy that {release.SETTINGS} names can't be used: "
+                f"{describe(error, self.folder)}"
+            ) from error
+
+    def _subtract_late_penalty(self, student: str, graded: Any) -> None:
+        """Subtract the penalty for late work with nbgrader's own preprocessor."""
+        names = {"student": student, "assignment": self.name, "notebook": self.name}
+        preprocessor = self._late_penalties()
+        preprocessor.log = release.error_log()
+        preprocessor.preprocess(graded, {"nbgrader": {**names, "db_url": self._url}})
+
+    def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
+        """Write the graded notebook into autograded/, where formgrader and feedback read it."""
+        folder = safe_files.make_folders(self.folder / "autograded", student, self.name)
+        notebook = nbformat.writes(graded).encode()
+        files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444, alone=True)
+        for name, text in exchange.items():
+            # An invalid timestamp would stop nbgrader for the whole class.
+            if name != TIMESTAMP or parse_time(text):
+                files.write_atomically(folder / name, text.encode(), alone=True)
+
+
+def _enter_score(grade: Any, cell: Any, unchanged: bool) -> None:
+    """Enter the points from a cell's outputs in the gradebook, as nbgrader's SaveAutoGrades does.
+
+    Unlike SaveAutoGrades, this function doesn't mark a cell for a new review if a person has
+    already given points by hand, and neither the answer nor the check's points have changed.
+    """
+    before = grade.auto_score
+    grade.auto_score = None if cell is None else determine_grade(cell, release.error_log())[0]
+    enter_bonus(grade, cell)
+    is_reviewed = grade.manual_score is not None and not grade.needs_manual_grade
+    if not (is_reviewed and unchanged and grade.auto_score == before):
+        grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
+
+
+def enter_bonus(grade: Any, cell: Any) -> None:
+    """Enter the bonus points of a check as extra credit.
+
+    A person enters the bonus points of an answer without checks, so those are never changed.
+    """
+    if cell is not None and (bonus := bonus_points(cell)) and not is_answer(cell):
+        worth = copy.deepcopy(cell)
+        worth.metadata.nbgrader.points = bonus
+        grade.extra_credit = determine_grade(worth, release.error_log())[0]
+
+
+def _comment(cell: Any) -> str | None:
+    """Return nbgrader's comment "No response." for an unchanged released answer; else None."""
+    released = cell is not None and cell.metadata.nbgrader.get("checksum")
+    return "No response." if released and released == compute_checksum(cell) else None
+
+
+def score(grade: Any) -> float | None:
+    """Return a cell's points with extra credit; None if a person still has to review the cell.
+
+    Points given by hand replace the points of the check.
+    """
+    if grade.needs_manual_grade:
+        return None
+    points = grade.auto_score if grade.manual_score is None else grade.manual_score
+    return points + (grade.extra_credit or 0)
+
+
+def _messages(notebook: Notebook) -> dict[str, str]:
+    """Return the messages of the failed checks in a graded notebook, by grade id."""
+    messages = {}
+    for cell in notebook["cells"]:
+        errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
+        if errors and is_graded(cell) and (name := grade_id(cell)):
+            messages[name] = _message(errors[0])[:MAX_MESSAGE]
+    return messages
+
+
+def _message(error: dict[str, Any]) -> str:
+    """Return the message of a failed check, or the name and the message of another exception."""
+    if error["ename"] == "CheckFailed":
+        return "\n".join(error["traceback"])
+    return joined_lines(f"{error['ename']}: {error['evalue']}")

@@ -1,0 +1,203 @@
+"""Run the first process in a sandbox: a server that imports libraries once and then forks.
+
+    python -m workshop.grading.sandbox.forkserver 3        the socket to the worker
+
+On request, the server forks a process. The new process gets its own namespaces and serves a role,
+"student" or "test": it answers the messages that it receives over the socket that came with the
+request. The server itself only forks and ends processes. If processes can't have their own
+namespaces, the server doesn't fork but serves one role itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from course_utils.exercise import values
+from workshop.grading.sandbox import namespaces, processes, seccomp
+from workshop.grading.sandbox.limits import rlimits
+from workshop.grading.sandbox.messages import Channel
+from workshop.grading.sandbox.shell import Shell
+
+ROLES = {"student": processes.StudentProcess, "test": processes.TestProcess}
+# Cells that define a function, display a result, contain a syntax error and raise an exception.
+TRIAL_CELLS = (
+    "import math\ndef f(x: int):\n    return x",
+    "f([1.5, {'a': math.pi}])",
+    "f(",
+    "1 / 0",
+)
+# Maximum size of a request from the worker, in bytes (B).
+MAX_REQUEST = 200_000
+
+
+def main(control_descriptor: str) -> None:
+    """Import the libraries, then carry out the worker's requests until the worker has ended."""
+    control = socket.socket(fileno=int(control_descriptor))
+    namespaces.set_subreaper()
+    settings, _ = _receive(control)
+    # During imports, the garbage collector would run often and free little memory.
+    gc.disable()
+    _warm_up(settings["imports"])
+    gc.collect()
+    # The forked processes share all objects that exist now. Exclude these objects from garbage
+    # collection. Otherwise the collector would write to their memory, and each process would need
+    # its own copy of that memory.
+    gc.freeze()
+    gc.enable()
+    _reply(control, namespaces=_try_namespaces())
+    while True:
+        request, descriptor = _receive(control)
+        if request["do"] == "fork":
+            _reply(control, pid=_fork(descriptor, request, control))
+        # If a process can't have its own namespaces, this server itself becomes the process.
+        elif request["do"] == "serve":
+            _reply(control, pid=os.getpid())
+            _serve(descriptor, request)
+        elif request["do"] == "end":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(request["pid"], signal.SIGKILL)
+            _reply(control, status=_wait(request["pid"]))
+
+
+def _warm_up(imports: str) -> None:
+    """Run import statements and some trial cells, so that forked processes start quickly.
+
+    A statement that fails is skipped. The trial cells are needed because IPython imports modules
+    and creates objects only when they are first used.
+    """
+    for line in imports.splitlines():
+        with contextlib.suppress(Exception):
+            exec(line, {})
+    if "torch" in sys.modules:
+        values.decode(values.encode(sys.modules["torch"].ones(1)))
+    streams = sys.stdout, sys.stderr
+    shell = Shell(lambda *_, **__: None)
+    for cell in TRIAL_CELLS:
+        shell.run(cell)
+    # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
+    shell.shell.reset(new_session=True)
+    for name in ("last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
+    sys.stdout, sys.stderr = streams
+
+
+def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> int:
+    """Fork a process that serves a role, and return its pid.
+
+    Returns:
+        The pid in the server's PID namespace; 0 if the process could not be started.
+    """
+    reading, writing = os.pipe()
+    # The server must stay in its own namespaces. So an intermediate process enters new namespaces,
+    # forks the process that serves the role, and ends.
+    intermediate = os.fork()
+    if intermediate == 0:
+        with _ending():
+            control.close()
+            os.close(reading)
+            namespaces.unshare_namespaces()
+            pid = os.fork()
+            if pid:
+                os.write(writing, str(pid).encode())
+                os._exit(0)
+            os.close(writing)
+            namespaces.mount_private(request["files"])
+            _serve(descriptor, request)
+    os.close(writing)
+    os.close(descriptor)
+    os.waitpid(intermediate, 0)
+    with os.fdopen(reading, "rb") as stream:
+        return int(stream.read() or 0)
+
+
+def _serve(descriptor: int, request: dict[str, Any]) -> None:
+    """Apply all limits to this process, serve a role, and end the process."""
+    with _ending():
+        # Leave the server's process group. Otherwise a submission could send a signal to the whole
+        # group: the server and all other submissions.
+        os.setsid()
+        connection = socket.socket(fileno=os.dup2(descriptor, 3))
+        connection.set_inheritable(False)
+        os.closerange(4, 4096)
+        os.makedirs("/tmp/work", exist_ok=True)
+        os.chdir("/tmp/work")
+        # Send one byte. With this byte, the worker receives this process's pid on the machine.
+        connection.send(b"!")
+        rlimits.limit_process(request["memory"], request["processes"], request["seconds"])
+        namespaces.drop_privileges()
+        seccomp.install_filter()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard_stream in (0, 1, 2):
+            os.dup2(null, standard_stream)
+        os.close(null)
+        ROLES[request["role"]](Channel(connection)).serve()
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """End the process at the end of the `with` block; after an error, print the traceback first."""
+    try:
+        yield
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+
+
+def _try_namespaces() -> str:
+    """Return why a forked process can't have its own namespaces; "" if it can."""
+    reading, writing = os.pipe()
+    if (intermediate := os.fork()) == 0:
+        try:
+            namespaces.unshare_namespaces()
+            if (pid := os.fork()) == 0:
+                namespaces.mount_private(1_000_000)
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        except BaseException as error:
+            os.write(writing, str(error).encode())
+            os._exit(1)
+    os.close(writing)
+    status = _wait(intermediate)
+    with os.fdopen(reading, "rb") as stream:
+        return stream.read().decode() or ("" if status == 0 else "its files can't be separated")
+
+
+def _wait(pid: int) -> int:
+    """Wait until a process has ended, and return its exit status.
+
+    If a signal ended the process, the status is the negative number of the signal.
+    """
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0
+
+
+def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
+    """Return a request from the worker and the file descriptor that came with the request.
+
+    The descriptor is -1 if none came with the request. If the worker has ended, this process ends.
+    """
+    data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 1)
+    if not data:
+        os._exit(0)
+    return json.loads(data), (descriptors or [-1])[0]
+
+
+def _reply(control: socket.socket, **fields: Any) -> None:
+    control.send(json.dumps(fields).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

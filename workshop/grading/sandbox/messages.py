@@ -1,0 +1,127 @@
+"""Send and receive messages between the processes that grade a submission.
+
+A message has a kind, a few short fields and a body of bytes. It is sent in this form:
+
+    4 bytes: length of the head │ 8 bytes: length of the body │ head: JSON │ body
+
+The content of a message is never evaluated or unpickled. The receiver limits the size of a message,
+so that the sender, which may be a student process, can't fill the receiver's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+# Maximum size of a message's head, in bytes (B).
+MAX_HEAD = 64_000
+# Maximum size of a message's body, in bytes (B). `exercise.values` allows values up to 64 MB.
+MAX_BODY = 70_000_000
+
+
+class ChannelError(Exception):
+    """Raised if the other process has ended, closed the connection, or sent an invalid message."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that was received."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    @property
+    def text(self) -> str:
+        """Return the body as text, in which bytes that aren't UTF-8 are replaced by `�`."""
+        return self.body.decode("utf-8", "replace")
+
+
+class Channel:
+    """One end of a connection between two processes."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+        self.fileno = connection.fileno
+        self.close = connection.close
+
+    def send(
+        self, kind: str, body: bytes = b"", deadline: float | None = None, **fields: Any
+    ) -> None:
+        """Send one message.
+
+        Args:
+            deadline: A time on the clock `time.monotonic`; default: no deadline.
+
+        Raises:
+            ChannelError: The connection is closed.
+            TimeoutError: The deadline has passed.
+        """
+        head = json.dumps({"kind": kind, **fields}).encode()
+        data = memoryview(len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head + body)
+        while data:
+            self._wait(select.POLLOUT, deadline)
+            try:
+                data = data[self.connection.send(data, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ChannelError(str(error)) from None
+
+    def receive(self, deadline: float | None = None, limit: int = MAX_BODY) -> Message:
+        """Receive and return the next message.
+
+        Args:
+            deadline: A time on the clock `time.monotonic`; default: no deadline.
+            limit: Maximum size of the message's body, in bytes (B).
+
+        Raises:
+            ChannelError: The connection is closed, or the message is too large or malformed.
+            TimeoutError: The deadline has passed.
+        """
+        sizes = self._read(12, deadline)
+        head, body = int.from_bytes(sizes[:4], "big"), int.from_bytes(sizes[4:], "big")
+        if head > MAX_HEAD or body > limit:
+            raise ChannelError("a message is too large")
+        try:
+            fields = json.loads(self._read(head, deadline))
+            return Message(str(fields.pop("kind")), fields, self._read(body, deadline))
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise ChannelError(f"a message is malformed: {error}") from None
+
+    def _read(self, size: int, deadline: float | None) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            self._wait(select.POLLIN, deadline)
+            try:
+                part = self.connection.recv(min(size - len(data), 1 << 20), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ChannelError(str(error)) from None
+            if not part:
+                raise ChannelError("the connection was closed")
+            data += part
+        return bytes(data)
+
+    def _wait(self, event: int, deadline: float | None) -> None:
+        poll = select.poll()
+        poll.register(self.connection, event)
+        left = None if deadline is None else (deadline - time.monotonic()) * 1000
+        if left is None:
+            poll.poll()
+        elif left <= 0 or not poll.poll(left):
+            raise TimeoutError("the time is up")
+
+
+def pair() -> tuple[Channel, socket.socket]:
+    """Return a channel, and the socket at its other end, which another process can use."""
+    ours, theirs = socket.socketpair()
+    return Channel(ours), theirs

@@ -1,0 +1,58 @@
+"""Copy the course for a sandbox, without the modules that contain an assignment's solutions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import course_utils
+
+WITHHELD_SOURCE = """\
+raise ImportError(
+    "{name} is not available while this assignment is graded, because it contains solutions."
+)
+"""
+
+
+def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
+    """Copy course_utils without the withheld modules, and the code that runs in the sandbox.
+
+    In the copy, importing a withheld module raises an ImportError.
+
+    Args:
+        target: The folder in which the copies are made. All users of this machine can then read the
+            folder.
+        withheld: The names of withheld modules and packages, such as "course_utils.memory".
+    """
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    package, sandbox = Path(course_utils.__file__).parent, Path(__file__).parent
+    shutil.copytree(package, target / "course_utils", ignore=ignored)
+    workshop = sandbox.parents[1]
+    inside = target / "workshop"
+    shutil.copytree(sandbox, inside / sandbox.relative_to(workshop), ignore=ignored)
+    for folder in (workshop, sandbox.parent):
+        shutil.copy(folder / "__init__.py", inside / folder.relative_to(workshop))
+    for name in withheld:
+        _withhold(target / "course_utils", name)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _withhold(package: Path, name: str) -> None:
+    """Replace the source of a withheld module or package by `WITHHELD_SOURCE`.
+
+    In a package, each module is replaced, and all other files are removed.
+
+    Args:
+        package: The copy of course_utils.
+        name: The name of the withheld module or package.
+    """
+    path = package.joinpath(*name.split(".")[1:])
+    files = [file for file in path.rglob("*") if not file.is_dir()]
+    for file in files or [path.with_suffix(".py")]:
+        if file.suffix == ".py":
+            parts = file.relative_to(package.parent).with_suffix("").parts
+            module = ".".join(parts).removesuffix(".__init__")
+            file.write_text(WITHHELD_SOURCE.format(name=module), encoding="utf-8")
+        else:
+            file.unlink()

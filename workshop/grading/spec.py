@@ -1,0 +1,125 @@
+"""Define the data that grading needs, as plain values that can be sent to another machine.
+
+The two main classes are:
+
+    GradingSpec    what an assignment is graded with: its release, its tests, the limits
+    Submission     what a student handed in
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from workshop.grading.assignments import Cell, Definition, top_level
+from workshop.grading.sandbox.limits import Limits
+
+# The contents of files, by their paths relative to the notebook's folder.
+Files = dict[str, bytes]
+
+Notebook = dict[str, Any]
+
+# The ending of a notebook's file name.
+NOTEBOOK = ".ipynb"
+# Maximum size of a notebook file in bytes (B), including outputs that a student forgot to clear.
+MAX_NOTEBOOK = 250_000_000
+
+
+@dataclass(frozen=True)
+class ExpectedNames:
+    """The names of the functions and the classes that a student has to define."""
+
+    functions: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(cells: list[Cell]) -> ExpectedNames:
+        """Return the names that the answer cells of a released notebook define."""
+        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+
+        def defined(kind: Definition) -> tuple[str, ...]:
+            return tuple(sorted({name for source in sources for name in top_level(source, kind)}))
+
+        return ExpectedNames(defined(ast.FunctionDef), defined(ast.ClassDef))
+
+
+@dataclass(frozen=True)
+class GradingSpec:
+    """What the submissions of an assignment are graded with.
+
+    Attributes:
+        files: The other files in the folder of the released notebook, such as data.
+        release: The released notebook, as JSON.
+        tests: The full source of each test cell, including hidden tests, by grade id.
+        imports: The import statements that the warm servers run, by role: "student" or "test".
+        private: The files and folders of the class, which are hidden in the sandbox.
+        key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
+            course's version changes.
+    """
+
+    name: str
+    names: ExpectedNames
+    limits: Limits
+    files: Files = field(default_factory=dict)
+    release: bytes = b""
+    tests: dict[str, str] = field(default_factory=dict)
+    withheld: tuple[str, ...] = ()
+    imports: dict[str, str] = field(default_factory=dict)
+    private: tuple[str, ...] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a student handed in.
+
+    Attributes:
+        notebook: The notebook's bytes; None if no notebook could be read.
+        files: The other files that the student handed in.
+        exchange: The texts of the files that nbgrader's exchange has added, by file name.
+        notes: Messages about the files, for example that one was left out; one line each.
+        doubts: What was left out when the files were collected; one line each.
+        problem: Why no notebook could be read; "" if a notebook was read.
+        seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).
+    """
+
+    student: str
+    notebook: bytes | None
+    files: Files = field(default_factory=dict)
+    exchange: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    problem: str = ""
+    seed: int = 0
+    path: str = ""
+
+    @property
+    def attempt(self) -> str:
+        """Return a hash of all files, which identifies one attempt of the student.
+
+        The answers may be in a module or a table that was handed in beside the notebook.
+        """
+        content = hashlib.sha256(self.notebook or b"")
+        for path in sorted(self.files):
+            content.update(hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest())
+            content.update(hashlib.sha256(self.files[path]).digest())
+        return content.hexdigest()
+
+    @property
+    def key(self) -> str:
+        """Return a hash that changes if anything that was handed in changes."""
+        texts = (self.exchange, self.notes, *self.doubts, self.problem)
+        return digest(self.student, self.attempt, *texts)
+
+
+def is_notebook(path: str) -> bool:
+    """Return whether a file is a notebook according to its name; ".IPYNB" is possible, too."""
+    return path.casefold().endswith(NOTEBOOK)
+
+
+def digest(*parts: Any) -> str:
+    """Return the SHA-256 hash of values that can be written as JSON, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
