@@ -191,7 +191,7 @@ def test_the_copy_of_the_package_differs_only_in_the_withheld_modules(tmp_path):
     for path in copied:
         copy, text = (package / path).read_bytes(), (source / path).read_bytes()
         stub = path == Path("lora.py") or path.parts[0] == "memory"
-        assert (len(copy) < 200 and b"raise ImportError" in copy) if stub else copy == text, path
+        assert (len(copy) < 900 and b"raise ImportError" in copy) if stub else copy == text, path
 
 
 @needed

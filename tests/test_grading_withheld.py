@@ -1,4 +1,4 @@
-"""While an assignment is graded, the sandbox can import all modules that aren't withheld."""
+"""While an assignment is graded, modules with its solutions can be imported, but not used."""
 
 import json
 import os
@@ -19,6 +19,8 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
 WITHHELD = {path.stem: assignments.read(path).withheld for path in SOURCES}
+# A statement that uses a name of a withheld module.
+USE = "from {0} import anything; anything()"
 LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
 LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]
 
@@ -59,13 +61,6 @@ print(json.dumps(results))
 """
 
 
-def withheld_error(module):
-    return (
-        f"ImportError: {module} is not available while this assignment is graded, "
-        "because it contains solutions."
-    )
-
-
 def modules(package):
     """Yield the names of all modules and packages in a package."""
     for path in sorted(package.rglob("*.py")):
@@ -73,19 +68,15 @@ def modules(package):
         yield ".".join(parts).removesuffix(".__init__")
 
 
-def is_in(module, package):
-    return f"{module}.".startswith(f"{package}.")
-
-
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-    """The errors of the import statements that fail, for each assignment's copy of the course."""
+    """The errors of the statements that fail, for each assignment's copy of the course."""
     copies = {}
     for name, withheld in WITHHELD.items():
         folder = tmp_path_factory.mktemp(name)
         copy_package(folder, withheld)
         statements = [f"import {module}" for module in modules(folder / "course_utils")]
-        copies[name] = str(folder), statements
+        copies[name] = str(folder), [*statements, *map(USE.format, withheld)]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *LIBRARIES],
         input=json.dumps(copies),
@@ -97,32 +88,38 @@ def failures(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def module_errors(failures):
-    """Return the errors of modules by name."""
+@pytest.mark.full
+@pytest.mark.parametrize("assignment", WITHHELD)
+def test_all_modules_can_be_imported_and_withheld_ones_cannot_be_used(failures, assignment):
     # A module that needs a library can't be tested on a machine that lacks the library.
     missing = "ModuleNotFoundError: No module named "
-    return {
-        statement.removeprefix("import "): message
-        for statement, message in failures.items()
-        if statement.startswith("import ")
-        and not (message.startswith(missing) and "course_utils" not in message)
+    found = {
+        statement: message
+        for statement, message in failures[assignment].items()
+        if not (message.startswith(missing) and "course_utils" not in message)
+    }
+    assert found == {
+        USE.format(module): f"ImportError: {module} is not available while this assignment is "
+        "graded, because it contains solutions."
+        for module in WITHHELD[assignment]
     }
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("assignment", WITHHELD)
-def test_every_other_module_can_be_imported(failures, assignment):
-    broken = module_errors(failures[assignment])
-    for package in WITHHELD[assignment]:
-        broken = {name: message for name, message in broken.items() if not is_in(name, package)}
-    assert broken == {}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("assignment", WITHHELD)
-def test_a_withheld_module_says_why(failures, assignment):
-    errors = module_errors(failures[assignment])
-    for package in WITHHELD[assignment]:
-        inside = {name: message for name, message in errors.items() if is_in(name, package)}
-        assert package in inside
-        assert set(inside.values()) == {withheld_error(package)}
+@pytest.mark.parametrize(
+    "use",
+    [
+        "GPUS['T4']",
+        "list(GPUS)",
+        "len(GPUS)",
+        "'T4' in GPUS",
+        "GPUS.items()",
+        "isinstance(1, GPUS)",
+    ],
+)
+def test_a_withheld_name_cannot_be_used_in_any_way(tmp_path, use):
+    copy_package(tmp_path, ("course_utils.memory",))
+    code = f"from course_utils.memory.gpus import GPUS\n{use}"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "ImportError: course_utils.memory.gpus is not available while" in done.stderr

@@ -1,6 +1,6 @@
 """Define the sandbox's policy, and build the bubblewrap command that enforces the policy.
 
-A sandbox contains the system's programs, this Python with its packages, and a copy of course_utils
+A sandbox contains the system's programs, this Python with its packages, and a copy of the course
 (`sandbox.package`). A program in the sandbox can access no other file, no environment variable, no
 process and no network of this machine.
 
@@ -255,15 +255,16 @@ def _path_in_sandbox(path: str) -> str:
 
 
 def _other_copies() -> tuple[str, ...]:
-    """Return the paths in the sandbox at which this Python's packages contain course_utils.
+    """Return the paths in the sandbox at which this Python's packages contain the course.
 
     These folders are hidden, so that no withheld module can be imported from them. The tuple is
-    empty if course_utils isn't among the packages of this Python.
+    empty if the course isn't among the packages of this Python.
     """
     package = Path(course_utils.__file__).resolve().parent
     prefixes = (Path(path).resolve() for path in (sys.prefix, sys.base_prefix))
     inside = any(package.is_relative_to(prefix) for prefix in prefixes)
-    return (_path_in_sandbox(str(package)),) if inside else ()
+    copies = (package, package.parent / "workshop") if inside else ()
+    return tuple(_path_in_sandbox(str(copy)) for copy in copies)
 
 
 def _hidden(private: Iterable[str], mounts: Iterable[Mount]) -> Iterator[str]:

@@ -8,16 +8,31 @@ from pathlib import Path
 import course_utils
 
 WITHHELD_SOURCE = """\
-raise ImportError(
-    "{name} is not available while this assignment is graded, because it contains solutions."
-)
+def refuse(*_, **__):
+    raise ImportError(
+        "{name} is not available while this assignment is graded, because it contains solutions."
+    )
+
+
+class Withheld(type):
+    # Each name of this module is a class of this type, so it can be imported but not used.
+    __call__ = __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = refuse
+    __instancecheck__ = __subclasscheck__ = refuse
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Withheld(name, (), {{}})
 """
 
 
 def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
     """Copy course_utils without the withheld modules, and the code that runs in the sandbox.
 
-    In the copy, importing a withheld module raises an ImportError.
+    In the copy, using a name of a withheld module raises an ImportError. Importing it doesn't, so
+    the course's
+    other modules can import it at their top.
 
     Args:
         target: The folder in which the copies are made. All users of this machine can then read the
