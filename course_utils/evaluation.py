@@ -21,9 +21,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from course_utils import sft
+from course_utils.decoding import Decoder, supports
 from course_utils.machine import runtime, threads
 from course_utils.machine.validation import one_answer_each, positive
 from course_utils.news import house_style_errors
+from course_utils.significance import (
+    SIGNIFICANT,
+    Interval,
+    bootstrap,
+    mcnemar,
+    p_text,
+    sign_flip,
+    wilson,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -63,8 +74,6 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """The conclusion: "higher", "lower" or "no difference shown"."""
-        from course_utils.significance import SIGNIFICANT
-
         if self.p >= SIGNIFICANT:
             return "no difference shown"
         return "higher" if self.difference.mean > 0 else "lower"
@@ -76,7 +85,6 @@ class Comparison(NamedTuple):
         return f"{mean} ({low} to {high})"
 
     def __str__(self) -> str:
-        from course_utils.significance import p_text
 
         p = p_text(self.p, "p")
         return f"{self.verdict}: {self.points} points, gained {self.gained}, lost {self.lost}, {p}"
@@ -118,8 +126,6 @@ def generate(  # noqa: PLR0913
         positive(name, size)
     from tqdm import tqdm
 
-    from course_utils.decoding import Decoder, supports
-
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
     prefix, ends = _shared_prefix(prompts), _end_tokens(model, tokenizer)
     if _slides(model, max(map(len, prompts), default=0) + max_new_tokens):
@@ -153,7 +159,6 @@ def generate(  # noqa: PLR0913
 def _prompt_ids(
     messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    from course_utils import sft
 
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError(
@@ -430,8 +435,6 @@ def summary(scores: DataFrame) -> dict[str, Interval]:
 
     Rates have the intervals of `wilson`, and CONTINUOUS metrics those of `bootstrap`.
     """
-    from course_utils.significance import bootstrap, wilson
-
     return {
         metric: bootstrap(values) if metric in CONTINUOUS else wilson(values.sum(), len(values))
         for metric, values in scores.items()
@@ -465,7 +468,6 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
 
 
 def _compare(metric: str, before: Series, after: Series) -> Comparison:
-    from course_utils.significance import bootstrap, mcnemar, sign_flip
 
     differences = (after.to_numpy(dtype=float) - before.to_numpy(dtype=float)).tolist()
     if missing := sum(map(math.isnan, differences)):
@@ -484,8 +486,6 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
     The columns are (name, "mean"), (name, "low") and (name, "high").
     """
     import pandas as pd
-
-    from course_utils.significance import Interval
 
     columns = {
         (name, part): {_label(m): getattr(interval, part) for m, interval in summary(s).items()}
@@ -520,8 +520,6 @@ def comparison_table(before: DataFrame, after: DataFrame) -> DataFrame:
     stories gained and lost, the p-value, and the verdict.
     """
     import pandas as pd
-
-    from course_utils.significance import p_text
 
     rows = {
         _label(metric): {

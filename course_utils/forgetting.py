@@ -16,7 +16,9 @@ from importlib.resources import files
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from course_utils import sft
 from course_utils.machine.validation import one_answer_each
+from course_utils.training import token_losses
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,9 +106,6 @@ def loss_on(
     answering has moved. The end token doesn't count, because an answer may have been cut off at
     `max_new_tokens`: a model rarely ends there, so this single token would have a large loss.
     """
-    from course_utils import sft
-    from course_utils.training import token_losses
-
     rows = sft.encode_all(conversations(questions, answers), tokenizer)
     losses = token_losses(model, rows, tokenizer, batch_size=8)
     return fmean(loss for answer in losses for loss in answer[:-1])
@@ -118,9 +117,6 @@ def text_loss(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
     The texts are not conversations, and every token but the first of each text counts. So the loss
     says how well the model still continues general text.
     """
-    from course_utils import sft
-    from course_utils.training import token_losses
-
     ids = [tokenizer(text["text"], add_special_tokens=False)["input_ids"] for text in texts]
     rows = [{"input_ids": each, "labels": [sft.IGNORE, *each[1:]]} for each in ids]
     losses = token_losses(model, rows, tokenizer, batch_size=8)

@@ -26,8 +26,11 @@ from itertools import groupby
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from course_utils import memory
 from course_utils.machine.units import MiB
 from course_utils.machine.validation import positive
+from course_utils.memory import DTYPE_BYTES, GPUS, Plan, timeline
+from course_utils.memory.step import Step
 
 if TYPE_CHECKING:
     from course_utils.memory import Plan, StepPhase
@@ -79,8 +82,6 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
     bound: the GPU of `memory.GPUS` reaches its nominal speed, and nothing else takes time. The
     other arguments are those of `memory.estimate`.
     """
-    from course_utils.memory import DTYPE_BYTES, GPUS, Plan
-
     if gpu not in GPUS:
         raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}")
     plan = Plan.of(model, method, options)
@@ -124,8 +125,6 @@ def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
     never move: the largest tensor has 88,064 elements, and bitsandbytes pages only tensors of at
     least 100,000.
     """
-    from course_utils import memory
-
     plan = _plan(model, method, options)
     settings, states = plan.settings, memory.OPTIMIZERS[plan.settings.optimizer].states
     return [
@@ -141,7 +140,6 @@ def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
 
 
 def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
-    from course_utils.memory import Plan
 
     plan = Plan.of(model, method, {"optimizer": "paged_adamw", **options})
     if plan.settings.gpus > 1:
@@ -151,8 +149,6 @@ def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
 
 def _paged_states(plan: Plan) -> Iterator[int]:
     """Yield the bytes of each paged state, in the order in which the update changes the states."""
-    from course_utils import memory
-
     states = memory.OPTIMIZERS[plan.settings.optimizer].states
     for in_layers, kinds in groupby(plan.trainable, lambda kind: kind.in_layers):
         group, repeats = list(kinds), plan.shape.layers if in_layers else 1
@@ -406,8 +402,6 @@ def simulate(  # noqa: PLR0913
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
             may move only if the name of the optimizer starts with "paged".
     """
-    from course_utils import memory
-
     unified = pager(memory.usable_bytes(gpu), page_size)
     tokens = tuple(lengths) if isinstance(lengths, Iterable) else ()
     if not tokens or "sequence_length" in options:
@@ -439,8 +433,6 @@ def simulate(  # noqa: PLR0913
 
 def _pcie(gpu: str | int) -> int:
     """Return the generation of a GPU's bus, which is 3 for a GPU given by its bytes."""
-    from course_utils.memory import GPUS
-
     generation = GPUS[gpu].pcie if isinstance(gpu, str) else 3
     if generation is None:
         raise ValueError(
@@ -476,9 +468,6 @@ def longest_text(
     Optimizer states are counted in every step, although they don't exist before the first update,
     so the very first step could process longer texts. The arguments are those of `simulate`.
     """
-    from course_utils import memory
-    from course_utils.memory.step import Step
-
     budget = memory.usable_bytes(gpu)
     plan = _plan(model, method, options | {"sequence_length": 1})
     page = min(positive("page_size", page_size), max(_paged_states(plan), default=0))
@@ -495,8 +484,6 @@ def longest_text(
 
 def _phases(plan: Plan, length: int, first_step: bool = False) -> tuple[StepPhase, ...]:
     """Return the phases of a step on texts of `length` tokens."""
-    from course_utils.memory import timeline
-
     settings = asdict(replace(plan.settings, sequence_length=length))
     return timeline(plan.shape, first_step=first_step, **settings)
 

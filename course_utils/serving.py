@@ -25,8 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils import export
 from course_utils.machine import runtime
 from course_utils.machine.validation import CourseError, one_of, positive, whole_number
+from course_utils.models import fetch_base
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -273,9 +275,6 @@ def serve(
             adapters on the "dequantized" weights, and LoRA without quantization trains them on the
             "original" weights. In all other cases, the model's weights are used as they are.
     """
-    from course_utils import export
-    from course_utils.models import fetch_base
-
     one_of("weights", weights, ("dequantized", "original"))
     # Converting a model can take minutes, so a port that can't be used is reported first.
     _free_port(options.get("port", 0))

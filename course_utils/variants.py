@@ -27,6 +27,7 @@ from torch.optim import AdamW
 from course_utils import news
 from course_utils.machine.validation import one_of, positive
 from course_utils.models.llama import adapter_of, linears
+from course_utils.quantization import fp4_codebook, nf4_codebook, quantize, quantize_linear
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -219,8 +220,6 @@ def start_at_rounding_error(model: PeftModel) -> None:
 
 def rounded(weight: Tensor, name: str) -> Tensor:
     """Return a weight with the values that it has in a 4-bit format, in blocks of 64."""
-    from course_utils.quantization import fp4_codebook, nf4_codebook, quantize, quantize_linear
-
     if name == "int4":
         return quantize_linear(weight, bits=4, block_size=64).dequantize()
     codebook = fp4_codebook() if name == "fp4" else nf4_codebook()

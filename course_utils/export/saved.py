@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from course_utils.machine.files import written_aside
 from course_utils.machine.validation import CourseError, first_line
 from course_utils.models.fetch import (
     BASE_MODELS,
@@ -153,8 +154,6 @@ def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     hub, "owner/name", instead of the path.
     """
     from safetensors.torch import save_file
-
-    from course_utils.machine.files import written_aside
 
     saved = read_adapters(adapters)
     named = saved.config.base_model_name_or_path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.figures.base import Picture, Style
 from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
+from course_utils.memory import ModelShape
 from course_utils.palette import (
     ACTIVATIONS,
     ADAPTERS,
@@ -97,8 +98,6 @@ def transformer_block(
         rank: the rank r of the adapters. A and B may be at most 9 points thick.
         targets: the names of the linear layers that have adapters.
     """
-    from course_utils.memory import ModelShape
-
     shape = shape or ModelShape.preset("smollm2-135m")
     layers = shape.linear_layers()
     if set(layers) != {*ATTENTION, *MLP}:

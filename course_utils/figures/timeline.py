@@ -23,6 +23,7 @@ from course_utils.figures.base import (
 from course_utils.figures.canvas import NOTE, TEXT
 from course_utils.figures.timeline_view import TimelineView
 from course_utils.machine.units import GB, format_bytes
+from course_utils.memory import GROUPS
 from course_utils.palette import INK, OPTIMIZER, PAPER, RED, colours
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def step_timeline(
         gpu: the name of a GPU and the number of bytes that tensors may use on it, for a dashed
             line. A panel has no line if the line would be far above its areas.
     """
-    from course_utils.memory import GROUPS
-
     figure = Figure(figsize=(504 / POINTS, 3.6), layout="constrained")
     panels = figure.subplots(1, len(ways), squeeze=False)[0]
     hide_frame(*panels)

@@ -11,6 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.machine.units import GB, format_bytes
+from course_utils.memory import LOGITS, REST, WORK
+from course_utils.paging import PAGES
 from course_utils.palette import QUANTITIES
 
 if TYPE_CHECKING:
@@ -87,15 +89,10 @@ class TimelineView:
     @property
     def has_pages(self) -> bool:
         """Return whether the run has pages on the GPU at any moment, shown or not."""
-        from course_utils.paging import PAGES
-
         return any(event.gpu[PAGES] for event in self.run.events)
 
     def areas(self) -> list[Area]:
         """Return the areas from bottom to top, without areas that are empty at every moment."""
-        from course_utils.memory import LOGITS, REST, WORK
-        from course_utils.paging import PAGES
-
         styles = (
             ("weights", "weights", "", ["weights"]),
             ("states that can't move", "optimizer", "", ["optimizer"]),

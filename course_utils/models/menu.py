@@ -15,6 +15,7 @@ import torch
 from course_utils.machine import runtime
 from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError, one_of
+from course_utils.memory import ModelShape, estimate
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
 from course_utils.models.supported import QUANTIZATIONS
 
@@ -69,7 +70,6 @@ def check_fits(
     """
     known_model(name)
     one_of("quantization", quantization, QUANTIZATIONS)
-    # The calculator is not available while assignment 02 is graded, and it is not needed here.
     if name == SMALL_MODEL:
         return
     device = runtime.known_device(device)
@@ -106,15 +106,11 @@ def predicted_bytes(
 
 def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> int:
     """Return the peak memory of QLoRA training as in lecture 07, in bytes (B)."""
-    from course_utils.memory import estimate
-
     return estimate(shape, "qlora", **_options(device) | changes).total
 
 
 def _shape(name: str) -> ModelShape:
     """Return the shape of a base model."""
-    from course_utils.memory import ModelShape
-
     return ModelShape.preset(BASE_MODELS[name].shape or name)
 
 

@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
+from course_utils import evaluation, figures, formats, memory, news, paging
+from course_utils.lora import count_lora_parameters
+from course_utils.machine.units import format_bytes
+from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES, ModelShape
+from course_utils.models import stored_weights
 from course_utils.notebook.controls import ADAPTERS, METHODS, QLORA, Condition, Control, same, used
+from course_utils.quantization import lloyd_max_codebook, overhead_bits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -194,11 +200,6 @@ def lora_answer(
         model: One of LORA_MODELS, or CUSTOM for a shape of the reader: the next three arguments.
         modules: For each name in MODULES, whether the module gets an adapter.
     """
-    from course_utils import figures
-    from course_utils.lora import count_lora_parameters
-    from course_utils.machine.units import format_bytes
-    from course_utils.memory import ModelShape
-
     shape = None if model == CUSTOM else ModelShape.preset(model)
     widths = shape.linear_layers() if shape else dict.fromkeys(MODULES, (d_in, d_out))
     layers = shape.layers if shape else layers
@@ -236,8 +237,6 @@ DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
 
 def bins_explorer() -> widgets.VBox:
     """Return an explorer of the levels of a number format, and of the format's rounding error."""
-    from course_utils import formats
-
     names = formats.NAMES | {"lloyd": "least error (Lloyd)"}
     any_bits = tuple(name for name in names if name not in formats.FOUR_BITS)
     controls = {
@@ -257,9 +256,6 @@ def bins_answer(
 
     `form` is a key of `formats.NAMES`, or "lloyd" for the levels with the least error.
     """
-    from course_utils import figures, formats
-    from course_utils.quantization import lloyd_max_codebook
-
     x = _numbers(distribution)
     if form == "lloyd":
         name, levels = "least error (Lloyd)", lloyd_max_codebook(x, bits, block_size).tolist()
@@ -277,8 +273,6 @@ def bins_answer(
 def _numbers(distribution: str) -> Tensor:
     """Return the same float32 numbers of a distribution, (SAMPLE_SIZE,), at every call."""
     import torch
-
-    from course_utils.models import stored_weights
 
     if distribution == REAL_LAYER:
         ((_, weights),) = stored_weights(part=REAL_TENSOR)
@@ -306,8 +300,6 @@ def memory_explorer() -> widgets.VBox:
 
     It first shows QLoRA of LLaMA-7B on a T4.
     """
-    from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
-
     full = Condition("method", ("full",))
     controls = {
         "model": Control("model", "llama-7b", same([SLIDE, *PRESETS])),
@@ -331,8 +323,6 @@ def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Pi
 
     The options are those of `memory.estimate`. Adapters are on all linear layers.
     """
-    from course_utils import figures, memory
-
     if method != "full":
         options["targets"] = "all-linear"
     shape = memory.ModelShape.preset(model)
@@ -355,8 +345,6 @@ def paging_explorer() -> widgets.VBox:
 
     The third step has a mini-batch of long texts.
     """
-    from course_utils.memory import GPUS, PRESETS
-
     controls = {
         "model": Control("model", "llama-3.1-8b", same(PRESETS)),
         "method": Control("method", "qlora", METHODS),
@@ -381,9 +369,6 @@ def paging_answer(
     3, where the other steps have `sequence_length`. Adapters are on all linear layers. Full
     fine-tuning is in float32. `paged` decides which of the two runs is drawn.
     """
-    from course_utils import figures, memory, paging
-    from course_utils.machine.units import format_bytes
-
     usual, longest = options.pop("sequence_length"), options.pop("longest")
     options |= {"recipe": "fp32"} if method == "full" else {"targets": "all-linear"}
     options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
@@ -423,8 +408,6 @@ def _tokens(count: int) -> str:
 
 def _outcome(run: Run) -> str:
     """Return a phrase about the memory that a run needed and the bytes that it moved."""
-    from course_utils.machine.units import format_bytes
-
     if failed := run.out_of_memory:
         return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
     if run.moved:
@@ -443,8 +426,6 @@ CODE_BITS = 4
 
 def overhead_explorer() -> widgets.VBox:
     """Return an explorer of the memory that the constants of quantization need."""
-    from course_utils.memory import PRESETS
-
     double = Condition("double_quant", (True,))
     controls = {
         "model": Control("model", "7b", same([*WEIGHT_COUNTS, *PRESETS])),
@@ -466,11 +447,6 @@ def overhead_answer(
     With double quantization, a constant has `nested_bits`, and `nested_block_size` constants share
     a number with `constant_bits`.
     """
-    from course_utils import figures
-    from course_utils.machine.units import format_bytes
-    from course_utils.memory import ModelShape
-    from course_utils.quantization import overhead_bits
-
     weights = WEIGHT_COUNTS.get(model) or ModelShape.preset(model).linear_parameters
 
     def parts(size: int) -> dict[str, float]:
@@ -517,8 +493,6 @@ CELL = "line-height: 1.3; padding: 0.3em 0.6em; text-align: left; vertical-align
 
 def verdict(answer: str, story: str) -> dict[str, str]:
     """Return in words what a program finds in a model's answer: form, section and house style."""
-    from course_utils import evaluation, news
-
     parsed = evaluation.parse_answer(answer)
     if parsed is None:
         return {"form": "✗ not one JSON object with section and headline"}
@@ -580,8 +554,6 @@ def story_answer(
     story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[AnswerCards, str]:
     """Return both answers to a story, and text about their prompts and times."""
-    from course_utils import evaluation, news
-
     _check_story(story, model, tokenizer)
     example = {"story": story.strip()}
     prompts = {

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_utils import evaluation
+from course_utils import evaluation, figures
 from course_utils.machine import runtime
 from course_utils.machine.validation import positive
 from course_utils.sft import IGNORE, Features, Message, collator
@@ -204,8 +204,6 @@ class Watch:
 
     def curve(self, title: str = "") -> LearningCurve:
         """Return the loss curve so far, with the answers so far below it."""
-        from course_utils import figures
-
         return figures.learning_curve(self.history, dict(self.answers), self.steps, title)
 
     def show(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.machine.validation import CourseError, first_line
+from course_utils.memory import ModelShape
 from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, fetch_base
 from course_utils.models.fetch import (
     check_model_files,
@@ -63,8 +64,6 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     If the model is on the hub, only its config and its tokenizer are downloaded. The exception is
     SMALL_MODEL, which is downloaded completely.
     """
-    from course_utils.memory import ModelShape
-
     name, repository, rate = str(model), None, None
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().resolve()

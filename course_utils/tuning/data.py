@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils import sft
 from course_utils.machine.validation import first_line, positive
 from course_utils.news import Message
 from course_utils.tuning.rows import (
@@ -134,7 +135,6 @@ def check_lengths(
     """
     # While exercise 01 is graded, sft is not available, because it contains solutions. But this
     # module must still be importable.
-    from course_utils import sft
 
     positive("max_length", max_length)
     errors: Errors = []

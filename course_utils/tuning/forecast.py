@@ -12,6 +12,7 @@ import torch
 from course_utils.machine import runtime
 from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError
+from course_utils.memory import largest_number
 from course_utils.models.menu import menu, predicted_peak
 
 if TYPE_CHECKING:
@@ -115,8 +116,6 @@ def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: i
 
 def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, free: int) -> str:
     """Return a sentence that proposes shorter texts and another model, if these would fit."""
-    from course_utils.memory import largest_number
-
     fits = []
     shorter = largest_number(lambda n: _peak(base, device, recipe, 1, n) <= free, longest)
     if shorter >= LEAST_LENGTH:

@@ -1,8 +1,4 @@
-"""Measure a model on the held-out rows of a user's data, before and after training.
-
-Some modules are imported inside functions. These modules are not available while an assignment
-about them is graded, but this module must still be importable.
-"""
+"""Measure a model on the held-out rows of a user's data, before and after training."""
 
 from __future__ import annotations
 

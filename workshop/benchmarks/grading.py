@@ -45,7 +45,7 @@ from workshop.benchmarks.runner import (
     measured_here,
     table,
 )
-from workshop.grading import release
+from workshop.grading import classroom, release
 from workshop.grading.results import records
 from workshop.grading.sandbox.limits import Limits
 
@@ -247,7 +247,6 @@ def course_command(limits: str = "default") -> list[str]:
 
 def grade(limits: str) -> None:
     """Grade and publish in this process, as `course_command` says."""
-    from workshop.grading import classroom
 
     def print_progress(record: records.Record, *_: int) -> None:
         print("done", record.student, flush=True)

@@ -29,7 +29,8 @@ from course_utils.machine.validation import CourseError
 from workshop.grading import autograde, cluster, readiness, safe_files, seeds
 from workshop.grading.assignments import Assignment, read, sources
 from workshop.grading.intake import submissions
-from workshop.grading.results import answers, records, report, talk
+from workshop.grading.results import answers, copies, records, report, talk
+from workshop.grading.results.gradebook import Book
 from workshop.grading.results.records import Record
 from workshop.grading.sandbox.bubblewrap import NoSandbox
 from workshop.grading.sandbox.limits import Limits
@@ -146,8 +147,6 @@ def _book(folder: Path, name: str) -> Book:
     Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
     that the servers start at the same time.
     """
-    from workshop.grading.results.gradebook import Book
-
     return Book(folder, name)
 
 
@@ -383,7 +382,6 @@ def _write_talk(folder: Path, path: Path, result: Result) -> Comparison:
     Students with answers that are alike are asked about these answers first.
     """
     # This module imports NumPy, which grading itself doesn't need.
-    from workshop.grading.results import copies
 
     name = result.assignment.name
     released = read(folder / "exercises" / name / f"{name}.ipynb")

@@ -31,8 +31,7 @@ def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
     """Copy course_utils without the withheld modules, and the code that runs in the sandbox.
 
     In the copy, using a name of a withheld module raises an ImportError. Importing it doesn't, so
-    the course's
-    other modules can import it at their top.
+    the course's other modules can import it at their top.
 
     Args:
         target: The folder in which the copies are made. All users of this machine can then read the
