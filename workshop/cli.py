@@ -790,6 +790,7 @@ LINTERS = (
     ("-m", "workshop.cli", "notebooks", "check"),
     ("-m", "deptry", "."),
     ("-c", "import importlinter.cli as cli; cli.lint_imports_command(['--no-logo', '--no-cache'])"),
+    ("-m", "workshop.budget"),
     ("-m", "mypy"),
 )
 

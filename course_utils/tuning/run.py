@@ -1,7 +1,7 @@
 """Fine-tune a model on a user's own file: check, predict, train, measure, and write the results.
 
-Modules that load transformers are imported inside functions, so that a mistake in the user's file is
-reported at once.
+Modules that load transformers are imported inside functions, so that a mistake in the user's file
+is reported at once.
 """
 
 from __future__ import annotations
