@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
@@ -138,15 +139,12 @@ def test_curves_sorts_points_by_x_and_describes_the_lines():
 
 
 def test_curves_marks_what_the_text_speaks_of():
-    levels = {"T4": 5.0, "the claim": (6.0, 7.0)}
-    points = {"a": {1: 2.0, 2: 4.0, 4: 8.0}}
-    picture = figures.curves(points, xlabel="x", ylabel="y", mark={2: "here"}, levels=levels)
-    level, mark, ring = first_axes(picture).lines[1:]
-    assert list(level.get_ydata()) == [5, 5] and list(mark.get_xdata()) == [2, 2]
+    points, mark, levels = {"a": {1: 2.0, 2: 4.0, 4: 8.0}}, {2: "here"}, {"T4": 5.0}
+    picture = figures.curves(points, xlabel="x", ylabel="y", mark=mark, levels=levels)
+    level, ring, line = first_axes(picture).lines[1:]
+    assert list(level.get_ydata()) == [5, 5] and list(line.get_xdata()) == [2, 2]
     assert ring.get_xydata().tolist() == [[2, 4]]
-    (band,) = first_axes(picture).patches
-    assert (band.get_y(), band.get_height()) == (6, 1)
-    assert picture.alt.endswith("a line at the claim, 6 to 7; marked at 2: here.")
+    assert picture.alt.endswith("a line at T4, 5; marked at 2: here.")
 
 
 def test_relative_bars_show_by_how_much_a_value_differs_from_the_first():
@@ -227,31 +225,20 @@ def test_marked_tokens_describe_in_words_which_tokens_are_graded():
     assert page.index("[graded: ") < page.index("a&amp;b") < page.index(" :graded]")
 
 
-LOSSES = figures.TokenLosses(["a&b", "·c", "d↵"], [9.0, 0.5, 2.5], [False, True, True])
+def test_token_losses_colours_the_tokens_by_loss():
+    shown = figures.TokenLosses(["a&b", "·c", "d↵"], [9.0, 0.0, 4.5])
+    page = shown._repr_html_()
+    opacities = re.findall(rf"background:{palette.RED}(\w\w)\"", page)
+    assert [int(alpha, 16) for alpha in opacities] == [round(0.6 * 255), 0, round(0.3 * 255)]
+    assert "a&amp;b: loss 9.00, p = 0.00012" in page and ">4.50</small>" in page
+    assert "3 tokens, mean loss 4.50 nats, highest: a&b 9.00" in shown.summary
+    assert str(shown) == f"a&b(9.00) ·c(0.00) d↵(4.50)\n{shown.summary}"
 
 
-def test_token_losses_colours_the_graded_tokens_by_loss():
-    page = LOSSES._repr_html_()
-    opacities = [
-        int(alpha, 16) for alpha in re.findall(rf"background:{palette.RED}(\w\w)[\";]", page)
-    ]
-    assert opacities == [round(0.6 * 255 * 0.2), round(0.6 * 255)]
-    assert "a&amp;b: loss 9.00, p = 0.00012" in page and ">2.50</small>" in page
-    assert "2 graded tokens, mean loss 1.50 nats" in LOSSES.summary in page
-    assert str(LOSSES) == f"a&b(9.00) ·c(0.50) d↵(2.50)\n{LOSSES.summary}"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((["a"], [1.0, 2.0]), "got 1, 2 and 1 items"),
-        ((["a"], [1.0], [True, True]), "got 1, 1 and 2 items"),
-        ((["a"], [1.0], [False]), "at least one token must be graded"),
-    ],
-)
-def test_token_losses_checks_its_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        figures.TokenLosses(*arguments)
+@pytest.mark.parametrize(("texts", "losses"), [(["a"], [1.0, 2.0]), ([], [])])
+def test_token_losses_needs_a_loss_for_each_token(texts, losses):
+    with pytest.raises(ValueError, match=f"got {len(texts)} and {len(losses)} items"):
+        figures.TokenLosses(texts, losses)
 
 
 NF4_LINE = [-1.0, -0.5, 0.0, 0.25, 0.75, 1.0]
@@ -528,13 +515,13 @@ def test_seed_lines_go_through_the_means_and_show_every_seed():
     assert "QLoRA 32 at 21, 55 at 42; a line at prompt, 20." in picture.alt
 
 
-@pytest.mark.parametrize(("lower", "best"), [(True, ["0.2", "0.1"]), (False, ["0.1", "0.2"])])
-def test_the_best_cell_of_each_row_of_a_heat_map_has_a_frame(lower, best):
-    values = {"1": {"0.1": 2.5, "0.2": 2.25}, "8": {"0.1": 2.0, "0.2": 2.125}}
+def test_the_lowest_number_of_each_row_of_a_heat_map_has_a_frame():
+    values = {"8": {"0.1": 2.0, "0.2": 2.125}, "1": {"0.1": 2.5, "0.2": 2.25, "0.3": 2.75}}
     labels = {"xlabel": "learning rate", "ylabel": "rank", "unit": "Loss"}
-    axes = first_axes(figures.heat_map(values, **labels, lower_is_better=lower))
-    texts = {text.get_text(): text.get_position()[0] for text in axes.texts}
-    assert {"2.500", "2.250", "2.000", "2.125"} < set(texts)
-    frames = [p.get_extents().x0 for p in axes.patches if to_hex(p.get_edgecolor()) == palette.RED]
-    columns = {name: min(abs(texts[name] - x) for x in frames) for name in ("0.1", "0.2")}
-    assert len(frames) == 2 and set(columns) == set(best)
+    picture = figures.heat_map(values, **labels, mark={("8", "0.2"): "yours"})
+    axes = first_axes(picture)
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert [cells[n + 0.5, 0.5] for n in range(3)] == ["2.500", "2.250", "2.750"]
+    assert [cells[n + 0.5, 1.5] for n in range(2)] == ["2.000", "2.125\nyours"] and len(cells) == 5
+    assert [tuple(np.floor(frame.get_xy())) for frame in axes.patches] == [(1, 0), (0, 1)]
+    assert "1: 2.500 at 0.1, 2.250 at 0.2, 2.750 at 0.3; 8: 2.000 at 0.1" in picture.alt

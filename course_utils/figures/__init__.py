@@ -32,20 +32,10 @@ from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.merging import rounding_line
 from course_utils.figures.nf4 import block_steps, quantile_levels
 from course_utils.figures.pages import PageFrame, page_frames
-from course_utils.figures.quantization import (
-    bins,
-    bits_per_weight,
-    code_use,
-    normal_quantiles,
-)
+from course_utils.figures.quantization import bins, bits_per_weight, code_use, normal_quantiles
 from course_utils.figures.steps import layer_spikes, step_phases
 from course_utils.figures.timeline import memory_timeline, step_timeline
-from course_utils.figures.tokens import (
-    MarkedTokens,
-    TokenLosses,
-    next_tokens,
-    token_probabilities,
-)
+from course_utils.figures.tokens import MarkedTokens, TokenLosses, next_tokens, token_probabilities
 from course_utils.figures.training import (
     LearningCurve,
     cost_lines,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import StringIO
@@ -16,22 +16,14 @@ from itertools import cycle
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
-from course_utils.palette import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PAPER,
-    PURPLE,
-    QUANTITIES,
-    RED,
-    colours,
-)
+from course_utils.palette import BLUE, GREEN, INK, ORANGE, PAPER, PURPLE, QUANTITIES, RED, colours
 
 # The colour, dash and marker of the first line, the second line, and so on.
 STROKES = (
@@ -43,6 +35,7 @@ STROKES = (
 )
 # Hatch patterns by which readers can tell the parts of a bar apart in greyscale.
 HATCHES = ("", "////", "\\\\\\\\", "xx")
+Place = tuple[Any, Any]
 # Keyword arguments of a method of Matplotlib.
 Style = dict[str, Any]
 # An outline in the colour of the page, which keeps text legible on top of lines and areas.
@@ -124,7 +117,9 @@ def inline_svg(figure: Figure, alt: str) -> str:
     content = svg[svg.index("</metadata>") + len("</metadata>") : svg.rindex("</svg>")]
     for pattern, replacement in SMALLER.items():
         content = re.sub(pattern, replacement, content)
-    content = _with_unique_ids(re.sub(r"\d+\.\d{3,}", _rounded, content))
+    # Four digits are as many as can be seen.
+    content = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.4g}", content)
+    content = _with_unique_ids(content)
     content = content.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
     width, height = figure.get_size_inches()
     return (
@@ -132,14 +127,6 @@ def inline_svg(figure: Figure, alt: str) -> str:
         f'viewBox="0 0 {width * POINTS:g} {height * POINTS:g}" preserveAspectRatio="xMinYMin" '
         f'fill="currentColor" style="{STYLE}">{content.strip()}</svg>'
     )
-
-
-def _rounded(number: re.Match[str]) -> str:
-    """Write a number with as many digits as can be seen."""
-    value = float(number[0])
-    if value < 1:
-        return f"{value:.4g}"
-    return f"{value:.{1 if value >= 20 else 2}f}".rstrip("0").rstrip(".")
 
 
 def _with_unique_ids(content: str) -> str:
@@ -157,10 +144,7 @@ def _with_unique_ids(content: str) -> str:
 
 def one_panel(width: float = 6.5, height: float = 3, title: str = "") -> tuple[Figure, Axes]:
     """Return a figure of `width` × `height` inches, and the axes of its only panel."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    hide_frame(axes)
-    add_title(figure, title)
+    figure, (axes,) = panels_in_a_row(1, height, title, width)
     return figure, axes
 
 
@@ -179,18 +163,32 @@ def line_length(width: float) -> int:
 
 
 def panels_in_a_row(
-    count: int, height: float = 2.8, title: str = "", **shared: Any
+    count: int, height: float = 2.8, title: str = "", width: float = 7.5, sharey: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure with `count` panels side by side, and the axes of these panels.
-
-    `height` is the height of the figure in inches. `shared` contains keyword arguments for
-    `Figure.subplots`.
-    """
-    figure = Figure(figsize=(7.5, height), layout="constrained")
-    panels = figure.subplots(1, count, squeeze=False, **shared)[0]
+    """Return a figure of `width` × `height` inches, and the axes of its panels, side by side."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False, sharey=sharey)[0]
     hide_frame(*panels)
     add_title(figure, title)
     return figure, panels
+
+
+def panel_above_strips(names: Sequence[str], title: str) -> tuple[Axes, Sequence[Axes]]:
+    """Return the axes of a panel, and of a low strip below it for each name, all with one x axis.
+
+    The y axis of a strip is from 0 to 1, and the name is to its left.
+    """
+    figure = Figure(figsize=(7.5, 2 + 0.7 * len(names)), layout="constrained")
+    add_title(figure, title)
+    heights = [2] + [0.7] * len(names)
+    top, *strips = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+    hide_frame(top)
+    for axes, name in zip(strips, names, strict=True):
+        axes.set(ylim=(0, 1), yticks=[])
+        axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(bottom=axes is strips[-1])
+    return top, strips
 
 
 def hide_frame(*panels: Axes) -> None:
@@ -213,6 +211,17 @@ def legend_beside(axes: Axes, *entries: Sequence[Any]) -> None:
     axes.legend(*entries, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
+def note(axes: Axes, words: str, at: Place, offset: Place, **style: Any) -> Annotation:
+    """Write words near a point: `offset` is the distance in points, to the right and up."""
+    return axes.annotate(words, at, offset, textcoords="offset points", **style)
+
+
+def mark_x(axes: Axes, x: float, words: str, offset: Place = (0, 3), **style: Any) -> None:
+    """Draw a dashed vertical line at x, and write words at its upper end."""
+    axes.axvline(x, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    note(axes, words, (x, 1), offset, xycoords=("data", "axes fraction"), **style)
+
+
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
     """Write a label to the right of the axes for each line, at the height at which the line ends.
 
@@ -222,42 +231,31 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
         axes: the axes, whose scales must be final.
         ends: label → (y of the line's end, colour of the line).
     """
-    to_share = axes.transData + axes.transAxes.inverted()
+    # Drawing decides how high the axes are.
+    axes.figure.draw_without_rendering()
     middle = sum(axes.get_xlim()) / 2
-    heights = {label: to_share.transform((middle, y))[1] for label, (y, _) in ends.items()}
-    # The axes are about three quarters as high as the figure. A line of text has 14 points.
-    points = 0.75 * POINTS * axes.figure.get_figheight()
-    style: Style = {"textcoords": "offset points", "va": "center"}
-    style["xycoords"] = ("axes fraction", "data")
-    for label, height in apart(heights, 14 / points).items():
+    pixels = {label: axes.transData.transform((middle, y))[1] for label, (y, _) in ends.items()}
+    heights = {label: POINTS * height / axes.figure.dpi for label, height in pixels.items()}
+    style: Style = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    # A line of text has 14 points.
+    for label, height in apart(heights, 14).items():
         y, colour = ends[label]
-        shift = (height - heights[label]) * points
-        axes.annotate("●", (1, y), xytext=(4, shift), color=colour, fontsize=7, **style)
-        axes.annotate(label, (1, y), xytext=(14, shift), parse_math=False, **style)
+        shift = height - heights[label]
+        note(axes, "●", (1, y), (4, shift), color=colour, fontsize=7, **style)
+        note(axes, label, (1, y), (14, shift), parse_math=False, **style)
 
 
 def apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:
-    """Return the places of labels on an axis, moved so that two differ by at least `distance`."""
+    """Return the places of labels on an axis, moved so that two differ by at least `distance`.
+
+    The sum of the squared moves is the smallest possible.
+    """
+    from scipy.optimize import isotonic_regression
+
     labels = sorted(heights, key=heights.__getitem__)
-    moved: list[list[float]] = []
-    # Labels that are too close form a group, which is centred at the mean of their heights.
-    for label in labels:
-        moved.append([heights[label]])
-        while len(moved) > 1 and _top(moved[-2], distance) + distance > _bottom(
-            moved[-1], distance
-        ):
-            last = moved.pop()
-            moved[-1] += last
-    places = [_bottom(group, distance) + n * distance for group in moved for n in range(len(group))]
-    return dict(zip(labels, places, strict=True))
-
-
-def _bottom(group: Sequence[float], distance: float) -> float:
-    return sum(group) / len(group) - distance * (len(group) - 1) / 2
-
-
-def _top(group: Sequence[float], distance: float) -> float:
-    return sum(group) / len(group) + distance * (len(group) - 1) / 2
+    steps = distance * np.arange(len(labels))
+    wanted = np.array([heights[label] for label in labels]) - steps
+    return dict(zip(labels, (isotonic_regression(wanted).x + steps).tolist(), strict=True))
 
 
 def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, str, str]]]:
@@ -270,37 +268,12 @@ def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[st
         yield name, points, (QUANTITIES.get(name, colour), dash, marker)
 
 
-def stacked_bars(
-    axes: Axes, rows: Mapping[str, Mapping[str, float]], styles: Iterable[Style]
-) -> dict[str, float]:
-    """Draw a stacked horizontal bar for each row, with the first row on top.
-
-    Args:
-        axes: the axes in which the bars are drawn.
-        rows: name of the row → name of the part → length of the part.
-        styles: keyword arguments of `Axes.barh` for each part. After the last style, the first
-            style is used again.
-
-    Returns:
-        Name of the row → length of its bar, from the bottom row to the top row.
-    """
-    parts = dict.fromkeys(part for row in rows.values() for part in row)
-    names = list(rows)[::-1]
-    ends = dict.fromkeys(names, 0.0)
-    for part, style in zip(parts, cycle(styles), strict=False):
-        sizes = [rows[name].get(part, 0) for name in names]
-        axes.barh(names, sizes, left=list(ends.values()), label=part, edgecolor=PAPER, **style)
-        ends = {name: ends[name] + size for name, size in zip(names, sizes, strict=True)}
-    return ends
-
-
 def grouped_bars(
     axes: Axes, series: Mapping[str, Sequence[float]], first: int = 0
 ) -> dict[str, list[float]]:
     """Draw vertical bars in groups: group k contains bar k of every series.
 
     Args:
-        axes: the axes in which the bars are drawn.
         series: name of the series → heights of its bars.
         first: x of the first group's middle. The middles of the next groups are first + 1, first +
             2, ….

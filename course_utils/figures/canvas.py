@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from textwrap import wrap
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
-from course_utils.figures.base import POINTS, Picture
+from course_utils.figures.base import POINTS, Picture, Style
 from course_utils.palette import ADAPTERS, GREY, INK, WEIGHTS, text_on
 
 # The font sizes of a diagram in points: titles, texts, and notes next to a text.
@@ -24,6 +25,8 @@ TITLE_LINE = 17
 THINNEST = 2.0
 # The distance between W and its A and B in points.
 GAP = 3.0
+# The dashes of a dashed line.
+DASHES = (0, (3, 2))
 Point = tuple[float, float]
 
 
@@ -62,35 +65,24 @@ class Canvas:
         for n, line in enumerate(lines):
             self.text((2, -above + 12 + TITLE_LINE * n), line, size=TITLE, weight="bold", ha="left")
 
-    def text(  # noqa: PLR0913 - each argument is a property of the text
+    def text(
         self,
         at: Point,
         text: str,
         *,
         size: float = TEXT,
         colour: str = INK,
-        weight: str = "normal",
         ha: str = "center",
-        va: str = "center",
-        family: str = "sans-serif",
+        **style: Any,
     ) -> None:
         """Write a text, by default centred at a point. A $ does not begin a formula."""
-        if va == "center" and "\n" not in text:
+        if "\n" in text:
+            style |= {"va": "center", "linespacing": 1.25}
+        else:
             # Texts of one line are centred at the middle of a small letter, so that a full stop
             # stays on the line.
-            at, va = (at[0], at[1] + 0.36 * size), "baseline"
-        self.axes.text(
-            *at,
-            text,
-            size=size,
-            color=colour,
-            weight=weight,
-            ha=ha,
-            va=va,
-            family=family,
-            parse_math=False,
-            linespacing=1.25,
-        )
+            at = at[0], at[1] + 0.36 * size
+        self.axes.text(*at, text, size=size, color=colour, ha=ha, parse_math=False, **style)
 
     def box(  # noqa: PLR0913 - each argument is a property of the box
         self,
@@ -103,27 +95,25 @@ class Canvas:
         alpha: float = 1,
         dashed: bool = False,
         text_size: float = TEXT,
-        weight: str = "normal",
-        family: str = "sans-serif",
+        **style: Any,
     ) -> None:
         """Draw a rounded box with its upper left corner at a point, and a text in its middle."""
-        (x, y), (width, height) = at, size
-        radius = min(5, width / 2, height / 2)
+        width, height = size
         shape = FancyBboxPatch(
-            (x, y),
+            at,
             width,
             height,
-            boxstyle=f"round,pad=0,rounding_size={radius}",
+            boxstyle=f"round,pad=0,rounding_size={min(5, width / 2, height / 2)}",
             facecolor=face,
             edgecolor=edge,
             alpha=alpha,
             linewidth=1,
-            linestyle=(0, (3, 2)) if dashed else "-",
+            linestyle=DASHES if dashed else "-",
         )
         self.axes.add_patch(shape)
         colour = INK if face == "none" or alpha < 1 else text_on(face)
-        middle = (x + width / 2, y + height / 2)
-        self.text(middle, text, size=text_size, colour=colour, weight=weight, family=family)
+        middle = (at[0] + width / 2, at[1] + height / 2)
+        self.text(middle, text, size=text_size, colour=colour, **style)
 
     def rectangle(self, at: Point, size: Point, face: str, alpha: float = 1) -> None:
         """Draw a filled rectangle with its upper left corner at a point."""
@@ -133,37 +123,30 @@ class Canvas:
         self, points: list[Point], colour: str = INK, width: float = 1.2, dashed: bool = False
     ) -> None:
         """Draw a line through points."""
-        style = (0, (3, 2)) if dashed else "-"
-        shape = PathPatch(
-            Path(points), facecolor="none", edgecolor=colour, linewidth=width, linestyle=style
-        )
-        self.axes.add_patch(shape)
+        # In the order in which they are drawn, lines cover boxes and boxes cover lines.
+        style: Style = {"linewidth": width, "linestyle": DASHES if dashed else "-", "zorder": 1}
+        self.axes.plot(*zip(*points, strict=True), color=colour, **style)
 
     def arrow(
         self, points: list[Point], colour: str = INK, width: float = 1.2, dashed: bool = False
     ) -> None:
         """Draw a line through points with an arrow head at the last point."""
-        if len(points) > 2:
-            self.line(points[:-1], colour, width, dashed)
-        head = FancyArrowPatch(
-            *points[-2:],
+        arrow = FancyArrowPatch(
+            path=Path(points),
             arrowstyle="-|>,head_length=4,head_width=2.2",
-            shrinkA=0,
-            shrinkB=0,
             mutation_scale=1,
             color=colour,
             linewidth=width,
-            linestyle=(0, (3, 2)) if dashed else "-",
+            linestyle=DASHES if dashed else "-",
         )
-        self.axes.add_patch(head)
+        self.axes.add_patch(arrow)
 
     def image(self, at: Point, size: Point, pixels: NDArray) -> None:
         """Draw an image, given as an array of RGBA values, in a frame."""
         (x, y), (width, height) = at, size
         extent = (x, x + width, y + height, y)
         self.axes.imshow(pixels, extent=extent, interpolation="none", aspect="auto", zorder=2)
-        frame = Rectangle(at, width, height, facecolor="none", edgecolor=GREY, linewidth=0.6)
-        self.axes.add_patch(frame)
+        self.axes.add_patch(Rectangle(at, *size, facecolor="none", edgecolor=GREY, linewidth=0.6))
 
     def weight(self, at: Point, size: Point, thick: float) -> Point:
         """Draw a weight with its adapter: A to the left of W and as high, B above W and as wide.

@@ -16,6 +16,8 @@ from course_utils.figures.base import (
     Picture,
     Style,
     label_ends,
+    mark_x,
+    note,
     one_panel,
     panels_in_a_row,
     with_strokes,
@@ -36,7 +38,7 @@ def curves(  # noqa: PLR0913
     log: str = "",
     title: str = "",
     mark: Mapping[float, str] | None = None,
-    levels: Mapping[str, float | tuple[float, float]] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> Picture:
     """Draw a line for each series, with the name of the series at the end of its line.
 
@@ -50,7 +52,7 @@ def curves(  # noqa: PLR0913
         log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
             x, the ticks of a log scale of x are at these values.
         mark: x → the words about this x, which are written above a vertical line.
-        levels: name → y of a horizontal line, or (lowest, highest y) of a horizontal band.
+        levels: name → y of a horizontal line.
     """
     figure, axes = one_panel(height=3.2, title=title)
     descriptions, ends = [], {}
@@ -68,41 +70,26 @@ def curves(  # noqa: PLR0913
     axes.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         log_scale(axes, axis, sorted({x for points in series.values() for x in points}))
-    marked, at_levels = mark or {}, levels or {}
     lines = axes.get_lines()
-    for name, level in at_levels.items():
-        ends[name] = _draw_level(axes, level), GREY
-        descriptions.append(f"a line at {name}, {_range(level)}")
-    for x, words in marked.items():
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=GREY, linewidth=1.2, zorder=0)
+        ends[name] = level, GREY
+        descriptions.append(f"a line at {name}, {level:.4g}")
+    for x, words in (mark or {}).items():
         _draw_mark(axes, lines, x, words)
         descriptions.append(f"marked at {x:g}: {words}")
     label_ends(axes, ends)
     return Picture(figure, f"Lines of {ylabel} over {xlabel}: " + "; ".join(descriptions) + ".")
 
 
-def _draw_level(axes: Axes, level: float | tuple[float, float]) -> float:
-    """Draw a horizontal line or band, and return the y of its middle."""
-    if isinstance(level, tuple):
-        axes.axhspan(*level, color=GREY, alpha=0.3, linewidth=0, zorder=0)
-        return sum(level) / 2
-    axes.axhline(level, color=GREY, linewidth=1.2, zorder=0)
-    return level
-
-
-def _range(level: float | tuple[float, float]) -> str:
-    return "{:.4g} to {:.4g}".format(*level) if isinstance(level, tuple) else f"{level:.4g}"
-
-
 def _draw_mark(axes: Axes, lines: Sequence[Line2D], x: float, words: str) -> None:
     """Draw a vertical line at x, a ring around each line's point at x, and the words above them."""
     points = [point for line in lines for point in line.get_xydata() if point[0] == x]
-    axes.axvline(x, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
     for point in points:
         axes.plot(*point, "o", markersize=10, mfc="none", mec=INK)
     share = (axes.transData + axes.transAxes.inverted()).transform((x, axes.get_ylim()[0]))[0]
     side = "left" if share < 0.25 else "right" if share > 0.75 else "center"
-    style: Style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(words, (x, 1), xytext=(0, 3), ha=side, va="bottom", **style)
+    mark_x(axes, x, words, ha=side)
 
 
 def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
@@ -177,8 +164,7 @@ def measurements(
         values, middle = list(samples[name]), median(samples[name])
         axes.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.5)
         axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
-        place: Style = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(f"{middle:.4g}", (middle, row + 0.3), va="bottom", **place)
+        note(axes, f"{middle:.4g}", (middle, row + 0.3), (0, 1), ha="center")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel=f"{xlabel}; a line is a median", ylim=(-0.5, len(names) - 0.2))
     if log:
@@ -210,11 +196,10 @@ def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> 
         axes.barh(row, min(value, first), 0.62, color=BLUE)
         axes.barh(row, value - first, 0.62, left=first, color=RED if value > first else "none")
         change = f"{value / first - 1:+z.0%}" if row else ""
-        style: Style = {"textcoords": "offset points", "va": "center"}
-        label = axes.annotate(
-            f"{value:.4g}", (max(value, first if row else 0), row), (6, 0), **style
-        )
-        axes.annotate(change, (1, 0.5), (8, 0), xycoords=label, weight="bold", fontsize=13, **style)
+        end = max(value, first if row else 0), row
+        label = note(axes, f"{value:.4g}", end, (6, 0), va="center")
+        style: Style = {"xycoords": label, "va": "center", "weight": "bold", "fontsize": 13}
+        note(axes, change, (1, 0.5), (8, 0), **style)
         descriptions.append(f"{name} {value:.4g}" + (f" ({change})" if row else ""))
     axes.axvline(first, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_yticks(range(len(values)), list(values))
@@ -255,8 +240,7 @@ def pareto(
         path = (paths or {}).get(name, [(x, y)])
         if len(path) > 1:
             axes.plot(*zip(*path, strict=True), f"{marker}-", color=colour, markersize=4, zorder=1)
-        place: Style = {"xytext": (9, 7), "textcoords": "offset points", "weight": "bold"}
-        labels.append(axes.annotate(name, path[-1], zorder=5, **place, **HALO))
+        labels.append(note(axes, name, path[-1], (9, 7), weight="bold", zorder=5, **HALO))
         descriptions.append(f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs{_through(path)}")
     axes.set(xlabel=f"←  better      {xlabel}", ylabel=f"←  better      {ylabel}")
     axes.margins(0.18)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from course_utils.figures.base import (
     Picture,
     Style,
-    add_title,
-    hide_frame,
+    note,
     one_panel,
+    panel_above_strips,
     with_strokes,
 )
-from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
+from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
 from course_utils.machine.validation import positive, whole_number
 from course_utils.palette import CONSTANTS, GREY, INK, PAPER, WEIGHTS, colours, text_on
 
@@ -61,12 +59,13 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
     }
     canvas = Canvas(540, 246, title)
     tops, middle, wide, high = (4.0, 72.0, 140.0, 208.0), 276.0, 66.0, 34.0
+    constant: Style = {"face": CONSTANTS, "edge": "none", "weight": "bold"}
     for (what, form, stored), top in zip(rows.values(), tops, strict=True):
         canvas.text((2, top + 9), f"{form}:", ha="left")
         canvas.text((2, top + 25), stored, ha="left", weight="bold")
         canvas.text((446, top + high / 2), what, ha="left")
-    _leaf(canvas, (middle - 52, tops[0]), (104, high), "mean", CONSTANTS)
-    _leaf(canvas, (middle - 52, tops[1]), (104, high), "nested constant", CONSTANTS)
+    canvas.box((middle - 52, tops[0]), (104, high), "mean", **constant)
+    canvas.box((middle - 52, tops[1]), (104, high), "nested constant", **constant)
     canvas.line([(middle, tops[0] + high), (middle, tops[1])])
     canvas.line([(middle, tops[0] + high), (414, tops[1] + 12)], GREY, dashed=True)
     # The places of the first two blocks and of the last block.
@@ -74,8 +73,9 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
         centre = left + wide / 2
         canvas.line([(middle, tops[1] + high), (centre, tops[2])])
         canvas.line([(centre, tops[2] + high), (centre, tops[3])])
-        _leaf(canvas, (left, tops[2]), (wide, high), f"c{_lowered(index)}", CONSTANTS)
-        _leaf(canvas, (left, tops[3]), (wide, high), f"{size} codes", WEIGHTS)
+        lowered = str(index).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+        canvas.box((left, tops[2]), (wide, high), f"c{lowered}", **constant)
+        canvas.box((left, tops[3]), (wide, high), f"{size} codes", **constant | {"face": WEIGHTS})
     for top in tops[2:]:
         canvas.text((314, top + high / 2), "…")
     for top in tops[1:]:
@@ -86,18 +86,6 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
         f"nested constants. Each nested constant belongs to {count} constants, and each constant "
         f"belongs to the codes of {size} weights. What is stored: {described}."
     )
-
-
-def _leaf(canvas: Canvas, at: Point, size: Point, text: str, colour: str) -> None:
-    """Draw a filled node with a text."""
-    canvas.box(at, size, face=colour, edge="none")
-    middle = at[0] + size[0] / 2, at[1] + size[1] / 2
-    canvas.text(middle, text, colour=text_on(colour), weight="bold")
-
-
-def _lowered(number: int) -> str:
-    """Write a number in subscript digits."""
-    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def level_strips(
@@ -117,14 +105,10 @@ def level_strips(
         codebooks: name of the codebook → its levels.
         inner: the end of the middle part, between 0 and 1.
     """
-    figure = Figure(figsize=(7, 2.4 + 0.7 * len(codebooks)), layout="constrained")
-    add_title(figure, title)
-    heights = [2.0] + [0.7] * len(codebooks)
-    top, *strips = figure.subplots(1 + len(codebooks), 1, sharex=True, height_ratios=heights)
+    top, strips = panel_above_strips(list(codebooks), title)
     counts, edges = np.histogram(values, bins=100, range=(-1, 1))
     top.stairs(counts, edges, fill=True, color=CONSTANTS)
     top.set(ylabel="how many", xlim=(-1.01, 1.01), ylim=(0, 1.3 * counts.max()))
-    hide_frame(top)
     parts = _parts(values, inner)
     shares = [f"{part / sum(parts):.0%}" for part in parts]
     _write_parts(top, shares, inner, 1.2 * counts.max(), "of the constants")
@@ -133,10 +117,6 @@ def level_strips(
         # One path with gaps is much smaller than a path for each level.
         places = np.repeat(np.asarray(levels, dtype=float), 3)
         axes.plot(places, np.tile([0.42, 1, np.nan], len(levels)), color=INK, linewidth=0.7)
-        axes.set(ylim=(0, 1), yticks=[])
-        axes.set_ylabel(fill(name, 10), rotation=0, ha="right", va="center")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(bottom=axes is strips[-1])
         numbers = _parts(levels, inner)
         _write_parts(axes, numbers, inner, 0.17, "levels")
         descriptions.append(f"{name} has {numbers[0]}, {numbers[1]} and {numbers[2]} levels")
@@ -146,7 +126,7 @@ def level_strips(
         f"-{inner:g}, from there to {inner:g}, and above are {', '.join(shares[:2])} and "
         f"{shares[2]} of the constants; {'; '.join(descriptions)}."
     )
-    return Picture(figure, alt)
+    return Picture(top.figure, alt)
 
 
 def _parts(values: Sequence[float], inner: float) -> list[int]:
@@ -183,13 +163,12 @@ def frontier(
         chosen: the series and the block size of the point that is marked with a ring and a text.
     """
     figure, axes = one_panel(7, 4, title)
-    offset: Style = {"textcoords": "offset points"}
     descriptions = []
     for name, sizes, (colour, dash, marker) in with_strokes(points):
         axes.plot(*zip(*sorted(sizes.values()), strict=True), dash, color=colour, marker=marker)
         for size, point in sizes.items():
-            axes.annotate(f"{size:,}", point, xytext=(-5, -6), ha="right", va="top", **offset)
-        axes.annotate(name, max(sizes.values()), xytext=(9, 2), va="bottom", **offset)
+            note(axes, f"{size:,}", point, (-5, -6), ha="right", va="top")
+        note(axes, name, max(sizes.values()), (9, 2))
         found = ", ".join(
             f"blocks of {size:,} with {bits:.5g} bits and error {error:.3g}%"
             for size, (bits, error) in sizes.items()
@@ -199,11 +178,10 @@ def frontier(
     bits, error = points[name][size]
     axes.plot(bits, error, "o", markersize=14, mfc="none", mec=INK)
     words = f"QLoRA:\n{bits:.3f} bits"
-    axes.annotate(words, (bits, error), xytext=(13, 0), weight="bold", va="center", **offset)
+    note(axes, words, (bits, error), (13, 0), weight="bold", va="center")
     axes.set(xlabel="←  better      bits per weight", ylabel="←  better      squared error (%)")
     axes.margins(0.12)
-    style: Style = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
-    axes.annotate("numbers at points: block size", (1, 1), **style)
+    axes.set_title("numbers at points: block size", loc="right", fontsize="medium")
     alt = (
         f"Dots of squared error over bits per weight; smaller is better. {'; '.join(descriptions)}."
     )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from statistics import fmean
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.patches import Rectangle
 
 from course_utils.figures.base import (
     HALO,
     Picture,
     Style,
     label_ends,
+    note,
     one_panel,
     with_strokes,
 )
 from course_utils.figures.canvas import Canvas
 from course_utils.figures.charts import log_scale
-from course_utils.palette import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED, text_on
+from course_utils.palette import BLUE, GREEN, GREY, INK, ORANGE, PAPER, RED
 
 Interval = tuple[float, float, float]
 
@@ -31,14 +35,13 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
     """
     canvas = Canvas(560, 196, title)
     total, left, top, height = sum(splits.values()), 8.0, 26.0, 34.0
-    jobs = ("train the models", "choose the learning rate", "judge them")
     middles = []
     for (name, count), colour in zip(splits.items(), (BLUE, ORANGE, GREEN), strict=True):
         # Even the smallest split needs room for its number.
         width = 40 + (544 - 3 * 40) * count / total
-        canvas.box((left, top), (width - 4, height), face=colour, edge=colour)
+        style: Style = {"face": colour, "edge": colour, "text_size": 12}
+        canvas.box((left, top), (width - 4, height), str(count), **style)
         middles.append(left + width / 2 - 2)
-        canvas.text((middles[-1], top + height / 2), str(count), colour=text_on(colour), size=12)
         canvas.text((middles[-1], top - 10), name, weight="bold")
         left += width
     steps = (
@@ -48,15 +51,15 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
     )
     for x, width, text in steps:
         canvas.box((x, 128), (width, 46), text)
-    for (x, width, _), (after, _, _) in pairwise(steps):
-        canvas.arrow([(x + width + 3, 151), (after - 3, 151)])
+    canvas.arrow([(179, 151), (211, 151)])
+    canvas.arrow([(367, 151), (399, 151)])
     bottom = top + height + 3
     canvas.arrow([(middles[0] - 100, bottom), (middles[0] - 100, 125)], BLUE)
     canvas.arrow([(middles[1], bottom), (middles[1], 112), (289, 112), (289, 125)], ORANGE)
     canvas.arrow([(middles[2], bottom), (middles[2], 125)], GREEN)
-    canvas.text((middles[0] - 90, 94), jobs[0], ha="left")
-    canvas.text((middles[1] - 8, 94), jobs[1], ha="right")
-    canvas.text((middles[2] + 8, 94), jobs[2], ha="left")
+    canvas.text((middles[0] - 90, 94), "train the models", ha="left")
+    canvas.text((middles[1] - 8, 94), "choose the learning rate", ha="right")
+    canvas.text((middles[2] + 8, 94), "judge them", ha="left")
     described = ", ".join(f"{count} {name}" for name, count in splits.items())
     return canvas.picture(
         f"How the models are compared: the stories are split into {described}. The training "
@@ -71,7 +74,7 @@ def differences(
     bound: float,
     *,
     xlabel: str,
-    conclusions: Mapping[str, str] | None = None,
+    conclusions: Mapping[str, str],
     title: str = "",
 ) -> Picture:
     """Draw mean differences with their intervals, and the band of differences that count as equal.
@@ -86,20 +89,18 @@ def differences(
     figure, axes = one_panel(height=1.4 + 0.42 * len(rows), title=title)
     axes.axvspan(-bound, bound, color=GREEN, alpha=0.15, linewidth=0, zorder=0)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=0)
-    style: Style = {"textcoords": "offset points", "va": "center"}
+    style: Style = {"va": "center", **HALO}
     described = []
     for row, (name, (mean, low, high)) in enumerate(rows.items()):
         axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="round")
         axes.plot([mean], [row], "o", color=BLUE, markersize=8, mec=PAPER)
-        word = (conclusions or {}).get(name, "")
-        axes.annotate(word, (high, row), (8, 0), weight="bold", **style, **HALO)
-        described.append(
-            f"{name} {mean:+.3g}, from {low:+.3g} to {high:+.3g}" + (f": {word}" if word else "")
-        )
+        word = conclusions[name]
+        note(axes, word, (high, row), (8, 0), weight="bold", **style)
+        described.append(f"{name} {mean:+.3g}, from {low:+.3g} to {high:+.3g}: {word}")
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.9))
-    axes.annotate("counts as equal", (0, -0.9), (0, -9), ha="center", color=GREEN, **style, **HALO)
+    note(axes, "counts as equal", (0, -0.9), (0, -9), ha="center", color=GREEN, **style)
     axes.margins(x=0.12)
     return Picture(
         figure,
@@ -165,55 +166,50 @@ def heat_map(  # noqa: PLR0913
     xlabel: str,
     ylabel: str,
     unit: str,
-    digits: int = 3,
-    lower_is_better: bool = True,
     mark: Mapping[tuple[str, str], str] | None = None,
     title: str = "",
 ) -> Picture:
-    """Draw a table of numbers as coloured cells, with a frame around the best cell of each row.
+    """Draw a table of numbers as coloured cells, with a frame around the lowest number of each row.
 
     Args:
-        values: name of the row → {name of the column: number}. A row may lack columns. Names that
-            are numbers are sorted.
+        values: name of the row → {name of the column: number}; lower is better. A row may lack
+            columns. Names that are numbers are sorted.
         xlabel: what the columns are.
         ylabel: what the rows are.
         unit: what the numbers are, with their unit.
-        digits: number of digits after the point.
-        lower_is_better: whether the best number of a row is its smallest.
         mark: (row, column) → words that are written into this cell, such as "yours".
     """
-    values = {name: values[name] for name in ascending(values)}
-    columns = ascending(dict.fromkeys(column for row in values.values() for column in row))
-    numbers = sorted(
-        (number for row in values.values() for number in row.values()), reverse=not lower_is_better
-    )
+    import pandas as pd
+
+    table = pd.DataFrame.from_dict(values, orient="index")
+    table = table.loc[ascending(table.index), ascending(table.columns)]
+    figure, axes = one_panel(6.5, 1.1 + 0.43 * len(table), title)
+    shades = LinearSegmentedColormap.from_list("shades", [to_rgba(BLUE, 0.6), to_rgba(BLUE, 0)])
     # The worst tenth has the lightest shade. Otherwise one bad cell would make all others dark.
-    best, worst = numbers[0], numbers[round(0.9 * (len(numbers) - 1))]
-    cell, left, top = (60.0, 30.0), 92.0, 46.0
-    width = left + cell[0] * len(columns) + 10
-    canvas = Canvas(max(width, 470), top + cell[1] * len(values) + 8, title)
-    canvas.text((left + cell[0] * len(columns) / 2, 10), xlabel)
-    canvas.text((left - 12, 32), ylabel, ha="right")
-    for n, column in enumerate(columns):
-        canvas.text((left + cell[0] * (n + 0.5), 32), column, weight="bold")
-    for m, (name, row) in enumerate(values.items()):
-        y = top + cell[1] * m
-        canvas.text((left - 12, y + cell[1] / 2), name, ha="right", weight="bold")
-        chosen = (min if lower_is_better else max)(row, key=row.__getitem__)
-        for n, column in enumerate(columns):
-            if column not in row:
-                continue
-            x, number = left + cell[0] * n, row[column]
-            share = max(0.0, (worst - number) / (worst - best)) if worst != best else 1.0
-            canvas.rectangle((x + 1, y + 1), (cell[0] - 2, cell[1] - 2), BLUE, 0.6 * share)
-            word = (mark or {}).get((name, column), "")
-            text = f"{number:.{digits}f}" + (f"\n{word}" if word else "")
-            canvas.text((x + cell[0] / 2, y + cell[1] / 2), text, size=8.6 if word else 10)
-            if column == chosen:
-                canvas.box((x + 1, y + 1), (cell[0] - 2, cell[1] - 2), edge=RED)
+    best, worst = np.nanquantile(table, [0, 0.9], method="nearest")
+    style: Style = {"vmin": best, "vmax": worst, "edgecolor": PAPER, "linewidth": 2}
+    axes.pcolormesh(table, cmap=shades, **style)
+    for (m, n), number in np.ndenumerate(table):
+        if np.isfinite(number):
+            word = (mark or {}).get((table.index[m], table.columns[n]), "")
+            text = f"{number:.3f}\n{word}".strip()
+            place: Style = {"ha": "center", "va": "center", "size": 8.6 if word else 10}
+            axes.text(n + 0.5, m + 0.5, text, **place)
+    for row, column in enumerate(np.nanargmin(table, axis=1)):
+        corner = column + 0.02, row + 0.03
+        axes.add_patch(
+            Rectangle(corner, 0.96, 0.94, facecolor="none", edgecolor=RED, linewidth=1.2)
+        )
+    axes.set_xticks(np.arange(len(table.columns)) + 0.5, table.columns, weight="bold")
+    axes.set_yticks(np.arange(len(table)) + 0.5, table.index, weight="bold")
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
     described = "; ".join(
-        f"{name}: "
-        + ", ".join(f"{number:.{digits}f} at {column}" for column, number in row.items())
-        for name, row in values.items()
+        f"{name}: " + ", ".join(f"{number:.3f} at {column}" for column, number in row.items())
+        for name, row in ((name, values[name]) for name in table.index)
     )
-    return canvas.picture(f"{unit}, by {ylabel} and {xlabel}. {described}.")
+    return Picture(figure, f"{unit}, by {ylabel} and {xlabel}. {described}.")

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from textwrap import fill
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from course_utils.figures.base import (
@@ -17,15 +14,14 @@ from course_utils.figures.base import (
     HATCHES,
     Picture,
     Style,
-    add_title,
-    hide_frame,
     legend_above,
+    note,
     one_panel,
+    panel_above_strips,
     panels_in_a_row,
-    stacked_bars,
     with_strokes,
 )
-from course_utils.palette import BLUE, CONSTANTS, GREY, INK, SERIES, colours
+from course_utils.palette import BLUE, CONSTANTS, GREY, INK, PAPER, SERIES, colours
 
 
 def bins(
@@ -48,11 +44,7 @@ def bins(
 
     from course_utils.quantization import bin_edges
 
-    rows = len(codebooks)
-    figure = Figure(figsize=(7.5, 1.8 + 0.7 * rows), layout="constrained")
-    add_title(figure, title)
-    heights = [1.8] + [0.6] * rows
-    top, *strips = figure.subplots(1 + rows, 1, sharex=True, height_ratios=heights)
+    top, strips = panel_above_strips(list(codebooks), title)
     for n, (name, values) in enumerate(samples.items()):
         counts, edges = np.histogram(values, bins=100, range=(-1, 1), density=True)
         style: Style = {"color": SERIES[n], "linewidth": 1.5} if n else {"color": GREY}
@@ -60,27 +52,19 @@ def bins(
     top.set(ylabel="density", xlim=(-1, 1))
     if len(samples) > 1:
         top.legend(frameon=False, loc="upper right")
-    hide_frame(top)
     descriptions = []
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
         between = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
-        _strip(axes, name, levels, between)
-        widths = [right - left for left, right in pairwise(between)]
+        for n, (left, right) in enumerate(pairwise(between)):
+            axes.axvspan(left, right, color=CONSTANTS, alpha=(0.35, 0.8)[n % 2], linewidth=0)
+        axes.vlines(levels, 0.15, 0.85, color=INK, linewidth=2)
+        widths = np.diff(between)
         extent = f"bins from {min(widths):.4f} to {max(widths):.4f} wide"
         descriptions.append(f"{name}, {len(levels)} levels, {extent}")
     strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
     alt = f"Histogram of scaled weights ({', '.join(samples)}) over bins: "
     alt += "; ".join(descriptions) + "."
-    return Picture(figure, alt)
-
-
-def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float]) -> None:
-    for n, (left, right) in enumerate(pairwise(edges)):
-        axes.axvspan(left, right, color=CONSTANTS, alpha=(0.35, 0.8)[n % 2], linewidth=0)
-    axes.vlines(levels, 0.15, 0.85, color=INK, linewidth=2)
-    axes.set(ylim=(0, 1), yticks=[])
-    axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
-    axes.spines[:].set_visible(False)
+    return Picture(top.figure, alt)
 
 
 def code_use(
@@ -113,8 +97,8 @@ def code_use(
         )
     panels[0].set_ylabel("% of the numbers")
     # The label is above the line at the right end of the last panel, where bars are low.
-    place: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", **HALO}
-    axes.annotate("even use", (1, even), xycoords=("axes fraction", "data"), **place)
+    place: Style = {"xycoords": ("axes fraction", "data"), "ha": "right", **HALO}
+    note(axes, "even use", (1, even), (0, 3), **place)
     alt = "Bars of how often each code is used. " + "; ".join(descriptions) + "."
     return Picture(figure, alt)
 
@@ -160,15 +144,17 @@ def bits_per_weight(
         chosen: the name of the bar that is marked with bold text and a dashed line.
     """
     figure, axes = one_panel(height=1.2 + 0.36 * len(rows), title=title)
-    parts = dict.fromkeys(part for row in rows.values() for part in row)
-    styles = zip(colours(parts).values(), HATCHES * 2, strict=False)
-    ends = stacked_bars(
-        axes, rows, [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in styles]
-    )
+    chosen_colours = colours(part for row in rows.values() for part in row)
+    ends = dict.fromkeys(reversed(rows), 0.0)
+    for (part, colour), hatch in zip(chosen_colours.items(), HATCHES, strict=False):
+        sizes = [rows[name].get(part, 0) for name in ends]
+        style: Style = {"color": colour, "hatch": hatch, "edgecolor": PAPER, "linewidth": 0}
+        axes.barh(list(ends), sizes, left=list(ends.values()), label=part, **style)
+        ends = {name: end + size for (name, end), size in zip(ends.items(), sizes, strict=True)}
     for name, end in ends.items():
         terms = " + ".join(map(_decimal, rows[name].values()))
         text = _decimal(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
-        style: Style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
+        style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
         axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **style)
     if chosen is not None:
         axes.axvline(ends[chosen], color=INK, linestyle="--", linewidth=1)

@@ -11,14 +11,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from course_utils.figures.base import (
-    HALO,
-    Picture,
-    Style,
-    label_ends,
-    one_panel,
-    with_strokes,
-)
+from course_utils.figures.base import HALO, Picture, Style, label_ends, one_panel, with_strokes
 from course_utils.machine.units import MB, format_bytes
 from course_utils.palette import BLUE, GREY, INK, ORANGE
 

@@ -17,13 +17,7 @@ from textwrap import fill
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from course_utils.figures.base import (
-    Picture,
-    Style,
-    legend_above,
-    panels_in_a_row,
-    with_strokes,
-)
+from course_utils.figures.base import Picture, Style, legend_above, panels_in_a_row, with_strokes
 from course_utils.palette import BLUE, GREY, PAPER, RED, SKY
 
 TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
@@ -51,11 +45,10 @@ def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]], title: str =
     descriptions = []
     for axes, (prompt, likeliest) in zip(panels, prompts.items(), strict=True):
         texts, shares = zip(*likeliest, strict=True)
-        axes.barh(range(len(texts)), shares, color=BLUE)
+        bars = axes.barh(range(len(texts)), shares, color=BLUE)
+        axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3)
         axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
         axes.invert_yaxis()
-        for row, share in enumerate(shares):
-            axes.annotate(f" {share:.0%}", (share, row), va="center")
         axes.set(xlim=(0, 1.15), xticks=[])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -110,66 +103,50 @@ def _draw_dots(axes: Axes, texts: Sequence[str], series: Mapping[str, Sequence[f
 class TokenLosses:
     """Tokens in boxes, each on a background that is stronger the higher the token's loss is.
 
-    Up to 40 tokens have their losses written below them. Tokens that are not graded have a dashed
-    frame and no background. A sentence below the tokens gives the mean and the highest losses.
+    Up to 40 tokens have their losses written below them. A sentence below the tokens gives the mean
+    and the highest losses.
 
     Attributes:
         texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
             each ↵.
         losses: the loss −log p of each token, in nats.
-        graded: for each token, whether its loss counts in training. By default all tokens are
-            graded.
     """
 
     texts: Sequence[str]
     losses: Sequence[float]
-    graded: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
-        lengths = len(self.texts), len(self.losses), len(self._marks)
-        if len(set(lengths)) > 1:
+        if not len(self.texts) == len(self.losses) > 0:
             raise ValueError(
-                "texts, losses and graded must have one item for each token, "
-                "got {}, {} and {} items".format(*lengths)
+                "texts and losses must have one item for each token, and at least one, "
+                f"got {len(self.texts)} and {len(self.losses)} items"
             )
-        if not any(self._marks):
-            raise ValueError("at least one token must be graded")
-
-    @property
-    def _marks(self) -> Sequence[bool]:
-        return [True] * len(self.texts) if self.graded is None else self.graded
 
     @property
     def summary(self) -> str:
         """Return a sentence with the mean loss and the three highest losses."""
-        triples = zip(self.losses, self.texts, self._marks, strict=True)
-        graded = [(float(loss), text) for loss, text, mark in triples if mark]
-        highest = sorted(graded, key=lambda pair: -pair[0])[:3]
-        listed = ", ".join(f"{text} {loss:.2f}" for loss, text in highest)
-        mean = fmean(loss for loss, _ in graded)
-        skipped = len(self.texts) - len(graded)
-        dashed = f"; {skipped} more are not graded (dashed)" if skipped else ""
-        kind = "tokens" if self.graded is None else "graded tokens"
-        return f"{len(graded)} {kind}, mean loss {mean:.2f} nats, highest: {listed}{dashed}."
+        pairs = zip(self.texts, map(float, self.losses), strict=True)
+        highest = sorted(pairs, key=lambda pair: -pair[1])[:3]
+        listed = ", ".join(f"{text} {loss:.2f}" for text, loss in highest)
+        mean = fmean(map(float, self.losses))
+        return f"{len(self.texts)} tokens, mean loss {mean:.2f} nats, highest: {listed}."
 
     def __str__(self) -> str:
         pairs = zip(self.texts, self.losses, strict=True)
         return " ".join(f"{text}({loss:.2f})" for text, loss in pairs) + "\n" + self.summary
 
     def _repr_html_(self) -> str:
-        highest = max(loss for loss, mark in zip(self.losses, self._marks, strict=True) if mark)
+        highest = max(map(float, self.losses))
         boxes = []
-        for text, loss, mark in zip(self.texts, self.losses, self._marks, strict=True):
+        for text, loss in zip(self.texts, map(float, self.losses), strict=True):
             # Text in the page's ink is legible up to this opacity, in light and in dark mode.
-            opacity = 0.6 * float(loss) / max(float(highest), 1e-9)
-            style = f"background:{RED}{round(255 * opacity):02x}" if mark else "border-style:dashed"
+            opacity = 0.6 * loss / max(highest, 1e-9)
             number = f'<br><small style="font-size:0.9em">{loss:.2f}</small>'
             written = number if len(self.texts) <= MOST_WRITTEN else ""
             boxes.append(
                 f'<span title="{html.escape(text)}: loss {loss:.2f}, p = {exp(-loss):.2g}" '
-                f'style="{TOKEN_BOX};{style}">{html.escape(text)}{written}</span>'
-                + "<br>"
-                * text.count("↵")
+                f'style="{TOKEN_BOX};background:{RED}{round(255 * opacity):02x}">'
+                f"{html.escape(text)}{written}</span>" + "<br>" * text.count("↵")
             )
         scale = f"linear-gradient(to right,{RED}00,{RED}99)"
         legend = (

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-
 from course_utils.figures.base import (
     HALO,
     Picture,
@@ -17,6 +15,8 @@ from course_utils.figures.base import (
     grouped_bars,
     label_ends,
     legend_above,
+    mark_x,
+    note,
     one_panel,
     with_strokes,
 )
@@ -42,17 +42,12 @@ def loss_curve(
             the last step of the history.
     """
     figure, axes = one_panel(title=title)
-    return Picture(figure, _draw_losses(axes, history, steps))
-
-
-def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]], steps: int | None) -> str:
-    """Draw the losses of a run, and return their description."""
     axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)")
     axes.set_xlim(0, steps or max(len(history), 2))
     losses = {record["step"]: record["loss"] for record in history}
     axes.plot(list(losses), list(losses.values()), color=BLUE, label="training")
     if not history:
-        return "An empty plot of loss over steps: training has not begun."
+        return Picture(figure, "An empty plot of loss over steps: training has not begun.")
     alt = f"Training loss over {len(history)} steps, from {history[0]['loss']:.2f} "
     alt += f"to {history[-1]['loss']:.2f}."
     held_out = {r["step"]: r["validation_loss"] for r in history if "validation_loss" in r}
@@ -62,7 +57,7 @@ def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]], steps: int 
         alt += f" Validation loss {validation[-1]:.2f}."
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    return alt
+    return Picture(figure, alt)
 
 
 @dataclass(frozen=True)
@@ -109,18 +104,15 @@ def learning_curve(
         history: the list `Run.history`.
         answers: number of a step → the model's answer after this step. Step 0 is before training.
             The steps are marked in the plot, and long answers are cut.
-        steps: the last step of the planned run, where the x axis ends. By default the axis ends at
-            the last step of the history.
+        steps: the last step of the planned run, as in `loss_curve`.
     """
-    figure, axes = one_panel(title=title)
-    alt = _draw_losses(axes, history, steps)
+    curve = loss_curve(history, steps, title)
+    (axes,), alt = curve.figure.axes, curve.alt
     for step in answers:
-        axes.axvline(step, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        style: Style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(str(step), (step, 1), xytext=(0, 3), ha="center", weight="bold", **style)
+        mark_x(axes, step, str(step), ha="center", weight="bold")
     if answers:
         alt += f" Marked steps, with answers below: {', '.join(map(str, answers))}."
-    return LearningCurve(Picture(figure, alt), answers)
+    return LearningCurve(Picture(curve.figure, alt), answers)
 
 
 def score_bars(numbers: DataFrame, title: str = "") -> Picture:
@@ -142,8 +134,7 @@ def score_bars(numbers: DataFrame, title: str = "") -> Picture:
         style: Style = {"fmt": "none", "ecolor": INK, "capsize": 3, "linewidth": 1}
         axes.errorbar(middles, means[name], yerr=spread, **style)
         for x, mean, high in zip(middles, means[name], percent[name, "high"], strict=True):
-            above: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(f"{mean:.0f}%", (x, high), **above)
+            note(axes, f"{mean:.0f}%", (x, high), (0, 3), ha="center")
     # ROUGE-L compares words, so its mean is not a share of the stories.
     units = ["mean F1" if "ROUGE" in metric else "% of stories" for metric in numbers.index]
     labels = [f"{metric}\n({unit})" for metric, unit in zip(numbers.index, units, strict=True)]
@@ -194,8 +185,8 @@ def cost_lines(
         edges = [[cost(way, x) for x in (count, most)] for way in both]
         axes.fill_between([count, most], *edges, color=GREY, alpha=0.25, linewidth=0)
         axes.plot(count, cost(name, count), "o", color=INK, zorder=4)
-        place: Style = {"xytext": (8, -14), "textcoords": "offset points", **HALO}
-        axes.annotate(f"{count:,.0f} requests", (count, cost(name, count)), zorder=5, **place)
+        meeting = count, cost(name, count)
+        note(axes, f"{count:,.0f} requests", meeting, (8, -14), zorder=5, **HALO)
     axes.set(xlabel="requests", ylabel=unit, xlim=(0, most), ylim=(0, None))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:,.6g}")
