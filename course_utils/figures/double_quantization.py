@@ -20,9 +20,6 @@ from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
 from course_utils.machine.validation import positive, whole_number
 from course_utils.palette import CONSTANTS, GREY, INK, PAPER, WEIGHTS, colours, text_on
 
-# The number of bits of a weight's code, and of a quantized constant; the bytes of a float32.
-CODE_BITS, CONSTANT_BITS, FLOAT32 = 4, 8, 4
-
 
 def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str = "") -> Picture:
     """Draw what double quantization stores as a tree, with the bytes of each node.
@@ -37,25 +34,17 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
     if positive("block_size", block_size) % 2:
         raise ValueError(f"block_size must be even, so that blocks fill bytes; got {block_size}")
     last = whole_number("nested_block_size", nested_block_size, least=3)
-    count, size = f"{last:,}", f"{block_size:,}"
+    count, size, half = f"{last:,}", f"{block_size:,}", f"{block_size // 2:,}"
     # Name of the row → what its numbers are, their format, and their bytes.
     rows = {
-        "mean": ("mean of all\nconstants", "float32", f"{FLOAT32} B for the whole matrix"),
+        "mean": ("mean of all\nconstants", "float32", "4 B for the whole matrix"),
         "nested constant": (
             f"largest of {count}\n|c − mean|",
             "float32",
-            f"{FLOAT32} B for {count} constants",
+            f"4 B for {count} constants",
         ),
-        "constants": (
-            f"largest |weight|\nof {size}",
-            f"{CONSTANT_BITS} bits each",
-            f"{CONSTANT_BITS // 8} B for {size} weights",
-        ),
-        "codes": (
-            f"NF4 codes of\n{size} weights",
-            f"{CODE_BITS} bits each",
-            f"{CODE_BITS * block_size // 8:,} B for {size} weights",
-        ),
+        "constants": (f"largest |weight|\nof {size}", "8 bits each", f"1 B for {size} weights"),
+        "codes": (f"NF4 codes of\n{size} weights", "4 bits each", f"{half} B for {size} weights"),
     }
     canvas = Canvas(540, 246, title)
     tops, middle, wide, high = (4.0, 72.0, 140.0, 208.0), 276.0, 66.0, 34.0

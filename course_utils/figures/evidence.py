@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -150,15 +150,6 @@ def seed_lines(  # noqa: PLR0913
     return Picture(figure, f"Means of {ylabel} over {xlabel}: {'; '.join(described)}.")
 
 
-def ascending(names: Iterable[str]) -> list[str]:
-    """Return names in ascending order if all of them are numbers, or else in their own order."""
-    listed = list(names)
-    try:
-        return sorted(listed, key=float)
-    except ValueError:
-        return listed
-
-
 # Each argument is a separate property of the table.
 def heat_map(  # noqa: PLR0913
     values: Mapping[str, Mapping[str, float]],
@@ -172,8 +163,8 @@ def heat_map(  # noqa: PLR0913
     """Draw a table of numbers as coloured cells, with a frame around the lowest number of each row.
 
     Args:
-        values: name of the row → {name of the column: number}; lower is better. A row may lack
-            columns. Names that are numbers are sorted.
+        values: row → {column: number}; lower is better. A row may lack columns. Rows and columns
+            are numbers, written as texts, and are drawn in ascending order.
         xlabel: what the columns are.
         ylabel: what the rows are.
         unit: what the numbers are, with their unit.
@@ -181,8 +172,11 @@ def heat_map(  # noqa: PLR0913
     """
     import pandas as pd
 
+    def as_numbers(names: pd.Index) -> pd.Index:
+        return names.astype(float)
+
     table = pd.DataFrame.from_dict(values, orient="index")
-    table = table.loc[ascending(table.index), ascending(table.columns)]
+    table = table.sort_index(key=as_numbers).sort_index(axis=1, key=as_numbers)
     figure, axes = one_panel(6.5, 1.1 + 0.43 * len(table), title)
     shades = LinearSegmentedColormap.from_list("shades", [to_rgba(BLUE, 0.6), to_rgba(BLUE, 0)])
     # The worst tenth has the lightest shade. Otherwise one bad cell would make all others dark.
