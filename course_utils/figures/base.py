@@ -42,19 +42,15 @@ Style = dict[str, Any]
 HALO: Style = {"path_effects": [withStroke(linewidth=3, foreground=PAPER)]}
 # An inch of a figure has 72 points, and is shown on a page as this number of CSS pixels.
 POINTS, PIXELS = 72, 110
-# The names that different front ends give to the background colour of a page. The variables of
-# JupyterLab are last, because ipywidgets also defines them on Colab, for light pages only.
-BACKGROUNDS = (
-    *("--vscode-editor-background", "--colab-primary-surface-color"),
-    *("--pst-color-background", "--jp-layout-color0"),
-)
 # On a narrow page, such as a phone's, a figure is not made narrower than this number of CSS pixels,
 # so that its text stays legible. Instead, the reader moves the figure sideways.
 NARROWEST = 480
-# The variable --paper is the background colour of the page, or white on a page without a name for
-# it. The last two properties are Matplotlib's defaults for lines.
+# The variable --paper is the background colour of the page in VS Code, Colab, the website or
+# JupyterLab, or else white. JupyterLab is last, because ipywidgets also defines its variables on
+# Colab, for light pages only. The last two properties are Matplotlib's defaults for lines.
 STYLE = (
-    f"--paper:{''.join(f'var({name},' for name in BACKGROUNDS)}white{')' * len(BACKGROUNDS)};"
+    "--paper:var(--vscode-editor-background,var(--colab-primary-surface-color,"
+    "var(--pst-color-background,var(--jp-layout-color0,white))));"
     f"max-width:max(100%,{NARROWEST}px);height:auto;stroke-linejoin:round;stroke-linecap:butt"
 )
 # Regular expressions for parts of Matplotlib's SVG, and the shorter texts that replace them.
@@ -104,10 +100,6 @@ def inline_svg(figure: Figure, alt: str) -> str:
 
     Equal figures give equal texts. The ids in different figures are different, because all figures
     of a page share one set of ids.
-
-    Args:
-        figure: the figure. Black becomes the text colour of the page, and white its background.
-        alt: the text alternative, which screen readers read instead of the figure.
     """
     file = StringIO()
     # An equal salt makes the ids of equal clip paths and hatches equal.

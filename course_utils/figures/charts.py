@@ -7,7 +7,6 @@ from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
@@ -51,7 +50,8 @@ def curves(  # noqa: PLR0913
         ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
             x, the ticks of a log scale of x are at these values.
-        mark: x → the words about this x, which are written above a vertical line.
+        mark: x → the words about this x, which are written above a vertical line. Points at x have
+            a ring.
         levels: name → y of a horizontal line.
     """
     figure, axes = one_panel(height=3.2, title=title)
@@ -76,20 +76,12 @@ def curves(  # noqa: PLR0913
         ends[name] = level, GREY
         descriptions.append(f"a line at {name}, {level:.4g}")
     for x, words in (mark or {}).items():
-        _draw_mark(axes, lines, x, words)
+        for point in (point for line in lines for point in line.get_xydata() if point[0] == x):
+            axes.plot(*point, "o", markersize=10, mfc="none", mec=INK)
+        mark_x(axes, x, words, ha="center")
         descriptions.append(f"marked at {x:g}: {words}")
     label_ends(axes, ends)
     return Picture(figure, f"Lines of {ylabel} over {xlabel}: " + "; ".join(descriptions) + ".")
-
-
-def _draw_mark(axes: Axes, lines: Sequence[Line2D], x: float, words: str) -> None:
-    """Draw a vertical line at x, a ring around each line's point at x, and the words above them."""
-    points = [point for line in lines for point in line.get_xydata() if point[0] == x]
-    for point in points:
-        axes.plot(*point, "o", markersize=10, mfc="none", mec=INK)
-    share = (axes.transData + axes.transAxes.inverted()).transform((x, axes.get_ylim()[0]))[0]
-    side = "left" if share < 0.25 else "right" if share > 0.75 else "center"
-    mark_x(axes, x, words, ha=side)
 
 
 def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
@@ -238,10 +230,13 @@ def pareto(
             axes.plot([x, point[0]], [y, point[1]], color=colour, linewidth=1, alpha=0.5)
         axes.plot(xs, ys, marker, color=colour, markersize=8, mec=PAPER)
         path = (paths or {}).get(name, [(x, y)])
+        described = f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs"
         if len(path) > 1:
             axes.plot(*zip(*path, strict=True), f"{marker}-", color=colour, markersize=4, zorder=1)
+            described += ", with a line through "
+            described += ", ".join(f"{x:.4g} and {y:.4g}" for x, y in path)
         labels.append(note(axes, name, path[-1], (9, 7), weight="bold", zorder=5, **HALO))
-        descriptions.append(f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs{_through(path)}")
+        descriptions.append(described)
     axes.set(xlabel=f"←  better      {xlabel}", ylabel=f"←  better      {ylabel}")
     axes.margins(0.18)
     axes.grid(alpha=0.15, color=INK)
@@ -250,12 +245,6 @@ def pareto(
     _move_apart(labels)
     alt = f"Dots of {ylabel} over {xlabel}, one for each run; smaller is better. Medians: "
     return Picture(figure, alt + "; ".join(descriptions) + ".")
-
-
-def _through(path: Sequence[tuple[float, float]]) -> str:
-    """Return the description of a path of several points; else ""."""
-    points = ", ".join(f"{x:.4g} and {y:.4g}" for x, y in path)
-    return f", with a line through {points}" if len(path) > 1 else ""
 
 
 def _move_apart(labels: Sequence[Annotation]) -> None:

@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from course_utils.figures.base import Picture
-from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
+from course_utils.figures.base import Picture, Style
+from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
 from course_utils.palette import CONSTANTS, GREY, INK, WEIGHTS, text_on
 
 # In the picture of quantiles: the x of zero, points per standard deviation, the y of the curve's
@@ -141,7 +141,17 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
             if row:
                 canvas.arrow([(x + 28, y - 20), (x + 28, y - 2)])
         canvas.text((386, y + 13), "…")
-    _bytes(canvas, columns[::2], [f"{stored.packed[n // 2].item():08b}" for n in shown[::2]])
+    # Each byte is below its pair of codes, with its two nibbles side by side.
+    y = 4 + 48.0 * len(rows)
+    canvas.text((2, y + 13), "byte", ha="left", weight="bold")
+    for n, x in zip(shown[::2], columns[::2], strict=True):
+        canvas.box((x, y), (120, 26), face=WEIGHTS, edge="none")
+        bits = f"{stored.packed[n // 2].item():08b}"
+        style: Style = {"colour": text_on(WEIGHTS), "family": "monospace", "size": TEXT + 1}
+        for middle, nibble in ((x + 28, bits[:4]), (x + 92, bits[4:])):
+            canvas.text((middle, y + 13), nibble, **style)
+            canvas.arrow([(middle, y - 20), (middle, y - 2)])
+    canvas.text((386, y + 13), "…")
     sizes = stored.sizes
     total = sizes["codes"] + sizes["constants"]
     canvas.text((2, 263), "stored", ha="left", weight="bold")
@@ -165,16 +175,3 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
         f"a byte. Stored: {sizes['codes']} bytes of codes and {sizes['constants']} bytes for the "
         f"absmax, together {total} bytes instead of {weights.nbytes}."
     )
-
-
-def _bytes(canvas: Canvas, columns: Sequence[float], texts: Sequence[str]) -> None:
-    """Draw each byte below its pair of codes, with its two nibbles side by side."""
-    y = 4 + 48.0 * 4
-    canvas.text((2, y + 13), "byte", ha="left", weight="bold")
-    for x, bits in zip(columns, texts, strict=True):
-        canvas.box((x, y), (120, 26), face=WEIGHTS, edge="none")
-        for middle, nibble in ((x + 28, bits[:4]), (x + 92, bits[4:])):
-            at: Point = (middle, y + 13)
-            canvas.text(at, nibble, colour=text_on(WEIGHTS), family="monospace", size=TEXT + 1)
-            canvas.arrow([(middle, y - 20), (middle, y - 2)])
-    canvas.text((386, y + 13), "…")

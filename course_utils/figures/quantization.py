@@ -145,7 +145,7 @@ def bits_per_weight(
     """
     figure, axes = one_panel(height=1.2 + 0.36 * len(rows), title=title)
     chosen_colours = colours(part for row in rows.values() for part in row)
-    ends = dict.fromkeys(reversed(rows), 0.0)
+    ends = dict.fromkeys(list(rows)[::-1], 0.0)
     for (part, colour), hatch in zip(chosen_colours.items(), HATCHES, strict=False):
         sizes = [rows[name].get(part, 0) for name in ends]
         style: Style = {"color": colour, "hatch": hatch, "edgecolor": PAPER, "linewidth": 0}

@@ -14,7 +14,6 @@ from math import ceil, exp
 from statistics import fmean
 from textwrap import fill
 
-from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from course_utils.figures.base import Picture, Style, legend_above, panels_in_a_row, with_strokes
@@ -76,7 +75,16 @@ def token_probabilities(
     figure, panels = panels_in_a_row(columns, height=1.3 + 0.26 * rows, title=title)
     for number, axes in enumerate(panels):
         part = slice(number * rows, (number + 1) * rows)
-        _draw_dots(axes, texts[part], {name: shares[part] for name, shares in series.items()})
+        for row, of_token in enumerate(zip(*(s[part] for s in series.values()), strict=True)):
+            axes.plot([min(of_token), max(of_token)], [row] * 2, color=GREY, linewidth=2, zorder=1)
+        for name, shares, (colour, _, _) in with_strokes(series):
+            face = PAPER if name == next(iter(series)) else colour
+            style: Style = {"markersize": 9, "mec": colour, "mfc": face, "mew": 2, "clip_on": False}
+            axes.plot(shares[part], range(len(texts[part])), "o", label=name, **style)
+        axes.set_yticks(range(len(texts[part])), texts[part], **TOKEN_TEXT)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        # A dot at 0% must not cover the text of its token.
+        axes.tick_params(axis="y", length=0, pad=10)
         axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xlabel="probability of the token")
     legend_above(panels[0], columns=len(series))
     descriptions = [
@@ -84,19 +92,6 @@ def token_probabilities(
         for name, shares in series.items()
     ]
     return Picture(figure, "Dots of probability, token by token. " + "; ".join(descriptions) + ".")
-
-
-def _draw_dots(axes: Axes, texts: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
-    for row, of_token in enumerate(zip(*series.values(), strict=True)):
-        axes.plot([min(of_token), max(of_token)], [row] * 2, color=GREY, linewidth=2, zorder=1)
-    for name, shares, (colour, _, _) in with_strokes(series):
-        face = PAPER if name == next(iter(series)) else colour
-        style: Style = {"markersize": 9, "mec": colour, "mfc": face, "mew": 2, "clip_on": False}
-        axes.plot(shares, range(len(texts)), "o", label=name, **style)
-    axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    # A dot at 0% must not cover the text of its token.
-    axes.tick_params(axis="y", length=0, pad=10)
 
 
 @dataclass(frozen=True)
