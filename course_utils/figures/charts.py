@@ -156,7 +156,7 @@ def measurements(
         values, middle = list(samples[name]), median(samples[name])
         axes.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.5)
         axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
-        note(axes, f"{middle:.4g}", (middle, row + 0.3), (0, 1), ha="center")
+        note(axes, f"{middle:.4g}", (middle, row + 0.3), (0, 3), ha="center")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel=f"{xlabel}; a line is a median", ylim=(-0.5, len(names) - 0.2))
     if log:
