@@ -385,30 +385,6 @@ def test_steps_and_layers_must_match_what_was_measured():
         figures.layer_spikes({"backward of layer 1": [1.0]}, [1, 2])
 
 
-def test_guesses_are_drawn_beside_the_answers():
-    rows = [
-        figures.GuessRow("load", "2.7 times too high", ratio=2.7),
-        figures.GuessRow("levels", "wrong: about 7", is_right=False),
-        figures.GuessRow("far", "a million times too low", ratio=1e-6),
-    ]
-    picture = figures.guesses_and_answers(rows)
-    axes = first_axes(picture)
-    dots = {tuple(line.get_ydata()): line for line in axes.lines if line.get_marker() == "o"}
-    assert dots[3,].get_xdata()[0] == 2.7
-    # A guess that is too far off is drawn at the end of the axis.
-    assert dots[1,].get_xdata()[0] == 1e-4 >= axes.get_xlim()[0]
-    assert {text.get_text() for text in axes.texts} == {row.text for row in rows}
-    assert "load: 2.7 times too high; levels: wrong: about 7" in picture.alt
-
-
-@pytest.mark.parametrize("truth", [None, 0.0, -3.0, 5.0, 1e30])
-@pytest.mark.parametrize("guesses", [[0.0], [1e30, -1e30, 1e-30], [-1.0, 3.0, 3.0]])
-def test_every_guess_is_counted_in_the_histogram(guesses, truth):
-    picture = figures.guess_histogram(guesses, truth)
-    assert sum(bar.get_height() for bar in first_axes(picture).patches) == len(guesses)
-    assert ("The answer is" in picture.alt) == (truth is not None)
-
-
 def test_the_lowest_number_of_each_row_of_a_heat_map_has_a_frame():
     values = {"8": {"0.1": 2.0, "0.2": 2.125}, "1": {"0.1": 2.5, "0.2": 2.25, "0.3": 2.75}}
     labels = {"xlabel": "learning rate", "ylabel": "rank", "unit": "Loss"}
