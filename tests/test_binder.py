@@ -1,7 +1,6 @@
-"""Binder: the Dockerfile that repo2docker writes, the scripts of binder/, and the launch links.
+"""Binder: the Dockerfile that repo2docker writes, and the scripts of binder/.
 
-The tests need neither Docker nor a network. repo2docker only prints the Dockerfile, and JupyterLab
-is started with BinderHub's arguments.
+The tests need neither Docker nor a network, because repo2docker only prints the Dockerfile.
 """
 
 import io
@@ -12,16 +11,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
-import urllib.parse
-import urllib.request
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-
-from tests.machine import free_port
-from workshop.publishing.addresses import Addresses, badges
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = sorted((ROOT / "lectures").glob("*.ipynb"))
@@ -161,25 +153,24 @@ def test_start_is_replaced_by_the_server(tmp_path):
 def built(repository, tmp_path):
     """Return a function that runs postBuild with replaced programs.
 
-    Its arguments are the version of CUDA for which torch was built, and the exit status of pip. It
-    returns the status of postBuild, its messages, and the commands that it ran.
+    Its argument is the version of CUDA for which torch was built. It returns the status of
+    postBuild, its messages, and the commands that it ran.
     """
     programs, modules, calls = tmp_path / "bin", tmp_path / "modules", tmp_path / "calls"
     programs.mkdir()
     modules.mkdir()
     record = f'echo "$(basename "$0")" "$@" "cache=$QLORA_COURSE_CACHE" >> "{calls}"'
     record += f'\ntest "$PIP_NO_CACHE_DIR" = 1 || echo pip has a cache >> "{calls}"'
-    python = f'test "$1" = -c && exec "{sys.executable}" "$@"\n{record}\nexit "$PIP_STATUS"'
+    python = f'test "$1" = -c && exec "{sys.executable}" "$@"\n{record}'
     for name, script in {"python": python, "course": record}.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
 
-    def build(cuda=None, pip=0):
+    def build(cuda=None):
         (modules / "torch.py").write_text(f"class version:\n    cuda = {cuda!r}\n")
         variables = environment(
             NB_PYTHON_PREFIX="/srv/conda/envs/notebook",
             PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
-            PIP_STATUS=pip,
             PYTHONPATH=modules,
         )
         done = subprocess.run(
@@ -204,85 +195,3 @@ def test_postbuild_fails_if_torch_was_built_for_cuda(built):
     status, messages, called = built(cuda="13.0")
     assert status == 1 and "torch was built for CUDA" in messages
     assert called == []
-
-
-# --- launch links ---------------------------------------------------------------------------------
-
-BASE, TOKEN = "/user/example-course-a1b2c3/", "a-token"
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    """The address of a JupyterLab that `start` runs with BinderHub's options.
-
-    As on Binder, the repository is the home folder. BinderHub repeats each option for the two
-    names of the server, NotebookApp and ServerApp.
-    """
-    home = tmp_path_factory.mktemp("home")
-    for name in ("binder", "exercises", "lectures"):
-        shutil.copytree(ROOT / name, home / name, symlinks=True)
-    shutil.copy(ROOT / "nbgrader_config.py", home)
-    settings = "course_utils/data/jupyter"
-    shutil.copytree(ROOT / settings, home / settings)
-    port = free_port()
-    options = [f"base_url={BASE}", f"token={TOKEN}", "trust_xheaders=True", "allow_origin=*"]
-    command = [home / "binder" / "start", "jupyter-lab", "--ip=127.0.0.1", f"--port={port}"]
-    command += [f"--{app}.{option}" for app in ("NotebookApp", "ServerApp") for option in options]
-    # Binder doesn't need these two options, because it has neither a browser nor a root user.
-    command += ["--no-browser", "--allow-root"]
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = environment(HOME=home, NB_PYTHON_PREFIX=home / "prefix", PATH=programs)
-    for name in [name for name in variables if name.startswith(("JUPYTER", "IPYTHON", "XDG"))]:
-        del variables[name]
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=home, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    address = f"http://127.0.0.1:{port}{BASE}"
-    try:
-        for _ in range(600):
-            assert server.poll() is None, (home / "log").read_text()
-            try:
-                urllib.request.urlopen(f"{address}api", timeout=60).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail("the server does not answer")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def fetch(session, path):
-    """Return the server's answer as text; raises HTTPError if the server has no such page."""
-    separator = "&" if "?" in path else "?"
-    with urllib.request.urlopen(f"{session}{path}{separator}token={TOKEN}", timeout=60) as answer:
-        return answer.read().decode()
-
-
-def linked_path(badge):
-    """Return the path that Binder's link in a line of badges opens in a session."""
-    (link,) = re.findall(r"\((https://mybinder\.org/v2/\S+?)\)", badge)
-    return urllib.parse.parse_qs(urllib.parse.urlsplit(link).query)["urlpath"][0]
-
-
-@pytest.mark.full
-def test_launch_link_opens_its_lecture(session):
-    path = LECTURES[0]
-    link = linked_path(badges(path, Addresses(repository="https://github.com/example/course")))
-    assert link == f"lab/tree/lectures/{path.name}"
-    assert f'"treePath": "lectures/{path.name}"' in fetch(session, link)
-    found = json.loads(fetch(session, f"api/contents/lectures/{path.name}"))
-    assert found["type"] == "notebook"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    assert [cell["id"] for cell in found["content"]["cells"]] == [cell["id"] for cell in cells]
-    assert found["content"]["metadata"]["kernelspec"]["name"] == "python3"
-
-
-@pytest.mark.full
-def test_session_has_the_lectures_kernel_and_nbgraders_button_validate(session):
-    assert json.loads(fetch(session, "api/kernelspecs"))["default"] == "python3"
-    version = distribution("nbgrader").version
-    assert json.loads(fetch(session, f"nbgrader_version?version={version}"))["success"]

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections import namedtuple
@@ -241,14 +240,6 @@ def test_environment_of_an_unsupported_python_is_reported_and_kept(created):
     with pytest.raises(SetupError, match=r"too old or too new: delete the folder \.venv"):
         bootstrap.ensure_venv()
     assert created == []
-
-
-@pytest.mark.full
-def test_real_environment_is_created_once(clone):
-    bootstrap.ensure_venv()
-    bootstrap.in_venv("marker").touch()
-    bootstrap.ensure_venv()
-    assert bootstrap.in_venv("marker").exists() and bootstrap.venv_program("python").exists()
 
 
 def test_python_without_ensurepip_names_debians_package(clone, monkeypatch):

@@ -23,7 +23,6 @@ from course_utils.training import (
     count_answer_tokens,
     finetune,
     loop,
-    strength,
 )
 from course_utils.training.by_hand import LlamaByHand, supports
 from tests.conftest import make_model, random_examples
@@ -183,15 +182,6 @@ def test_sequences_of_any_length_have_the_gradients_of_autograd(length):
         assert largest_difference(adapted_model(), features) < TOLERANCE
 
 
-def test_other_norm_weights_have_the_gradients_of_autograd():
-    model = adapted_model()
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            parameter.data.uniform_(0.5, 1.5, generator=generator)
-    assert largest_difference(model, examples(5)) < TOLERANCE
-
-
 def test_a_batch_without_answer_tokens_has_no_loss_and_no_gradient():
     model = adapted_model()
     batch = pack(examples(2), 0)
@@ -246,17 +236,6 @@ def test_losses_are_those_of_each_answer_token():
         theirs.append(losses[targets != IGNORE])
     torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-4, atol=1e-5)
     assert len(ours) == count_answer_tokens([collate(features, 0)])
-
-
-@pytest.mark.parametrize("factor", [0, 0.5])
-def test_losses_follow_the_strength_of_the_adapters(factor):
-    model, batch = adapted_model(), pack(examples(4), 0)
-    llama = LlamaByHand(model)
-    full = llama.losses(batch)
-    with strength(model, factor), torch.no_grad():
-        ours, theirs = llama.losses(batch).sum(), answer_loss(model, collate(examples(4), 0))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
-    assert not torch.allclose(ours, full.sum())
 
 
 # -- training runs ---------------------------------------------------------------------------------

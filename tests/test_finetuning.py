@@ -102,16 +102,17 @@ def test_only_adapters_are_trainable_and_they_are_float32():
     assert all(p.eq(0).all() for name, p in trainable.items() if "lora_B" in name)
 
 
-def test_attach_adapters_rejects_a_name_that_is_already_used():
-    model = attach_adapters(make_model(), RECIPE)
-    with pytest.raises(ValueError, match=r"already has an adapter 'default'.*not in \['default'\]"):
-        attach_adapters(model, RECIPE)
-
-
-@pytest.mark.parametrize("name", ["", "a.b"])
-def test_the_name_of_an_adapter_is_text_without_a_dot(name):
-    with pytest.raises(ValueError, match="must be text without a dot, got"):
-        attach_adapters(make_model(), RECIPE, name=name)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("default", r"already has an adapter 'default'.*not in \['default'\]"),
+        ("", "must be text without a dot, got"),
+        ("a.b", "must be text without a dot, got"),
+    ],
+)
+def test_the_name_of_an_adapter_is_new_text_without_a_dot(name, message):
+    with pytest.raises(ValueError, match=message):
+        attach_adapters(attach_adapters(make_model(), RECIPE), RECIPE, name=name)
 
 
 def test_the_base_model_inside_a_peft_model_gets_no_adapters(uninterrupted):

@@ -197,15 +197,3 @@ def test_notice_of_bitsandbytes_about_an_optional_package_is_hidden():
     assert "kernels-community" not in done.stderr
     other = logging.LogRecord("", logging.WARNING, "", 0, "another message", None, None)
     assert logging.getLogger("bitsandbytes.backends.cpu.ops").filter(other)
-
-
-@pytest.mark.full
-def test_results_are_correct_while_the_number_changes(machine):
-    a = torch.arange(360_000, dtype=torch.float32).reshape(600, 600) % 7
-    expected, seen = (a.double() @ a.double()).float(), set()
-    with sharing_cores():
-        for turn in range(40):
-            machine.others = float(turn % 4)
-            seen.add(machine.number())
-            assert torch.equal(a @ a, expected)
-    assert seen == {1, 2, 3, 4}

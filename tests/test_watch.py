@@ -141,18 +141,6 @@ def test_loss_by_kind_restores_the_mode_of_each_module(rows, tokenizer):
     assert model.training and not frozen.training
 
 
-@pytest.mark.parametrize(
-    ("count", "options", "message"),
-    [
-        (0, {}, "needs at least one row"),
-        (2, {"batch_size": 0}, "batch_size must be a whole number of at least 1"),
-    ],
-)
-def test_loss_by_kind_rejects_no_rows_and_wrong_sizes(rows, tokenizer, count, options, message):
-    with pytest.raises(ValueError, match=message):
-        loss_by_kind(make_model(), rows[:count], tokenizer, **options)
-
-
 # -- the watch -------------------------------------------------------------------------------------
 
 
@@ -202,19 +190,6 @@ def test_a_kind_is_learned_when_its_loss_has_fallen_by_a_share(tokenizer):
     assert watch.learned_by() == {FRAME: 1, SECTION: 3}
     assert watch.learned_by(1) == {FRAME: 3, SECTION: 3}
     assert watch.learned_by(0) == {FRAME: 0, SECTION: 0}
-
-
-def test_the_lowest_loss_is_reached_although_the_goal_is_rounded(tokenizer):
-    watch = Watch(make_model(), tokenizer, news.tuned_messages(STORIES[0], answered=False), steps=1)
-    watch.losses = {0: {SECTION: 4.3776874061001925}, 1: {SECTION: 0.37897720147015124}}
-    assert watch.learned_by(1) == {SECTION: 1}
-
-
-@pytest.mark.parametrize("share", [-0.1, 2])
-def test_a_share_of_the_improvement_is_from_0_to_1(tokenizer, share):
-    watch = Watch(make_model(), tokenizer, news.tuned_messages(STORIES[0], answered=False), steps=1)
-    with pytest.raises(ValueError, match=f"share must be from 0 to 1, got {share}"):
-        watch.learned_by(share)
 
 
 def test_the_display_is_renewed_after_each_step(tokenizer, monkeypatch):

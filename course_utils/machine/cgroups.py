@@ -25,24 +25,15 @@ MEMORY_FILES = (
 
 
 class Membership(NamedTuple):
-    """One control group of this process.
+    """One control group of this process, and its path below the root of its hierarchy."""
 
-    Attributes:
-        controllers: The names of the controllers of a cgroup v1 group, or {""} for the cgroup v2
-            group.
-        path: The group's path below the root of its hierarchy.
-    """
-
+    # The names of the controllers of a cgroup v1 group, or {""} for the cgroup v2 group.
     controllers: frozenset[str]
     path: str
 
 
 def memberships(text: str | None = None) -> list[Membership]:
-    """Return the control groups of this process, or an empty list if the system has none.
-
-    Args:
-        text: The text of /proc/self/cgroup. By default the file is read.
-    """
+    """Return the control groups in the text of /proc/self/cgroup; none if there is no such file."""
     if text is None:
         text = OWN.read_text() if OWN.exists() else ""
     lines = (line.split(":", 2) for line in text.splitlines())

@@ -11,8 +11,7 @@ command line and its configuration files:
 - A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in it, and it
   would hide the server's log. Jupyter prints the server's address instead.
 
-The settings in course_utils/data/jupyter turn off the question about news, and open Markdown files,
-such as the glossary, as formatted text. These are defaults: a user's own settings replace them.
+The settings in course_utils/data/jupyter are defaults: a user's own settings replace them.
 """
 
 from __future__ import annotations

@@ -172,12 +172,10 @@ def peak_memory(device: torch.device | str | None = None) -> int:
 
 
 def process_peak(pid: int) -> int:
-    """Return the maximum resident memory that a process has used since it started its program.
+    """Return the maximum resident memory of a process since it started its program, in bytes (B).
 
-    On Linux this is the kernel's VmHWM, because getrusage also counts the memory that the parent
-    process used before the program started. On Windows the result is the peak of the working set.
-    macOS reports only the peak of the calling process, so for any other process the result is the
-    memory in use now.
+    On Linux, getrusage also counts the memory of the parent process, so VmHWM is read. macOS
+    reports only the peak of the calling process, and of any other the memory in use now.
     """
     status = Path(f"/proc/{pid}/status")
     if status.exists() and (line := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
@@ -204,12 +202,11 @@ def clear_buffers() -> None:
 
 
 def release_memory(*, collect: bool = True) -> None:
-    """Return unused memory to the system.
+    """Free unreachable objects, `clearable` memory and PyTorch's CUDA cache, and trim the heap.
 
-    This frees unreachable objects, the memory of `clearable` objects and PyTorch's CUDA cache, and
-    then returns the unused part of the heap. While a model trains, call it only between two
-    training steps, and from the thread that trains. The search for unreachable objects takes 0.3 s
-    in a notebook with a model; collect=False leaves it out.
+    While a model trains, call it only between two training steps, and from the thread that trains.
+    The search for unreachable objects takes 0.3 s in a notebook with a model; collect=False leaves
+    it out.
     """
     if collect:
         gc.collect()

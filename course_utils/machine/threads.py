@@ -1,10 +1,9 @@
 """Give PyTorch as many threads as there are cores that no other program keeps busy.
 
 PyTorch splits each operation among threads, one for each core, and waits until the last thread has
-finished. When another program keeps a core busy, one of these threads shares that core with the
-program. The other threads wait for this thread, thousands of times a second. On two cores, while
-another program kept one core busy, training reached 10% of its full speed with two threads, and 60%
-with a single thread (measured in docs/performance.md, section "Beside a busy program").
+finished. When another program keeps a core busy, the thread on this core is slow, and the other
+threads wait for it, thousands of times a second. On two cores beside such a program, training
+reached 10% of its full speed with two threads, and 60% with one (docs/performance.md).
 
     other programs keep busy      threads, on 2 cores      threads, on 8 cores
     no core                       2                        8
@@ -45,13 +44,7 @@ TOLERATED = 0.4
 
 
 class Sample(NamedTuple):
-    """The CPU time that programs have used up to a moment, in seconds.
-
-    Attributes:
-        moment: the moment, in seconds of `time.monotonic`.
-        total: CPU time of all programs together.
-        own: CPU time of this process.
-    """
+    """The CPU time of all programs and of this process up to a moment, all in seconds."""
 
     moment: float
     total: float
@@ -126,12 +119,9 @@ def sample() -> Sample:
 
 
 class _Block(threading.local):
-    """The `sharing_cores` block of a Python thread. OpenMP also counts separately for each thread.
+    """The `sharing_cores` block of a Python thread, because OpenMP counts for each thread, too."""
 
-    Attributes:
-        most: The maximum number of PyTorch's threads in the block; 0 outside a block.
-    """
-
+    # The maximum number of PyTorch's threads in the block; 0 outside a block.
     most = 0
 
 

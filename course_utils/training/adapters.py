@@ -26,11 +26,10 @@ def attach_adapters(
 ) -> PeftModel:
     """Freeze the base model and add a LoRA adapter to every target module.
 
-    Adapters are float32, regardless of the base model's dtype. So each trainable parameter needs
-    16 bytes with Adam: 4 bytes each for the weight, its gradient and Adam's two moments. peft's
-    `prepare_model_for_kbit_training` is not called, because it converts the embedding, the output
-    head and the normalization layers to float32. The conversion would need additional memory, and
-    this training loop works without the conversion.
+    Adapters are float32, so each trainable parameter needs 16 bytes with Adam: 4 bytes each for the
+    weight, its gradient and Adam's two moments. peft's `prepare_model_for_kbit_training` is not
+    called, because it would need additional memory to convert the embedding, the head and the norms
+    to float32.
 
     Args:
         model: A transformers model, or a PeftModel, to which another adapter is added.

@@ -59,8 +59,8 @@ def finetune(  # noqa: PLR0913
     """Train all parameters of a model that need a gradient, and return the run.
 
     In a PeftModel, these parameters are the adapters. Ctrl-C or Jupyter's stop button saves a
-    checkpoint and ends the run. The run's `finished` is then False. If several processes train, an
-    interrupt ends them immediately without a new checkpoint, and the last checkpoint remains.
+    checkpoint and ends the run. If several processes train, an interrupt ends them immediately
+    without a new checkpoint, and the last checkpoint remains.
 
     Args:
         model: The model to train, for example the result of `attach_adapters`.

@@ -36,10 +36,9 @@ def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
     """Return the logits from which answer tokens are predicted, and these tokens as targets.
 
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
-    positions whose next token is an answer token in at least one row of the batch. Fewer logits
-    need less memory: with a vocabulary of 49,152 tokens, the logits of whole prompts would be the
-    largest tensor of the step. Positions are counted without the padding on the left, so the first
-    real token of a row has position 0.
+    positions whose next token is an answer token in at least one row, because with a vocabulary of
+    49,152 tokens, the logits of whole prompts would be the largest tensor of the step. Positions
+    are counted without the padding on the left.
 
     Returns:
         logits, (batch, kept, vocabulary), and targets, (batch, kept). A target is -100 where the
@@ -160,7 +159,7 @@ def make_optimizer(
 
     Args:
         model: The model to train.
-        recipe: The recipe whose learning_rate and weight_decay are used.
+        recipe: Its learning_rate and weight_decay are used.
         paged: False selects PyTorch's AdamW on CUDA, too.
         fused: Whether one kernel of PyTorch's AdamW updates all parameters. For the adapters of
             SmolLM2-135M, this kernel needs 5 ms on two cores instead of 25 ms. Don't combine it

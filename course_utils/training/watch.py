@@ -121,11 +121,7 @@ def loss_by_kind(
 
 
 def growing_steps(last: int) -> list[int]:
-    """Return numbers of steps from 1 to `last`, each a fourth larger than the one before.
-
-    A model learns most in its first steps, so these steps are closer together: 1, 2, 3, 4, 5, 6, 8,
-    10, 12, 15, 19, 24, 30, 38, ….
-    """
+    """Return steps from 1 to `last`, each a fourth larger: 1, 2, 3, 4, 5, 6, 8, 10, 12, …."""
     steps = [1]
     while steps[-1] < last:
         steps.append(min(last, max(steps[-1] + 1, round(1.25 * steps[-1]))))
@@ -164,7 +160,7 @@ class Watch:
 
         Args:
             model: The model that will be trained.
-            tokenizer: The tokenizer of the model.
+            tokenizer: Its tokenizer.
             conversation: Chat messages up to the user's question, which the model answers.
             rows: Results of `sft.encode` whose losses are measured.
             steps: Number of steps of the run, after which the model answers for the last time.
