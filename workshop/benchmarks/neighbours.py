@@ -1,4 +1,4 @@
-"""Measure the speed of training, generation and the NF4 codec beside busy neighbours.
+"""Measure the speed of training and answering beside busy neighbours.
 
 A neighbour is a program that keeps one core busy. Each combination of a setting and a kind of work
 runs in its own process. The processes take turns: first without neighbours, then beside one
@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 
-from course_utils.quantization import quantize_nf4
 from workshop.benchmarks import decoding, training
 from workshop.benchmarks.runner import Benchmark, Report, measured_here, table
 from workshop.benchmarks.turns import (
@@ -53,16 +52,6 @@ SETTINGS: dict[str, Variables] = {
 }
 
 
-def codec(turn: Turn) -> None:
-    """Convert 2 million weights to NF4 and back with lecture 04's codec, 40 times in each turn."""
-    weights = torch.randn(2_000_000)
-    while True:
-        turn.begin()
-        for _ in range(40):
-            quantize_nf4(weights, double_quant=True).dequantize()
-        turn.end(weights=40 * weights.numel())
-
-
 class Work(NamedTuple):
     """What a worker process runs, the function from a measurement to a speed, and its unit."""
 
@@ -74,9 +63,6 @@ class Work(NamedTuple):
 WORK = {
     "training": Work(partial(training.course, checkpointing=True), training.rate, "tokens/s"),
     "answering": Work(partial(decoding.course, kind="few-shot"), decoding.rate, "answers/s"),
-    "codec": Work(
-        codec, lambda piece: piece["weights"] / piece["seconds"] / 1e6, "million weights/s"
-    ),
 }
 
 

@@ -107,9 +107,10 @@ def modules(folder: Path) -> dict[str, str]:
     page = folder / API
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     paths = {}
-    for name in re.findall(r"^api/(\w+)$", text, re.M):
-        package = f"course_utils/{name}/__init__.py"
-        paths[name] = package if (folder / package).is_file() else f"course_utils/{name}.py"
+    for name in re.findall(r"^api/([\w.]+)$", text, re.M):
+        path = f"course_utils/{name.replace('.', '/')}"
+        package = f"{path}/__init__.py"
+        paths[name] = package if (folder / package).is_file() else f"{path}.py"
     return paths
 
 
@@ -135,7 +136,8 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
             text = (folder / source).read_text(encoding="utf-8")
             target.write_text(links.rewritten(text, source), encoding="utf-8")
         elif source.endswith(".py"):
-            target.write_text(API_PAGE.format(name=target.stem), encoding="utf-8")
+            name = target.name.removesuffix(".md")
+            target.write_text(API_PAGE.format(name=name), encoding="utf-8")
         else:
             shutil.copyfile(folder / source, target)
     if any(LIVE in page.read_text(encoding="utf-8") for page in (work / "pages").glob("*.md")):
