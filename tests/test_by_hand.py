@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from course_utils import news
 from course_utils.machine import runtime
 from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
-from course_utils.models.llama import linears
+from course_utils.models.llama import Adapter, linears
 from course_utils.sft import IGNORE, collate, encode_all, pack
 from course_utils.training import (
     Recipe,
@@ -236,6 +236,115 @@ def test_losses_are_those_of_each_answer_token():
         theirs.append(losses[targets != IGNORE])
     torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-4, atol=1e-5)
     assert len(ours) == count_answer_tokens([collate(features, 0)])
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def missing_scale(monkeypatch):
+    adapter_of = by_hand.adapter_of
+    monkeypatch.setattr(by_hand, "adapter_of", lambda m: Adapter(*adapter_of(m)[:2], 1.0))
+
+
+def transposed_b(monkeypatch):
+    def refresh(self):
+        correct(self)
+        for b in self.b:
+            b.copy_(b.T.reshape(b.shape))
+
+    correct = by_hand.Linears.refresh
+    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
+
+
+def no_gradient_through_the_adapter(monkeypatch):
+    def backward(self, *arguments):
+        a, self.a = self.a, torch.zeros_like(self.a)
+        correct(self, *arguments)
+        self.a = a
+
+    correct = by_hand.Linears.backward
+    monkeypatch.setattr(by_hand.Linears, "backward", backward)
+
+
+def forgotten_mask(monkeypatch):
+    def places(*arguments):
+        found = correct(*arguments)
+        found.mask.zero_()
+        return found
+
+    correct = by_hand.Places
+    monkeypatch.setattr(by_hand, "Places", places)
+
+
+def empty_places_with_a_gradient(monkeypatch):
+    def places(*arguments):
+        found = correct(*arguments)
+        found.empty = found.empty[:0]
+        return found
+
+    correct = by_hand.Places
+    monkeypatch.setattr(by_hand, "Places", places)
+
+
+def stale_buffer(monkeypatch):
+    """Use the activations that another layer has left in the shared buffers."""
+
+    def backward(self, *arguments):
+        self.kept.owner = self
+        return correct(self, *arguments)
+
+    correct = by_hand.Half.backward
+    monkeypatch.setattr(by_hand.Half, "backward", backward)
+
+
+def stale_adapters(monkeypatch):
+    """Keep the adapters as they were when the model was made."""
+
+    def refresh(self):
+        if not hasattr(self, "scales"):
+            correct(self)
+
+    correct = by_hand.Linears.refresh
+    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
+
+
+def gradients_rotated_forward(monkeypatch):
+    rotated = by_hand.Attention._rotated
+    monkeypatch.setattr(by_hand.Attention, "_rotated", lambda self, qkv, _: rotated(self, qkv, 1))
+
+
+def forgotten_residual(monkeypatch):
+    backward = by_hand.Norm.backward
+
+    def without(self, x, dy, g):
+        backward(self, x, dy, g.zero_())
+
+    monkeypatch.setattr(by_hand.Norm, "backward", without)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        missing_scale,
+        transposed_b,
+        no_gradient_through_the_adapter,
+        forgotten_mask,
+        empty_places_with_a_gradient,
+        stale_buffer,
+        gradients_rotated_forward,
+        forgotten_residual,
+    ],
+)
+def test_a_fault_is_found(monkeypatch, fault):
+    assert largest_difference(adapted_model(), examples(5)) < TOLERANCE
+    fault(monkeypatch)
+    assert largest_difference(adapted_model(), examples(5)) > 100 * TOLERANCE
+
+
+def test_adapters_of_an_earlier_step_are_found(monkeypatch):
+    stale_adapters(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_nothing_of_earlier_batches_is_left(checkpointing=True)
 
 
 # -- training runs ---------------------------------------------------------------------------------

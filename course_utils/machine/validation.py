@@ -39,19 +39,6 @@ def whole_number(name: str, value: Any, *, least: int, most: int | None = None) 
     return int(value)
 
 
-def check_number(name: str, value: int, maximum: int, minimum: int = 1) -> None:
-    """Raise ValueError with a message for the reader if a number is not in the allowed range."""
-    if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be from {minimum} to {maximum:,} here, but is {value:,}.")
-
-
-def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise ValueError with a message for the reader if a value is not allowed."""
-    if value not in allowed:
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
-
-
 def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
     """Return an argument, or raise a ValueError that lists the allowed values."""
     choices = list(allowed)

@@ -15,6 +15,7 @@ In a terminal, the command is `course finetune my.jsonl`. In a notebook, run thi
     done
 """
 
-from course_utils.tuning.run import Tuned, finetune_file
+from course_utils.tuning.report import Tuned
+from course_utils.tuning.run import finetune_file
 
 __all__ = ["Tuned", "finetune_file"]

@@ -1,22 +1,29 @@
-"""Make the report page of a run, and the model card of its adapters."""
+"""Report on a run: as text, as a page, and as the model card of its adapters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils import figures, palette
+from course_utils import evaluation, figures, palette
 from course_utils.machine.units import format_bytes
 from course_utils.models.fetch import is_repository
-from course_utils.tuning.forecast import duration
-from course_utils.tuning.measure import METRICS
+from course_utils.significance import p_text
+from course_utils.tuning.base import Base
+from course_utils.tuning.data import OwnData
+from course_utils.tuning.forecast import Forecast, duration
+from course_utils.tuning.measure import METRICS, Measured
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from course_utils.tuning.run import Tuned
+    from course_utils import training
 
+# The names of the folder of the adapters and of the report's file in the output folder of a run.
+ADAPTERS, PAGE = "adapters", "report.html"
 INTERVALS = (
     "The numbers in brackets are 95% confidence intervals. The change is the mean of the "
     "differences, after minus before, on the same rows."
@@ -28,6 +35,73 @@ SETTINGS = (
 )
 # The page shows at most this many held-out rows, and at most this many characters of each text.
 EXAMPLES, LONGEST = 8, 600
+
+
+class Result(NamedTuple):
+    """The values of one metric before and after training, as text.
+
+    Attributes:
+        change: the mean of the paired differences and its 95% confidence interval. A positive
+            change means that the metric is larger after training.
+    """
+
+    metric: str
+    before: str
+    after: str
+    change: str
+    p: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished run and its results.
+
+    Attributes:
+        seconds: the duration of the training in seconds. If the run was interrupted and resumed,
+            only the time after the interruption counts.
+    """
+
+    folder: Path
+    base: Base
+    data: OwnData
+    forecast: Forecast
+    run: training.Run
+    before: Measured
+    after: Measured
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.before.answers)} held-out rows, before → after training:"]
+        lines += [
+            f"  {r.metric}: {r.before} → {r.after}, change {r.change}, p-value {r.p}"
+            for r in self.results()
+        ]
+        lines.append(f"Adapters: {self.folder / ADAPTERS}")
+        lines.append(f"Report:   {self.folder / PAGE}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return results_table(self)
+
+    def results(self) -> list[Result]:
+        """Return one row for each metric: its means before and after training, and its change."""
+        found = []
+        compared = evaluation.compare(self.before.table(), self.after.table())
+        for name, change in compared.items():
+            form = METRICS[name].form
+            before, after = self.before.mean(name), self.after.mean(name)
+            difference = _interval(change.difference, f"+{form}")
+            p = p_text(change.p)
+            row = (METRICS[name].label, _interval(before, form), _interval(after, form))
+            found.append(Result(*row, difference, p, round(float(after.mean), 4)))
+        return found
+
+
+def _interval(interval: Any, form: str) -> str:
+    """Return a mean and the ends of its interval as text, such as "84% (76% to 90%)"."""
+    mean, low, high = (format(value, form) for value in interval)
+    return f"{mean} ({low} to {high})"
 
 
 def page(done: Tuned) -> str:

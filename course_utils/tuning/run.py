@@ -9,97 +9,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from course_utils import evaluation
 from course_utils.machine import runtime
 from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
-from course_utils.tuning.base import Base, find_base, prepare_tokenizer
-from course_utils.tuning.data import OwnData, check_lengths, read_data
-from course_utils.tuning.forecast import Forecast, forecast
-from course_utils.tuning.measure import METRICS, Measured, measure
+from course_utils.tuning.base import find_base, prepare_tokenizer
+from course_utils.tuning.data import check_lengths, read_data
+from course_utils.tuning.forecast import forecast
+from course_utils.tuning.measure import Measured, measure
+from course_utils.tuning.report import ADAPTERS, PAGE, Tuned
 
 if TYPE_CHECKING:
-    from course_utils import training
+    pass
 
-# The names of the files and folders that a run writes into its output folder.
-ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
-BEFORE, SETTINGS = "before.json", "settings.json"
-
-
-class Result(NamedTuple):
-    """The values of one metric before and after training, as text.
-
-    Attributes:
-        change: the mean of the paired differences and its 95% confidence interval. A positive
-            change means that the metric is larger after training.
-    """
-
-    metric: str
-    before: str
-    after: str
-    change: str
-    p: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A finished run and its results.
-
-    Attributes:
-        seconds: the duration of the training in seconds. If the run was interrupted and resumed,
-            only the time after the interruption counts.
-    """
-
-    folder: Path
-    base: Base
-    data: OwnData
-    forecast: Forecast
-    run: training.Run
-    before: Measured
-    after: Measured
-    seconds: float
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.before.answers)} held-out rows, before → after training:"]
-        lines += [
-            f"  {r.metric}: {r.before} → {r.after}, change {r.change}, p-value {r.p}"
-            for r in self.results()
-        ]
-        lines.append(f"Adapters: {self.folder / ADAPTERS}")
-        lines.append(f"Report:   {self.folder / PAGE}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return report.results_table(self)
-
-    def results(self) -> list[Result]:
-        """Return one row for each metric: its means before and after training, and its change."""
-        from course_utils.significance import p_text
-
-        found = []
-        compared = evaluation.compare(self.before.table(), self.after.table())
-        for name, change in compared.items():
-            form = METRICS[name].form
-            before, after = self.before.mean(name), self.after.mean(name)
-            difference = _interval(change.difference, f"+{form}")
-            p = p_text(change.p)
-            row = (METRICS[name].label, _interval(before, form), _interval(after, form))
-            found.append(Result(*row, difference, p, round(float(after.mean), 4)))
-        return found
-
-
-def _interval(interval: Any, form: str) -> str:
-    """Return a mean and the ends of its interval as text, such as "84% (76% to 90%)"."""
-    mean, low, high = (format(value, form) for value in interval)
-    return f"{mean} ({low} to {high})"
+# The names of files and folders that a run writes into its output folder, for its own use.
+CHECKPOINTS, BEFORE, SETTINGS = "checkpoints", "before.json", "settings.json"
 
 
 # The arguments after the asterisk are options: they have defaults, and can be given only by name.
