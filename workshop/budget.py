@@ -3,8 +3,8 @@
     python -m workshop.budget
 
 The budgets stand in pyproject.toml, below [tool.course.budget]: a folder or file, and the most
-lines of code that its Python files may have, plus the words of its Markdown files. Blank lines,
-comments and docstrings are free, so nobody saves lines by explaining less.
+lines of code that its Python files may have. Blank lines, comments and docstrings are free, so
+nobody saves lines by explaining less. For docs and README.md, words are counted instead.
 """
 
 import ast
@@ -37,12 +37,13 @@ def _docstring_lines(tree: ast.Module) -> Iterator[int]:
             yield from range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
 
 
-def size(path: Path) -> int:
-    """Return the lines of code of a Python file, the words of a text, and 0 for another file."""
-    if path.suffix not in (".py", ".md") or not path.is_file():
+def size(room: str, path: Path) -> int:
+    """Return the words of a page in the docs or in README, or the lines of code of a Python file."""
+    suffix = ".md" if room in ("docs", "README.md") else ".py"
+    if path.suffix != suffix or not path.is_file():
         return 0
     text = path.read_text(encoding="utf-8")
-    return len(text.split()) if path.suffix == ".md" else code_lines(text)
+    return len(text.split()) if suffix == ".md" else code_lines(text)
 
 
 def main(root: Path = Path()) -> int:
@@ -55,7 +56,7 @@ def main(root: Path = Path()) -> int:
     status = 0
     for room, budget in settings["tool"]["course"]["budget"].items():
         inside = [name for name in files if name == room or name.startswith(f"{room}/")]
-        found = sum(size(root / name) for name in inside)
+        found = sum(size(room, root / name) for name in inside)
         print(f"{room:28}{found:8,} of {budget:8,}{'' if found <= budget else '  TOO MANY'}")
         status |= found > budget
     return status
