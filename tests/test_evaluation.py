@@ -42,7 +42,7 @@ def tokenizer():
 def path(request, monkeypatch):
     """Run a test twice: with `course_utils.decoding`, and with transformers' `generate`."""
     if request.param == "transformers":
-        monkeypatch.setattr(decoding, "supports", lambda _: False)
+        monkeypatch.setattr(evaluation, "supports", lambda _: False)
     return request.param
 
 

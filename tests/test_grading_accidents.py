@@ -193,13 +193,7 @@ def import_that_fails_and_is_needed(work):
     work.save()
 
 
-@accident(
-    WITHOUT_ONE,
-    incidents=[
-        "sum-all: .* without `from course_utils.lora import .*, which failed: ImportError.*"
-    ],
-    messages=2 * ["`from course_utils.lora import .* failed: ImportError: .* contains solutions"],
-)
+@accident(WITHOUT_ONE, messages=2 * [".* is not available while .* contains solutions.*"])
 def import_that_is_withheld(work):
     work.answer("sum-all", "from course_utils.lora import parameters as add\nright = True")
     work.save()

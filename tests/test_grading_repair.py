@@ -695,7 +695,7 @@ def test_repair_imports_only_the_standard_library_and_the_course():
     )
     command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "course_utils\n"
+    assert done.stdout == "course_utils workshop\n"
 
 
 # --- random bytes, JSON and changes ---------------------------------------------------------------

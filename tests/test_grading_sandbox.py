@@ -145,10 +145,9 @@ def test_submissions_do_not_share_files_sockets_or_processes():
 @pytest.mark.parametrize(
     "route",
     [
-        "import course_utils.lora",
-        "from course_utils.lora import LoRALinear",
-        "import importlib; importlib.import_module('course_utils.lora')",
-        "import runpy; runpy.run_path('/course/course_utils/lora.py')",
+        "import course_utils.lora; course_utils.lora.LoRALinear(1)",
+        "from course_utils.lora import LoRALinear; LoRALinear(1)",
+        "import importlib; importlib.import_module('course_utils.lora').add_lora()",
     ],
 )
 def test_a_withheld_module_raises_an_error_that_says_why(route):

@@ -124,9 +124,7 @@ def test_start_refuses_the_clone_itself_and_a_file(tmp_path):
     assert result.exit_code == 1 and "can't be written" in result.output
 
 
-@pytest.mark.parametrize(
-    "name", ["release", "site", "badges", "notebooks", "lint", "test", "test-full"]
-)
+@pytest.mark.parametrize("name", ["release", "site", "badges", "notebooks", "lint", "test"])
 def test_commands_that_need_a_clone_say_so(tmp_path, monkeypatch, name):
     start(tmp_path)
     monkeypatch.chdir(tmp_path)

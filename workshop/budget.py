@@ -38,7 +38,7 @@ def _docstring_lines(tree: ast.Module) -> Iterator[int]:
 
 
 def size(room: str, path: Path) -> int:
-    """Return the words of a page in the docs or in README, or the lines of code of a Python file."""
+    """Return the words of a page of the docs or README, or the lines of code of a Python file."""
     suffix = ".md" if room in ("docs", "README.md") else ".py"
     if path.suffix != suffix or not path.is_file():
         return 0

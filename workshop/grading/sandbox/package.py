@@ -28,7 +28,7 @@ def __getattr__(name):
 
 
 def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
-    """Copy course_utils without the withheld modules, and the code that runs in the sandbox.
+    """Copy course_utils without the withheld modules, and the code that grades.
 
     In the copy, using a name of a withheld module raises an ImportError. Importing it doesn't, so
     the course's other modules can import it at their top.
@@ -39,13 +39,10 @@ def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
         withheld: The names of withheld modules and packages, such as "course_utils.memory".
     """
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    package, sandbox = Path(course_utils.__file__).parent, Path(__file__).parent
-    shutil.copytree(package, target / "course_utils", ignore=ignored)
-    workshop = sandbox.parents[1]
-    inside = target / "workshop"
-    shutil.copytree(sandbox, inside / sandbox.relative_to(workshop), ignore=ignored)
-    for folder in (workshop, sandbox.parent):
-        shutil.copy(folder / "__init__.py", inside / folder.relative_to(workshop))
+    shutil.copytree(Path(course_utils.__file__).parent, target / "course_utils", ignore=ignored)
+    grading = Path(__file__).parents[1]
+    shutil.copytree(grading, target / "workshop" / "grading", ignore=ignored)
+    shutil.copy(grading.parent / "__init__.py", target / "workshop")
     for name in withheld:
         _withhold(target / "course_utils", name)
     for path in (target, *target.rglob("*")):
