@@ -336,6 +336,7 @@ def run(card, paged, tiny, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.full
 def test_whole_benchmark(run, capsys):
     status, report = run("--model", "smollm2-135m")
     assert gpu_check.problems(report) == [] and status == 0

@@ -21,8 +21,8 @@ LECTURES = notebooks.lectures(ROOT)
 # The most GB of memory that a lecture may state, for CPUs with and without bfloat16 instructions.
 # Binder has 2 GB for a kernel and Jupyter's server.
 MAX_MEMORY = {"bfloat16": 1.3, "float32": 1.6}
-# `make test` runs these lectures. Lectures that state more than MAX_MINUTES are slow.
-FAST = ("00", "02")
+# `make test` runs this lecture. Lectures that state more than MAX_MINUTES are slow.
+FAST = ("00",)
 MAX_MINUTES = 2
 
 # The kernel imports this module first. It refuses connections to other machines, and writes the

@@ -303,6 +303,7 @@ def test_memory_arithmetic_needs_no_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.full
 def test_importing_modules_prints_nothing():
     code = "import course_utils.training, course_utils.lora, course_utils.notebook.explorers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -149,6 +149,7 @@ print(runtime.current_memory() - before)
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     sys.platform != "linux" or not runtime.cpu_has_bf16(),
     reason="only PyTorch on Linux compiles products in bfloat16, and only for such a CPU",

@@ -191,6 +191,7 @@ def test_training_and_answering_adapt(machine, monkeypatch, tokenizer, tmp_path,
     assert len(seen) >= 2 and set(seen) == {4}
 
 
+@pytest.mark.full
 def test_notice_of_bitsandbytes_about_an_optional_package_is_hidden():
     code = "import course_utils.machine.runtime, bitsandbytes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
