@@ -80,9 +80,8 @@ def course(user, monkeypatch):
         folder = Path(name)
         for part in ("Makefile", "pyproject.toml", "nbgrader_config.py"):
             shutil.copy(ROOT / part, folder)
-        shutil.copytree(
-            ROOT / "course_utils", folder / "course_utils", ignore=lambda *_: ["__pycache__"]
-        )
+        for part in ("course_utils", "workshop"):
+            shutil.copytree(ROOT / part, folder / part, ignore=lambda *_: ["__pycache__"])
         (folder / "lectures").mkdir()
         shutil.copy(ROOT / "lectures" / "00_setup.ipynb", folder / "lectures")
         monkeypatch.setattr(bootstrap, "ROOT", folder)
