@@ -148,7 +148,7 @@ PAGES = {
     "docs/index.md": INDEX,
     "docs/guide.md": GUIDE,
     "docs/glossary.md": GLOSSARY,
-    "docs/api.md": "# API\n\n```{toctree}\napi/memory\napi/files\n```\n",
+    "docs/api.md": "# API\n\n```{toctree}\napi/memory\napi/machine.files\n```\n",
     "exercises/README.md": "# Exercises\n\n[Sums](01_sums/01_sums.ipynb)\n",
     "docs/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
     "Makefile": "all:\n",
@@ -281,7 +281,7 @@ def test_links_of_a_guide_lead_to_pages_and_cells(small_site):
 
 @pytest.mark.full
 def test_docstrings_have_signatures_and_sections(small_site):
-    text = text_of(article(small_site, "api/files.html"))
+    text = text_of(article(small_site, "api/machine.files.html"))
     assert "write_text(path: Path, text: str) → None" in text
     assert "Parameters: path – the file" in text and "Raises: CourseError – the file" in text
 
