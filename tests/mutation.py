@@ -329,7 +329,8 @@ This page is for instructors who want to know how reliable the checks are. `cour
 every wrong and every right answer in `tests/mutants/`: a wrong answer loses points at its task and
 at no other task, and a right answer that is written differently from the solution loses none.
 nbgrader's own autograding gives the same points in every graded cell. These answers get the same
-points with all hidden inputs, which are [different for each submission](grading.md#inputs-of-hidden-tests):
+points with all hidden inputs, which are [different for each
+submission](grading.md#inputs-of-hidden-tests):
 `python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets of inputs. Questions
 that a person grades have no checks.
 
