@@ -760,8 +760,10 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
     if action == "fix":
         solutions = (path for path in chosen if path.resolve().parents[1].name == "solutions")
         cleaned = [path for path in solutions if layout.fix(path)]
-        cleaned += [path for path in chosen if notebook_check.fix(path)]
-        cleaned += [] if paths else course_map.fix_pages(course_folder())
+        if paths:
+            cleaned += filter(notebook_check.fix, paths)
+        else:
+            cleaned += notebook_check.fix_course(course_folder())
         for path in dict.fromkeys(cleaned):
             click.echo(f"{path}: cleaned")
     problems = [f"{path}: {problem}" for path in chosen for problem in notebook_check.check(path)]
@@ -777,7 +779,7 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
 
 @command("lint", extras="test", clone=True)
 def lint() -> None:
-    """Check style, spelling, notebooks, dependencies and imports."""
+    """Check style, types, notebooks, dependencies, imports and sizes."""
     _lint()
 
 

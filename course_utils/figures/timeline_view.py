@@ -1,6 +1,6 @@
 """Prepare a picture of a simulated training run: the moments to show, their positions and areas.
 
-`figures.memory_timeline` draws it with Matplotlib, and the website's tool as SVG.
+`figures.memory_timeline` draws it.
 """
 
 from __future__ import annotations

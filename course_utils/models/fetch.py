@@ -171,7 +171,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(folder: str | Path | None) -> str | None:
-    """Return the name on the Hugging Face hub, "owner/name", of a model in one of the caches."""
+    """Return the hub name, "owner/name", of a model that is in one of the caches."""
     from huggingface_hub import constants
 
     folder = Path(folder or "")

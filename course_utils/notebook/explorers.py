@@ -6,9 +6,6 @@ Whenever a control changes, the answer is computed again. If it raises a ValueEr
 shows the error's message until the controls have allowed values again. The result looks the same in
 JupyterLab, Notebook, Colab (ipywidgets 7.7), VS Code and Voila; the picture has an alt text, and
 the keyboard alone is enough.
-
-Functions import the modules of lessons when they run, so that this module can be imported while an
-assignment makes one of those modules unavailable.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Read `loop` first, and then the other modules in the order of this list:
     loss            a cross-entropy that needs little memory
     by_hand         a faster training step for CPUs, written out without autograd
     distributed     devices, several processes and FSDP
-    command         the command `course train`
+    command         lecture 07's training as a program, for one process or several
 """
 
 from course_utils.training.adapters import (

@@ -1,6 +1,6 @@
 r"""Run lecture 07's training as a command, in one process or in several processes.
 
-    course train --output-dir checkpoints/news
+    python -m course_utils.training.command --output-dir checkpoints/news
     accelerate launch --config_file configs/cpu.yaml -m course_utils.training.command --max-steps 10
     accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \
         -m course_utils.training.command --path models/llama-65b --rank 16 --micro-batch-size 1

@@ -21,7 +21,7 @@ CADENCE = ("validate_every", "save_every")
 
 
 def _setting(default: Any, help: str) -> Any:
-    """Return a field for `Recipe`. `course train -h` and the docstring of `Recipe` show `help`."""
+    """Return a field for `Recipe`. Its docstring and `training.command -h` show `help`."""
     return field(default=default, metadata={"help": help})
 
 

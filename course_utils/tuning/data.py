@@ -31,8 +31,6 @@ from course_utils.tuning.rows import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from course_utils import sft
-
 SPLITS = ("train", "validation", "test")
 # With fewer different prompts than this, there would be too few held-out rows to measure a model.
 FEWEST_PROMPTS = 10
@@ -133,9 +131,6 @@ def check_lengths(
         DataError: a conversation has too many tokens, an answer contains the end token, or the
             tokenizer or its chat template fails on a conversation. The message lists these lines.
     """
-    # While exercise 01 is graded, sft is not available, because it contains solutions. But this
-    # module must still be importable.
-
     positive("max_length", max_length)
     errors: Errors = []
     encoded: tuple[list[sft.Features], list[sft.Features]] = ([], [])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from course_utils.machine import runtime
 from course_utils.machine.files import write_text
@@ -24,9 +23,6 @@ from course_utils.tuning.data import check_lengths, read_data
 from course_utils.tuning.forecast import forecast
 from course_utils.tuning.measure import Measured, measure
 from course_utils.tuning.report import ADAPTERS, PAGE, Tuned
-
-if TYPE_CHECKING:
-    pass
 
 # The names of files and folders that a run writes into its output folder, for its own use.
 CHECKPOINTS, BEFORE, SETTINGS = "checkpoints", "before.json", "settings.json"

@@ -20,7 +20,7 @@ from workshop.publishing import addresses
 from workshop.publishing.lecture import StudyTime, opening, study_time
 
 README = "README.md"
-PAGES = (README, "docs/index.md", "docs/instructor-guide.md")
+PAGES = (README, "docs/index.md")
 COLUMNS = ("lecture", "slides", "question", "study time")
 TABLE = re.compile(
     r"^\| lecture \|.*(?:\n\|.*)*(?:\n\nTogether, the lectures take .*(?:\n.+)*)?", re.MULTILINE
