@@ -9,9 +9,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from course_utils.figures.base import Picture, Style, grouped_bars, one_panel
+from course_utils.figures.base import Picture, grouped_bars, mark_x, one_panel
 from course_utils.figures.canvas import GAP, NOTE, TEXT, THINNEST, Canvas, Point, text_width
-from course_utils.palette import BLUE, INK, ORANGE
+from course_utils.palette import BLUE, ORANGE
 
 
 def lora_rectangles(
@@ -209,10 +209,7 @@ def spectrum(
     axes.set(xlabel="singular value, by size", ylabel="value")
     axes.set_xticks(range(1, 11))
     if rank is not None:
-        axes.axvline(rank + 0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        place: Style = {"xytext": (5, -2), "textcoords": "offset points", "va": "top"}
-        point = (rank + 0.5, 1)
-        axes.annotate(f"rank {rank}", point, xycoords=("data", "axes fraction"), **place)
+        mark_x(axes, rank + 0.5, f"rank {rank}", (5, -2), va="top")
     axes.legend(frameon=False)
     descriptions = [
         f"{name} " + ", ".join(f"{value:.2f}" for value in values)

@@ -16,6 +16,7 @@ from course_utils.figures.base import (
     add_title,
     hide_frame,
     line_length,
+    note,
     one_panel,
 )
 from course_utils.figures.canvas import NOTE, TEXT, TITLE_LINE, text_width
@@ -186,10 +187,9 @@ class _Bars:
                 colour = text_on(self.parts[part])
                 style = {"ha": "center", "va": "center", "fontsize": NOTE, "color": colour}
                 axes.text(x, row, text, **style, zorder=5)
-            total: Style = {"va": "center", "weight": "bold", "fontsize": TEXT}
-            point, place = (1, row), (8, 0)
-            style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axes.annotate(format_bytes(self.unit * start), point, place, **style, **total)
+            style = {"va": "center", "weight": "bold", "fontsize": TEXT}
+            style |= {"xycoords": ("axes fraction", "data")}
+            note(axes, format_bytes(self.unit * start), (1, row), (8, 0), **style)
         axes.set_yticks(range(len(names)), names, fontsize=TEXT)
         axes.set(xlim=(0, self.end), ylim=(len(names) - 0.5, -0.5))
         axes.set_xlabel(UNITS[self.unit], fontsize=TEXT)
@@ -208,10 +208,9 @@ class _Bars:
             axes.plot(
                 [x, x], [0, top], transform=axes.get_xaxis_transform(), clip_on=False, **style
             )
-            place: Style = {"xycoords": ("axes points", "axes fraction"), "ha": "center"}
-            offset = (0, height + 4)
-            place |= {"textcoords": "offset points", "va": "bottom", "fontsize": NOTE}
-            axes.annotate(label, (middle, 1), offset, **place)
+            place: Style = {"ha": "center", "va": "bottom", "fontsize": NOTE}
+            place |= {"xycoords": ("axes points", "axes fraction")}
+            note(axes, label, (middle, 1), (0, height + 4), **place)
 
     def _draw_legend(self, axes: Axes) -> None:
         for n, line in enumerate(self.legend):
@@ -236,12 +235,11 @@ def prediction_errors(rows: Mapping[str, tuple[float, float]], title: str = "") 
     chosen = [RED if name == worst else BLUE for name in percent]
     axes.barh(range(len(percent)), list(percent.values()), 0.7, color=chosen)
     axes.axvline(0, color=INK, linewidth=1)
-    place: Style = {"textcoords": "offset points", "va": "center", "weight": "bold"}
     # The text is on the other side of the zero line than the bar, so that it always has room.
     side = -1 if percent[worst] >= 0 else 1
-    place |= {"xytext": (5 * side, 0), "ha": "left" if side > 0 else "right"}
+    place: Style = {"ha": "left" if side > 0 else "right", "va": "center", "weight": "bold"}
     point = (0, list(percent).index(worst))
-    axes.annotate(f"worst: {percent[worst]:+.2f}%", point, **place)
+    note(axes, f"worst: {percent[worst]:+.2f}%", point, (5 * side, 0), **place)
     axes.set_yticks(range(len(percent)), list(percent))
     axes.set(xlabel="error of the prediction (%)", ylim=(len(percent) - 0.4, -0.6))
     axes.tick_params(axis="y", length=0)

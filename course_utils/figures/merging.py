@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from course_utils.figures.base import Picture
 from course_utils.figures.canvas import NOTE, Canvas
-from course_utils.machine.validation import one_of
 from course_utils.palette import ADAPTERS, CONSTANTS, GREY, INK, WEIGHTS
 
-# The significant bits of a 16-bit number, including the first bit, which is not stored.
-SIGNIFICANT = {"bfloat16": 8, "float16": 11}
 # The width of the picture, and the left and right end of its number lines, in points.
 WIDTH, LEFT, RIGHT = 468, 22, 446
 
@@ -31,7 +27,8 @@ class _Line(NamedTuple):
         return LEFT + (number - low) / (high - low) * (RIGHT - LEFT)
 
     def nearest(self, number: float) -> float:
-        return _nearest(self.numbers, number)
+        """Return the number of the format that is nearest to a number."""
+        return min(self.numbers, key=lambda other: abs(other - number))
 
     def left(self) -> float:
         """Return the share of the update that rounding leaves."""
@@ -40,9 +37,9 @@ class _Line(NamedTuple):
 
 
 def rounding_line(
-    levels: Sequence[float], weight: float, update: float, dtype: str = "bfloat16", title: str = ""
+    levels: Sequence[float], weight: float, update: float, title: str = ""
 ) -> Picture:
-    """Draw the update of a weight on the number line of NF4, and magnified on that of 16 bits.
+    """Draw the update of a weight on the number line of NF4, and magnified on bfloat16's.
 
         NF4       |         :     ●→   :       |      the update ends before a midpoint (:)
         bfloat16  |   |   |   ●———————→   |   |       magnified, it passes several numbers
@@ -55,9 +52,7 @@ def rounding_line(
         levels: the levels of NF4 times the constant of the weight's block, in ascending order.
         weight: one of the levels, but neither zero nor the first or last level.
         update: what is added to the weight: not zero, and at most half as large as the weight.
-        dtype: the 16-bit format of the lower line, "bfloat16" or "float16".
     """
-    one_of("dtype", dtype, SIGNIFICANT)
     inner = [level for level in levels[1:-1] if level != 0]
     if weight not in inner:
         raise ValueError(f"weight must be one of the inner levels {inner}, got {weight}")
@@ -69,7 +64,7 @@ def rounding_line(
     margin = 0.1 * (levels[place + 1] - levels[place - 1])
     around = levels[place - 1] - margin, levels[place + 1] + margin
     coarse = _Line(levels, around, weight, total)
-    fine = _magnified(weight, total, SIGNIFICANT[dtype])
+    fine = _magnified(weight, total)
     close = fine.window
 
     canvas = Canvas(WIDTH, 208, title)
@@ -86,19 +81,22 @@ def rounding_line(
     _draw(canvas, 160, fine)
     zoom = (around[1] - around[0]) / (close[1] - close[0])
     _caption(canvas, 8, "NF4", coarse)
-    _caption(canvas, 192, f"{dtype}, magnified {zoom:.0f} times", fine)
+    _caption(canvas, 192, f"bfloat16, magnified {zoom:.0f} times", fine)
     neighbour = levels[place + (1 if update > 0 else -1)]
-    return canvas.picture(_described(coarse, neighbour, fine, dtype))
+    return canvas.picture(_described(coarse, neighbour, fine))
 
 
-def _magnified(weight: float, total: float, bits: int) -> _Line:
-    """Return the part of the line of 16-bit numbers around an update, with the nearest number."""
-    # No two neighbours near the sum are further apart than this.
-    step = 2.0 ** (math.frexp(total)[1] - bits)
-    nearest = _nearest(_floats(total - step, total + step, bits), total)
+def _magnified(weight: float, total: float) -> _Line:
+    """Return the part of bfloat16's line around an update, with the nearest number."""
+    import torch
+
+    nearest = torch.tensor(total, dtype=torch.float64).bfloat16().item()
     low, high = min(weight, total, nearest), max(weight, total, nearest)
     window = low - 0.6 * (high - low), high + 0.6 * (high - low)
-    return _Line(list(_floats(*window, bits)), window, weight, total)
+    # The window doesn't contain zero, so the numbers in it have consecutive bits.
+    first, last = sorted(torch.tensor(window).bfloat16().view(torch.int16).tolist())
+    numbers = torch.arange(first, last + 1, dtype=torch.int16).view(torch.bfloat16)
+    return _Line(numbers.tolist(), window, weight, total)
 
 
 def _draw(canvas: Canvas, y: float, line: _Line) -> None:
@@ -125,26 +123,7 @@ def _signed(number: float, plus: str = "") -> str:
     return f"{number:{plus}.4f}".replace("-", "−")
 
 
-def _nearest(numbers: Iterable[float], wanted: float) -> float:
-    return min(numbers, key=lambda number: abs(number - wanted))
-
-
-def _floats(low: float, high: float, bits: int) -> Iterator[float]:
-    """Yield all numbers with this many significant bits from low to high, which have one sign."""
-    if high < 0:
-        yield from (-number for number in _floats(-high, -low, bits))
-        return
-    number = low
-    while number <= high:
-        # The distance of two numbers between 2^k and 2^(k+1) is 2^(k+1-bits).
-        step = 2.0 ** (math.frexp(number)[1] - bits)
-        number = math.ceil(number / step) * step
-        if number <= high:
-            yield number
-        number += step / 2
-
-
-def _described(coarse: _Line, neighbour: float, fine: _Line, dtype: str) -> str:
+def _described(coarse: _Line, neighbour: float, fine: _Line) -> str:
     weight, update = coarse.weight, coarse.total - coarse.weight
     reach = abs(update) / (abs(neighbour - weight) / 2)
     passed = sum(min(weight, fine.total) < n < max(weight, fine.total) for n in fine.numbers)
@@ -153,6 +132,6 @@ def _described(coarse: _Line, neighbour: float, fine: _Line, dtype: str) -> str:
         f"in the direction of the update is {_signed(neighbour)}. The update "
         f"{_signed(update, '+')} covers {reach:.0%} of the way to the midpoint, so the sum is "
         f"rounded to {_signed(coarse.nearest(coarse.total))}: {coarse.left():.0%} of the update is "
-        f"left. In {dtype} the update passes {passed} numbers, and the sum is rounded to "
+        f"left. In bfloat16 the update passes {passed} numbers, and the sum is rounded to "
         f"{_signed(fine.nearest(fine.total))}: {fine.left():.0%} of the update is left."
     )

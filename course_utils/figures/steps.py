@@ -11,9 +11,9 @@ from itertools import accumulate, pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from course_utils.figures.base import HALO, Picture, Style, label_ends, one_panel, with_strokes
+from course_utils.figures.base import HALO, Picture, label_ends, note, one_panel, with_strokes
 from course_utils.machine.units import MB, format_bytes
-from course_utils.palette import BLUE, GREY, INK, ORANGE
+from course_utils.palette import BLUE, GREY, ORANGE
 
 # The phases of a step, and the width of each phase in the picture. In all steps, the same phase is
 # at the same place, however many operations it has.
@@ -47,8 +47,7 @@ def step_phases(steps: Mapping[str, Mapping[str, Sequence[float]]], title: str =
         axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.3)
         top = int(np.argmax(ys))
         label, place = format_bytes(ys[top] * MB, digits=1), (xs[top], ys[top])
-        style: Style = {"textcoords": "offset points", "va": "top", **HALO}
-        axes.annotate(label, place, (7, 3), color=INK, weight="bold", **style)
+        note(axes, label, place, (7, 3), va="top", weight="bold", **HALO)
         ends[name] = ys[-1], colour
         descriptions.append(f"{name}: highest in the phase {where[top]}, {label}")
     labels = {"backward": f"backward,\n{layers} layers"}
@@ -102,7 +101,7 @@ def layer_spikes(
     for n, ((name, trace), spike) in enumerate(shown):
         axes.plot([n + 0.1, n + 0.9], [spike / MB] * 2, color=ORANGE, linewidth=2.5)
         text = format_bytes(spike)
-        axes.annotate(text, (n + 0.5, spike / MB), (0, 5), textcoords="offset points", ha="center")
+        note(axes, text, (n + 0.5, spike / MB), (0, 5), ha="center")
         descriptions.append(f"{name} {format_bytes(max(trace))} measured, {text} predicted")
     _mark_phases(axes, {name.removeprefix("backward of "): 1 for (name, _), _ in shown})
     low, high = min(line), max(*line, *(spike / MB for _, spike in shown))

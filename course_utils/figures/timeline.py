@@ -19,9 +19,10 @@ from course_utils.figures.base import (
     apart,
     hide_frame,
     legend_beside,
+    note,
 )
 from course_utils.figures.canvas import NOTE, TEXT
-from course_utils.figures.timeline_view import TimelineView
+from course_utils.figures.timeline_view import Area, TimelineView
 from course_utils.machine.units import GB, format_bytes
 from course_utils.memory import GROUPS
 from course_utils.palette import INK, OPTIMIZER, PAPER, RED, colours
@@ -70,13 +71,17 @@ def step_timeline(
     add_title(figure, title)
     parts = colours(GROUPS)
     descriptions = []
-    seen: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for axes, (name, every) in zip(panels, ways.items(), strict=True):
         phases = _drawn_phases(every)
         wide = max(1, len(phases) // 8)
         widths = (wide if phase.kind in ("loss", "update") else 1 for phase in phases)
         edges = list(accumulate(widths, initial=0))
-        seen |= _stack(axes, [phase.groups for phase in phases], edges, parts)
+        areas = [
+            Area(part, colour, "", [phase.groups[part] for phase in phases])
+            for part, colour in parts.items()
+        ]
+        handles |= _stack(axes, [area for area in areas if any(area.sizes)], edges)
         axes.set(xlim=(0, edges[-1]), ylim=(0, 1.25 * max(p.total for p in phases) / GB), xticks=[])
         axes.set_xlabel("forward  →  ① loss  →\n② backward  →  ③ update", fontsize=NOTE)
         peak, words = _mark_moments(axes, phases, edges)
@@ -85,10 +90,10 @@ def step_timeline(
         if gpu:
             _draw_gpu(axes, *gpu)
     panels[0].set_ylabel("memory (GB)", fontsize=TEXT)
-    names = [part for part in parts if part in seen][::-1]
-    handles = [seen[part] for part in names]
+    names = [part for part in parts if part in handles][::-1]
     style: Style = {"frameon": False, "fontsize": NOTE, "handlelength": 1, "handleheight": 1}
-    figure.legend(handles, names, loc="outside lower center", ncols=4, **style)
+    shown = [handles[part] for part in names]
+    figure.legend(shown, names, loc="outside lower center", ncols=4, **style)
     alt = f"Areas of memory over a training step, with its moments. {'; '.join(descriptions)}."
     line = f" A line marks {gpu[0]} at {format_bytes(gpu[1])}." if gpu else ""
     return Picture(figure, alt + line)
@@ -115,22 +120,17 @@ def _moments(phases: Sequence[StepPhase]) -> dict[str, int]:
     return places
 
 
-def _stack(
-    axes: Axes,
-    moments: Sequence[Mapping[str, int]],
-    edges: Sequence[float],
-    parts: Mapping[str, str],
-) -> dict[str, Any]:
-    """Draw each part that isn't empty as an area on top of the areas below; return the areas."""
-    areas: dict[str, Any] = {}
-    below = [0.0] * len(moments)
-    for part, colour in parts.items():
-        top = [low + sizes[part] / GB for low, sizes in zip(below, moments, strict=True)]
-        if top != below:
-            style: Style = {"color": colour, "linewidth": 0, "fill": True, "baseline": below}
-            areas[part] = axes.stairs(top, edges, **style)
+def _stack(axes: Axes, areas: Sequence[Area], edges: Sequence[float]) -> dict[str, Any]:
+    """Draw each area on top of the areas below, and return what was drawn, by its label."""
+    drawn: dict[str, Any] = {}
+    below = [0.0] * (len(edges) - 1)
+    for area in areas:
+        top = [low + size / GB for low, size in zip(below, area.sizes, strict=True)]
+        style: Style = {"facecolor": area.color, "edgecolor": PAPER, "hatch": area.hatch}
+        style |= {"linewidth": 0, "fill": True, "baseline": below}
+        drawn[area.label] = axes.stairs(top, edges, **style)
         below = top
-    return areas
+    return drawn
 
 
 def _mark_moments(
@@ -196,31 +196,20 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "")
     add_title(figure, title)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     panels = list(grid[:, 0])
-    _draw_areas(panels[0], view)
+    areas = view.areas()
+    drawn = _stack(panels[0], areas, view.edges)
+    least = NAMED_AREA * view.run.budget
+    names = [area.label for area in areas[::-1] if max(area.sizes) >= least]
+    legend_beside(panels[0], [drawn[name] for name in names], names)
     _draw_budget(panels[0], view)
     if view.has_pages:
-        _draw_cpu_pages(panels[1], view)
+        pages = [moment.cpu for moment in view.moments]
+        _stack(panels[1], [Area("", OPTIMIZER, "////", pages)], view.edges)
+        high = 1.15 * max(0.5, max(pages) / GB)
+        panels[1].set(ylabel="in CPU\nmemory (GB)", ylim=(0, high))
     _draw_steps(panels, view)
     hide_frame(*panels)
     return Picture(figure, view.alt)
-
-
-def _draw_areas(axes: Axes, view: TimelineView) -> None:
-    below = [0.0] * len(view.moments)
-    for area in view.areas():
-        top = [a + b / GB for a, b in zip(below, area.sizes, strict=True)]
-        label = area.label if max(area.sizes) >= NAMED_AREA * view.run.budget else None
-        style: Style = {"hatch": area.hatch, "label": label, "baseline": below}
-        _stairs(axes, top, view.edges, color=area.color, **style)
-        below = top
-    handles, labels = axes.get_legend_handles_labels()
-    legend_beside(axes, handles[::-1], labels[::-1])
-
-
-def _stairs(
-    axes: Axes, top: Sequence[float], edges: Sequence[float], *, color: str, **style: Any
-) -> None:
-    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor=PAPER, linewidth=0, **style)
 
 
 def _draw_budget(axes: Axes, view: TimelineView) -> None:
@@ -228,13 +217,13 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
     budget, failed = view.run.budget / GB, view.failed
     text_is_left = view.edges[-1] > RIGHT_PART * view.width
     axes.axhline(budget, color=INK, linestyle="--")
-    text: Style = {"textcoords": "offset points", "zorder": 6, **HALO}
-    place: Style = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
+    text: Style = {"zorder": 6, **HALO}
+    place: Style = {"at": (0, budget), "offset": (4, 2), "va": "bottom"}
     if failed and not text_is_left:
         # The text about the failure needs the left end of the axis.
-        place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
+        place = {"at": (1, budget), "offset": (-4, -3), "ha": "right", "va": "top"}
     label = f"{view.run.gpu}: {budget:.2f} GB"
-    axes.annotate(label, xycoords=("axes fraction", "data"), **place, **text)
+    note(axes, label, xycoords=("axes fraction", "data"), **place, **text)
     highest = budget
     if failed:
         highest = _draw_failure(axes, view, failed, text_is_left, text)
@@ -255,18 +244,12 @@ def _draw_failure(
     cross: Style = {"color": RED, "markersize": 13, "mec": INK, "zorder": 6, "clip_on": False}
     axes.plot((start + end) / 2, height, "X", **cross)
     text_height = max(height, 1.03 * budget)
-    place: Style = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
+    place: Style = {"at": (end, text_height), "offset": (11, -3), "va": "bottom"}
     if text_is_left:
-        place |= {"xy": (start, text_height), "xytext": (-11, -3), "ha": "right"}
+        place |= {"at": (start, text_height), "offset": (-11, -3), "ha": "right"}
     message = f"out of memory: {failed.name},\n{requested:.2f} GB needed"
-    axes.annotate(message, weight="bold", **place, **text)
+    note(axes, message, weight="bold", **place, **text)
     return text_height
-
-
-def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
-    pages = [moment.cpu / GB for moment in view.moments]
-    _stairs(axes, pages, view.edges, color=OPTIMIZER, hatch="////")
-    axes.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *pages)))
 
 
 def _draw_steps(panels: Sequence[Axes], view: TimelineView) -> None:
