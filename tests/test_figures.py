@@ -191,9 +191,9 @@ CHARTS = {
         "Break-even: b at 50 requests.",
     ),
     "spectrum": (
-        lambda: figures.spectrum({"true": [4, 8], "LoRA": [7.5, 0.25]}, "It grows"),
-        [[8, 4], [7.5, 0.25]],
-        "Bars of singular values: true 8.00, 4.00; LoRA 7.50, 0.25.",
+        lambda: figures.spectrum({"true": [4, 8], "LoRA": [7.5, 0.25]}, 1, "It grows"),
+        [[1.5, 0, 1.5, 1], [8, 4], [7.5, 0.25]],
+        "Bars of singular values: true 8.00, 4.00; LoRA 7.50, 0.25. A line marks rank 1.",
     ),
     "relative bars": (
         lambda: figures.relative_bars({"a": 20, "b": 25, "c": 19.99}, "ms", "It grows"),
@@ -201,9 +201,9 @@ CHARTS = {
         "Bars of ms: a 20; b 25 (+25%); c 19.99 (+0%).",
     ),
     "bits": (
-        lambda: figures.bits_per_weight(BITS, title="It grows"),
+        lambda: figures.bits_per_weight(BITS, "plain", "It grows"),
         [[4, 4], [0.125, 0.5], [0.001953125, 0]],
-        "Stacked bars of bits per weight: plain 4.5; double 4.126953125.",
+        "Stacked bars of bits per weight: plain 4.5; double 4.126953125. Marked: plain.",
     ),
     "code use": (
         lambda: figures.code_use({"int": {-1: 0.5, 0: 0.5, 1: 0, 2: 0}}, "It grows"),

@@ -115,6 +115,24 @@ class Canvas:
         middle = (at[0] + width / 2, at[1] + height / 2)
         self.text(middle, text, size=text_size, colour=colour, **style)
 
+    def named_box(
+        self,
+        at: Point,
+        size: Point,
+        lines: tuple[str, str],
+        face: str = "none",
+        sizes: Point = (TEXT, NOTE),
+    ) -> None:
+        """Draw a box with a name in bold type and a second line below it; a filled one has no edge.
+
+        `lines` are the two texts, and `sizes` are the sizes of their type.
+        """
+        edge, ink = (INK, INK) if face == "none" else ("none", text_on(face))
+        self.box(at, size, face=face, edge=edge)
+        x, y = at[0] + size[0] / 2, at[1] + size[1] / 2
+        self.text((x, y - 8), lines[0], colour=ink, size=sizes[0], weight="bold")
+        self.text((x, y + 9), lines[1], colour=ink, size=sizes[1])
+
     def rectangle(self, at: Point, size: Point, face: str, alpha: float = 1) -> None:
         """Draw a filled rectangle with its upper left corner at a point."""
         self.axes.add_patch(Rectangle(at, *size, facecolor=face, alpha=alpha, linewidth=0))
@@ -155,15 +173,13 @@ class Canvas:
             at: the upper left corner of W.
             size: the width and the height of W in points, which are d_out and d_in.
             thick: the width of A and the height of B in points, of which at least THINNEST are
-                drawn; 0 for a weight without an adapter.
+                drawn.
 
         Returns:
             The upper left corner of the weight and its adapter together.
         """
         (x, y), (width, height) = at, size
         self.rectangle(at, size, WEIGHTS)
-        if not thick:
-            return at
         thick = max(thick, THINNEST)
         left, top = x - GAP - thick, y - GAP - thick
         self.rectangle((left, y), (thick, height), ADAPTERS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.figures.base import Picture, Style
 from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
-from course_utils.memory import ModelShape
 from course_utils.palette import (
     ACTIVATIONS,
     ADAPTERS,
@@ -19,7 +18,6 @@ from course_utils.palette import (
     OPTIMIZER,
     PAPER,
     WEIGHTS,
-    text_on,
 )
 
 if TYPE_CHECKING:
@@ -82,28 +80,23 @@ BRANCHES = (
 
 
 def transformer_block(
-    shape: ModelShape | None = None,
+    shape: ModelShape,
     rank: int = 8,
-    targets: Collection[str] = (*ATTENTION, *MLP),
     title: str = "",
 ) -> Picture:
     """Draw a transformer block: its seven linear layers to scale, each with an adapter of LoRA.
 
-    The weights are blue, and as wide as d_out and as high as d_in. To the left of each adapted
-    weight is A and above it is B, both orange. A side thinner than 2 points is drawn 2 points
-    thick. The residual stream runs down the left side.
+    The weights are blue, and as wide as d_out and as high as d_in. To the left of each weight is A
+    and above it is B, both orange. A side thinner than 2 points is drawn 2 points thick. The
+    residual stream runs down the left side.
 
     Args:
-        shape: the model, by default SmolLM2-135M.
+        shape: the model.
         rank: the rank r of the adapters. A and B may be at most 9 points thick.
-        targets: the names of the linear layers that have adapters.
     """
-    shape = shape or ModelShape.preset("smollm2-135m")
     layers = shape.linear_layers()
     if set(layers) != {*ATTENTION, *MLP}:
         raise ValueError(f"{shape.name} must have the layers {', '.join((*ATTENTION, *MLP))}")
-    if unknown := set(targets) - set(layers):
-        raise ValueError(f"targets must be among {', '.join(layers)}, got {sorted(unknown)}")
     # Points for each row or column of a weight.
     scale = 100 / max(side for sides in layers.values() for side in sides)
     most = int(THICKEST / scale)
@@ -121,8 +114,7 @@ def transformer_block(
         """
         d_in, d_out = layers[name]
         width, height = d_out * scale, d_in * scale
-        thick = rank * scale if name in targets else 0
-        left, _ = canvas.weight((x, y - height / 2), (width, height), thick)
+        left, _ = canvas.weight((x, y - height / 2), (width, height), rank * scale)
         canvas.line([(x + width + 2, y), (end, y)])
         canvas.text((x + width + 8, y - 9), name, size=SMALL, ha="left")
         canvas.text((x + width + 8, y + 9), f"{d_in:,} × {d_out:,}", size=SMALL, ha="left")
@@ -155,15 +147,14 @@ def transformer_block(
         y = branch.back
         canvas.arrow([(546, middle), (546, y), (STREAM + 10, y)])
         canvas.box((STREAM - 9, y - 9), (18, 18), "+", face=PAPER, weight="bold", text_size=11)
-    adapted = [name for name in layers if name in targets]
     sizes = ", ".join(f"{name} {d_in:,} × {d_out:,}" for name, (d_in, d_out) in layers.items())
     return canvas.picture(
         f"A transformer block of {shape.name}. The residual stream of {shape.hidden:,} numbers per "
         f"token passes two branches, and each branch adds its result to the stream. Attention: "
         f"norm, q_proj, k_proj and v_proj, attention over earlier tokens, o_proj. MLP: norm, "
         f"gate_proj and up_proj, SiLU(gate) × up, down_proj. Weights to scale, d_in × d_out: "
-        f"{sizes}. Beside each of {', '.join(adapted) or 'no layer'} is an adapter: A, d_in × "
-        f"{rank}, and B, {rank} × d_out."
+        f"{sizes}. Beside each of {', '.join(layers)} is an adapter: A, d_in × {rank}, and B, "
+        f"{rank} × d_out."
     )
 
 
@@ -261,25 +252,23 @@ def qlora_layer(title: str = "") -> Picture:
     """
     canvas = Canvas(532, 330, title)
 
-    def stored(at: Point, size: Point, colour: str, name: str, form: str) -> None:
-        canvas.box(at, size, face=colour, edge="none")
-        x, y = at[0] + size[0] / 2, at[1] + size[1] / 2
-        canvas.text((x, y - 8), name, colour=text_on(colour), size=SMALL, weight="bold")
-        canvas.text((x, y + 8), form, colour=text_on(colour), size=SMALL)
-
     canvas.text((2, 12), "stored, frozen", size=SMALL, ha="left", weight="bold")
-    stored((96, 22), (112, 42), WEIGHTS, "codes of W", "NF4, 4 bits")
-    stored((218, 22), (112, 42), CONSTANTS, "constants", "8 bits + float32")
+    canvas.text((2, 318), "stored, trained", size=SMALL, ha="left", weight="bold")
+    stored: tuple[tuple[Point, float, tuple[str, str], str], ...] = (
+        ((96, 22), 112, ("codes of W", "NF4, 4 bits"), WEIGHTS),
+        ((218, 22), 112, ("constants", "8 bits + float32"), CONSTANTS),
+        ((120, 240), 92, ("A", "float32"), ADAPTERS),
+        ((264, 240), 92, ("B", "float32"), ADAPTERS),
+    )
+    for at, width, lines, colour in stored:
+        canvas.named_box(at, (width, 42), lines, colour, (SMALL, SMALL))
+    adam: Style = {"face": OPTIMIZER, "edge": "none", "text_size": SMALL}
+    canvas.box((166, 300), (144, 28), "Adam, may be paged", **adam)
     decoded = "decoded W: only while it is used"
     canvas.box((96, 92), (234, 34), decoded, dashed=True, text_size=SMALL)
     for text, x, width in (("x", 2, 50), ("x W", 166, 94), ("+", 396, 34), ("y", 478, 50)):
         canvas.box((x, 158), (width, 34), text, weight="bold", text_size=SMALL)
-    canvas.text((2, 318), "stored, trained", size=SMALL, ha="left", weight="bold")
-    stored((120, 240), (92, 42), ADAPTERS, "A", "float32")
-    stored((264, 240), (92, 42), ADAPTERS, "B", "float32")
     canvas.text((382, 242), "× α/r", size=SMALL)
-    stored((166, 300), (144, 28), OPTIMIZER, "", "")
-    canvas.text((238, 314), "Adam, may be paged", size=SMALL, colour=text_on(OPTIMIZER))
     forward: list[list[Point]] = [
         [(152, 66), (152, 90)],
         [(274, 66), (274, 90)],
@@ -331,17 +320,10 @@ def course_map(title: str = "") -> Picture:
     width, height, row = 158.0, 42.0, 56.0
     left, middle, right = 1.0, 190.0, 380.0
 
-    def lecture(at: Point, name: str, words: str, face: str = "none") -> None:
-        canvas.box(at, (width, height), face=face, edge=INK if face == "none" else "none")
-        ink = INK if face == "none" else text_on(face)
-        x, y = at[0] + width / 2, at[1] + height / 2
-        canvas.text((x, y - 8), name, colour=ink, weight="bold")
-        canvas.text((x, y + 9), words, colour=ink, size=NOTE)
-
     def column(x: float, lectures: Mapping[str, str]) -> None:
         """Draw lectures one below the other, with an arrow from each to the next."""
-        for n, (name, words) in enumerate(lectures.items()):
-            lecture((x, 29 + row * n), name, words)
+        for n, lecture in enumerate(lectures.items()):
+            canvas.named_box((x, 29 + row * n), (width, height), lecture)
             if n:
                 canvas.arrow([(x + width / 2, row * n + 16), (x + width / 2, row * n + 28)])
 
@@ -367,7 +349,7 @@ def course_map(title: str = "") -> Picture:
     split, join = middle - 15, middle + width + 16
     for n, (name, (words, colour)) in enumerate(ideas.items()):
         y = 1 + row * n
-        lecture((middle, y), name, words, colour)
+        canvas.named_box((middle, y), (width, height), (name, words), colour)
         canvas.arrow([(split, y + height / 2), (middle - 1, y + height / 2)])
         canvas.line([(middle + width, y + height / 2), (join, y + height / 2)])
     for x in (split, join):
@@ -386,7 +368,7 @@ def course_map(title: str = "") -> Picture:
 
 
 def you_are_here(steps: Sequence[str], here: str) -> Picture:
-    """Draw the steps of a course or of a lecture in a row, and mark the current step.
+    """Draw the steps of a lecture in a row of up to 540 points, and mark the current step.
 
     Args:
         steps: short names of the steps in order.
@@ -394,22 +376,17 @@ def you_are_here(steps: Sequence[str], here: str) -> Picture:
     """
     if here not in steps:
         raise ValueError(f"here must be one of {', '.join(steps)}, got {here}")
-    at = list(steps).index(here)
-    places, x, row = [], 0.0, 0
-    for step in steps:
-        width = text_width(step, NOTE, "bold") + 18
-        if x + width > 540:
-            x, row = 0.0, row + 1
-        places.append((x, 30.0 * row, width))
-        x += width + 16
-    canvas = Canvas(540, 26 + 30 * row)
-    for n, (step, (x, y, width)) in enumerate(zip(steps, places, strict=True)):
+    at, x = list(steps).index(here), 0.0
+    canvas = Canvas(540, 26)
+    for n, step in enumerate(steps):
+        if n:
+            canvas.line([(x - 16, 12.5), (x, 12.5)], GREY)
         style: Style = {"text_size": NOTE, "edge": GREY, "dashed": n > at}
         if n == at:
             style = {"text_size": NOTE, "face": BLUE, "edge": BLUE, "weight": "bold"}
-        canvas.box((x + 1, y + 2), (width - 2, 21), step, **style)
-        if n + 1 < len(steps) and places[n + 1][1] == y:
-            canvas.line([(x + width, y + 12.5), (x + width + 16, y + 12.5)], GREY)
+        width = text_width(step, NOTE, "bold") + 18
+        canvas.box((x + 1, 2), (width - 2, 21), step, **style)
+        x += width + 16
     before, after = ", ".join(steps[:at]), ", ".join(steps[at + 1 :])
     alt = f"Map: step {at + 1} of {len(steps)}, {here}."
     alt += f" Done: {before}." * bool(before) + f" Next: {after}." * bool(after)

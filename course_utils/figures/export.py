@@ -10,32 +10,19 @@ from course_utils.machine.validation import positive
 from course_utils.palette import ADAPTERS, GREY, SERIES, WEIGHTS, text_on
 
 
-def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
-    """Draw how adapters are merged into a model, and how both are converted for llama.cpp.
-
-    Args:
-        sizes: a mapping from the name of each file to its size as text. The names are "base",
-            "adapters", "merged", "base GGUF", "adapter GGUF" and "merged GGUF". If a name is
-            missing, the file is drawn without a size.
-    """
+def ways_out(title: str = "") -> Picture:
+    """Draw how adapters are merged into a model, and how both are converted for llama.cpp."""
     canvas = Canvas(560, 236, title)
-
-    def box(x: float, y: float, name: str, key: str, colour: str) -> None:
-        canvas.box((x, y), (128, 44), face=colour, edge="none")
-        lines = [name, *([sizes[key]] if key in sizes else [])]
-        for n, line in enumerate(lines):
-            height = y + 22 + 16 * (n - (len(lines) - 1) / 2)
-            weight = "bold" if n == 0 else "normal"
-            canvas.text((x + 64, height), line, colour=text_on(colour), weight=weight)
-
-    for x, name in ((64, "peft"), (246, "safetensors"), (428, "GGUF")):
-        canvas.text((x + 4, 10), name, colour=GREY, weight="bold")
-    box(4, 28, "base model", "base", WEIGHTS)
-    box(4, 104, "adapters", "adapters", ADAPTERS)
-    box(186, 66, "merged model", "merged", WEIGHTS)
-    box(368, 28, "base model", "base GGUF", WEIGHTS)
-    box(368, 104, "adapters", "adapter GGUF", ADAPTERS)
-    box(368, 180, "merged model", "merged GGUF", WEIGHTS)
+    columns: Mapping[str, tuple[float, Mapping[str, float]]] = {
+        "peft": (4, {"base model": 28, "adapters": 104}),
+        "safetensors": (186, {"merged model": 66}),
+        "GGUF": (368, {"base model": 28, "adapters": 104, "merged model": 180}),
+    }
+    for form, (x, rows) in columns.items():
+        canvas.text((x + 64, 10), form, colour=GREY, weight="bold")
+        for name, y in rows.items():
+            face = ADAPTERS if name == "adapters" else WEIGHTS
+            canvas.box((x, y), (128, 44), name, face=face, edge="none", weight="bold")
     canvas.arrow([(134, 58), (160, 58), (160, 80), (184, 80)])
     canvas.arrow([(134, 118), (160, 118), (160, 96), (184, 96)])
     canvas.arrow([(134, 40), (366, 40)])
@@ -48,12 +35,11 @@ def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
     canvas.axes.text(541, 126, "llama.cpp", rotation=90, ha="center", va="center", size=9.5)
     for y in (50, 126, 202):
         canvas.arrow([(498, y), (524, y)])
-    known = f" Sizes: {'; '.join(f'{k} {v}' for k, v in sizes.items())}." if sizes else ""
     return canvas.picture(
         "Ways to export a tuned model. The base model and its adapters in peft's format can be "
         "merged into one model, which is stored as safetensors files. The base model, the adapters "
         "and the merged model can each be converted into a GGUF file. llama.cpp then runs either "
-        f"the merged model, or the base model with the adapters.{known}"
+        "the merged model, or the base model with the adapters."
     )
 
 

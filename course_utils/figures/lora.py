@@ -191,9 +191,7 @@ def signed_colours(matrix: NDArray, largest: float | None = None) -> NDArray:
     return np.concatenate([pixels, strength[..., None]], axis=-1)
 
 
-def spectrum(
-    singular_values: Mapping[str, Sequence[float]], title: str = "", rank: int | None = None
-) -> Picture:
+def spectrum(singular_values: Mapping[str, Sequence[float]], rank: int, title: str = "") -> Picture:
     """Draw the ten largest singular values of several matrices as bars, in descending order.
 
     Args:
@@ -208,12 +206,11 @@ def spectrum(
     grouped_bars(axes, largest, first=1)
     axes.set(xlabel="singular value, by size", ylabel="value")
     axes.set_xticks(range(1, 11))
-    if rank is not None:
-        mark_x(axes, rank + 0.5, f"rank {rank}", (5, -2), va="top")
+    mark_x(axes, rank + 0.5, f"rank {rank}", (5, -2), va="top")
     axes.legend(frameon=False)
     descriptions = [
         f"{name} " + ", ".join(f"{value:.2f}" for value in values)
         for name, values in largest.items()
     ]
-    alt = "Bars of singular values: " + "; ".join(descriptions) + "."
-    return Picture(figure, alt if rank is None else f"{alt} A line marks rank {rank}.")
+    alt = f"Bars of singular values: {'; '.join(descriptions)}. A line marks rank {rank}."
+    return Picture(figure, alt)

@@ -10,6 +10,7 @@ import numpy as np
 
 from course_utils.figures.base import Picture, Style
 from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
+from course_utils.formats import normal_float, normal_float_quantiles
 from course_utils.palette import CONSTANTS, GREY, INK, WEIGHTS, text_on
 
 # In the picture of quantiles: the x of zero, points per standard deviation, the y of the curve's
@@ -19,21 +20,13 @@ ZERO, SIGMA, FOOT, HEIGHT = 290.0, 92.0, 112.0, 104.0
 REACH = 2.75
 
 
-def quantile_levels(bits: int = 4, title: str = "") -> Picture:
-    """Draw how NormalFloat gets its levels: a bell curve is cut into slices of equal probability.
+def quantile_levels(title: str = "") -> Picture:
+    """Draw how NF4 gets its levels: a bell curve is cut into slices of equal probability.
 
     Each cut is a level. The slices above zero have one probability, and the slices below zero,
     which are one fewer, another one. The levels are then divided by the largest level.
-
-    Args:
-        bits: the number of bits of a code, from 2 to 4. More levels have no room in the picture.
     """
-    from course_utils.quantization import normal_float, normal_float_quantiles
-
-    if bits not in (2, 3, 4):
-        raise ValueError(f"bits must be 2, 3 or 4, so that the picture has room, got {bits}")
-    cuts = normal_float_quantiles(bits).tolist()
-    levels = normal_float(bits).tolist()
+    cuts, levels = normal_float_quantiles(4), normal_float(4)
     canvas = Canvas(556, 222, title)
     _bell(canvas, [-REACH, *cuts, REACH])
     shares = [NormalDist().cdf(cut) for cut in cuts]

@@ -134,7 +134,7 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], title: str = "") ->
 
 
 def bits_per_weight(
-    rows: Mapping[str, Mapping[str, float]], chosen: str | None = None, title: str = ""
+    rows: Mapping[str, Mapping[str, float]], chosen: str, title: str = ""
 ) -> Picture:
     """Draw the bits that a weight needs as stacked bars, with the sum of the parts beside each bar.
 
@@ -156,14 +156,12 @@ def bits_per_weight(
         text = _decimal(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
         style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
         axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **style)
-    if chosen is not None:
-        axes.axvline(ends[chosen], color=INK, linestyle="--", linewidth=1)
-        axes.get_yticklabels()[list(ends).index(chosen)].set_fontweight("bold")
+    axes.axvline(ends[chosen], color=INK, linestyle="--", linewidth=1)
+    axes.get_yticklabels()[list(ends).index(chosen)].set_fontweight("bold")
     axes.set(xlabel="bits per weight", xlim=(0, max(ends.values())))
     legend_above(axes, columns=4, middle=0.45)
     sums = "; ".join(f"{name} {ends[name]:.10g}" for name in rows)
-    alt = f"Stacked bars of bits per weight: {sums}."
-    return Picture(figure, alt if chosen is None else f"{alt} Marked: {chosen}.")
+    return Picture(figure, f"Stacked bars of bits per weight: {sums}. Marked: {chosen}.")
 
 
 def _decimal(bits: float) -> str:
