@@ -202,7 +202,7 @@ CHARTS = {
     ),
     "bits": (
         lambda: figures.bits_per_weight(BITS, "plain", "It grows"),
-        [[4, 4], [0.125, 0.5], [0.001953125, 0]],
+        [[4.5, 0, 4.5, 1], [4, 4], [0.125, 0.5], [0.001953125, 0]],
         "Stacked bars of bits per weight: plain 4.5; double 4.126953125. Marked: plain.",
     ),
     "code use": (

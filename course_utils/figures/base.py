@@ -189,6 +189,12 @@ def hide_frame(*panels: Axes) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+def name_rows(axes: Axes, names: Sequence[str], **style: Any) -> None:
+    """Write the name of each row, whose y is 0, 1, 2, …, to the left of the axes, without ticks."""
+    axes.set_yticks(range(len(names)), names, **style)
+    axes.tick_params(axis="y", length=0)
+
+
 def legend_above(axes: Axes, columns: int, middle: float = 0.5) -> None:
     """Put the legend above the axes, centred at `middle` (0 is the left end, 1 the right end)."""
     axes.legend(frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(middle, 1))

@@ -16,6 +16,7 @@ from course_utils.figures.base import (
     Style,
     label_ends,
     mark_x,
+    name_rows,
     note,
     one_panel,
     panels_in_a_row,
@@ -194,9 +195,8 @@ def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> 
         note(axes, change, (1, 0.5), (8, 0), **style)
         descriptions.append(f"{name} {value:.4g}" + (f" ({change})" if row else ""))
     axes.axvline(first, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.set_yticks(range(len(values)), list(values))
+    name_rows(axes, list(values))
     axes.set(xlabel=xlabel, xlim=(0, 1.05 * max(values.values())), ylim=(len(values) - 0.5, -0.5))
-    axes.tick_params(axis="y", length=0)
     return Picture(figure, f"Bars of {xlabel}: {'; '.join(descriptions)}.")
 
 

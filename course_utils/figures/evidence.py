@@ -14,6 +14,7 @@ from course_utils.figures.base import (
     Picture,
     Style,
     label_ends,
+    name_rows,
     note,
     one_panel,
     with_strokes,
@@ -97,8 +98,7 @@ def differences(
         word = conclusions[name]
         note(axes, word, (high, row), (8, 0), weight="bold", **style)
         described.append(f"{name} {mean:+.3g}, from {low:+.3g} to {high:+.3g}: {word}")
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, list(rows))
     axes.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.9))
     note(axes, "counts as equal", (0, -0.9), (0, -9), ha="center", color=GREEN, **style)
     axes.margins(x=0.12)

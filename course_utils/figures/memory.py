@@ -16,6 +16,7 @@ from course_utils.figures.base import (
     add_title,
     hide_frame,
     line_length,
+    name_rows,
     note,
     one_panel,
 )
@@ -190,10 +191,9 @@ class _Bars:
             style = {"va": "center", "weight": "bold", "fontsize": TEXT}
             style |= {"xycoords": ("axes fraction", "data")}
             note(axes, format_bytes(self.unit * start), (1, row), (8, 0), **style)
-        axes.set_yticks(range(len(names)), names, fontsize=TEXT)
+        name_rows(axes, names, fontsize=TEXT)
         axes.set(xlim=(0, self.end), ylim=(len(names) - 0.5, -0.5))
         axes.set_xlabel(UNITS[self.unit], fontsize=TEXT)
-        axes.tick_params(axis="y", length=0)
         hide_frame(axes)
         axes.spines["left"].set_visible(False)
         self._draw_limits(axes)
@@ -240,9 +240,8 @@ def prediction_errors(rows: Mapping[str, tuple[float, float]], title: str = "") 
     place: Style = {"ha": "left" if side > 0 else "right", "va": "center", "weight": "bold"}
     point = (0, list(percent).index(worst))
     note(axes, f"worst: {percent[worst]:+.2f}%", point, (5 * side, 0), **place)
-    axes.set_yticks(range(len(percent)), list(percent))
+    name_rows(axes, list(percent))
     axes.set(xlabel="error of the prediction (%)", ylim=(len(percent) - 0.4, -0.6))
-    axes.tick_params(axis="y", length=0)
     # The axis extends equally far to both sides, so that errors of both signs can be compared.
     reach = 1.25 * abs(percent[worst]) or 1
     axes.set_xlim(-reach, reach)

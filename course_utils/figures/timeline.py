@@ -20,6 +20,7 @@ from course_utils.figures.base import (
     hide_frame,
     legend_beside,
     note,
+    panels_in_a_row,
 )
 from course_utils.figures.canvas import NOTE, TEXT
 from course_utils.figures.timeline_view import Area, TimelineView
@@ -65,10 +66,7 @@ def step_timeline(
         gpu: the name of a GPU and the number of bytes that tensors may use on it, for a dashed
             line. A panel has no line if the line would be far above its areas.
     """
-    figure = Figure(figsize=(504 / POINTS, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(ways), squeeze=False)[0]
-    hide_frame(*panels)
-    add_title(figure, title)
+    figure, panels = panels_in_a_row(len(ways), 3.6, title, 504 / POINTS)
     parts = colours(GROUPS)
     descriptions = []
     handles: dict[str, Any] = {}

@@ -13,10 +13,18 @@ from itertools import groupby
 from math import ceil, exp
 from statistics import fmean
 from textwrap import fill
+from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
-from course_utils.figures.base import Picture, Style, legend_above, panels_in_a_row, with_strokes
+from course_utils.figures.base import (
+    Picture,
+    Style,
+    legend_above,
+    name_rows,
+    panels_in_a_row,
+    with_strokes,
+)
 from course_utils.palette import BLUE, GREY, PAPER, RED, SKY
 
 TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
@@ -46,11 +54,10 @@ def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]], title: str =
         texts, shares = zip(*likeliest, strict=True)
         bars = axes.barh(range(len(texts)), shares, color=BLUE)
         axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3)
-        axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
+        name_rows(axes, texts, **TOKEN_TEXT)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1.15), xticks=[])
         axes.spines["bottom"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
         shown = fill(prompt, max(18, 66 // len(prompts)))
         axes.set_title(shown, fontsize="medium", loc="left", parse_math=False)
         listed = ", ".join(f"{text} {share:.0%}" for text, share in likeliest)
@@ -94,6 +101,14 @@ def token_probabilities(
     return Picture(figure, "Dots of probability, token by token. " + "; ".join(descriptions) + ".")
 
 
+def _check_lengths(texts: Sequence[str], others: Sequence[Any], name: str) -> None:
+    if not len(texts) == len(others) > 0:
+        raise ValueError(
+            f"texts and {name} must have one item for each token, and at least one, "
+            f"got {len(texts)} and {len(others)} items"
+        )
+
+
 @dataclass(frozen=True)
 class TokenLosses:
     """Tokens in boxes, each on a background that is stronger the higher the token's loss is.
@@ -111,11 +126,7 @@ class TokenLosses:
     losses: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not len(self.texts) == len(self.losses) > 0:
-            raise ValueError(
-                "texts and losses must have one item for each token, and at least one, "
-                f"got {len(self.texts)} and {len(self.losses)} items"
-            )
+        _check_lengths(self.texts, self.losses, "losses")
 
     @property
     def summary(self) -> str:
@@ -168,11 +179,7 @@ class MarkedTokens:
     graded: Sequence[bool]
 
     def __post_init__(self) -> None:
-        if len(self.texts) != len(self.graded):
-            raise ValueError(
-                "texts and graded must have one item for each token, "
-                f"got {len(self.texts)} and {len(self.graded)} items"
-            )
+        _check_lengths(self.texts, self.graded, "graded")
 
     def _write(self, box: Callable[[str, bool], str], sign: Callable[[str], str]) -> str:
         """Write each token with `box`, and write with `sign` where graded tokens begin and end."""
