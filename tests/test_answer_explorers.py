@@ -247,12 +247,6 @@ def test_the_first_strengths_are_shown_and_the_last_of_them_is_chosen(strengths)
     assert "strength 1 form" in text and "✓ weather" in text
 
 
-@pytest.mark.parametrize("first", [(), (0, 2), (-1,)])
-def test_first_strengths_are_in_the_range_of_the_slider(first):
-    with pytest.raises(ValueError, match=r"one or more strengths from 0 to 1\.5, got"):
-        strength_explorer(lambda strength: GOOD, STORY, first=first)
-
-
 def test_a_new_strength_is_answered_and_the_rows_are_in_order(strengths):
     box, slider, asked = strengths
     slider.value = 1.25

@@ -224,13 +224,7 @@ def reject(value):
 
 def test_raises_accepts_only_the_expected_exception():
     assert check(reject, 0).raises(ValueError) is None
-    check(reject, 0).raises(TypeError, ValueError, saying="RANK")
-    message = message_of(lambda: check(reject, 0).raises(ValueError, saying="alpha", likely="why"))
-    assert message.splitlines()[1:] == [
-        "  raised    ValueError: rank must be at least 1, got 0",
-        "  expected  ValueError with 'alpha' in its message",
-        "  likely    why",
-    ]
+    assert check(reject, 0).raises(TypeError, ValueError) is None
     message = message_of(lambda: check(echo, 0).raises(ValueError, KeyError, likely="why"))
     assert message.splitlines()[1:] == [
         "  returned  0",

@@ -251,9 +251,8 @@ def test_the_words_of_a_phase_do_not_decide_how_it_is_drawn():
         reworded = [replace(phase, name=f"phase {n}") for n, phase in enumerate(phases)]
         drawn = [reworded.index(phase) for phase in _drawn_phases(reworded)]
         assert drawn == [phases.index(phase) for phase in _drawn_phases(phases)]
-        assert str(figures.step_timeline({"a": reworded})) == str(
-            figures.step_timeline({"a": phases})
-        )
+        pictures = (figures.step_timeline({"a": each}, ("T4", 1e9)) for each in (reworded, phases))
+        assert len(set(map(str, pictures))) == 1
 
 
 def test_a_step_of_a_deep_model_is_drawn_with_few_phases():

@@ -467,7 +467,7 @@ check(add, [3, 4], start=1).gives(8)
 ### BEGIN HIDDEN TESTS
 numbers = [1000, 2]
 check(add, numbers).gives(1002, likely="one number was left out")
-check(add, []).raises(ValueError, saying="empty")
+check(add, []).raises(ValueError)
 ### END HIDDEN TESTS
 """
 

@@ -435,7 +435,7 @@ def executed(tmp_path_factory):
         ),
     )
     before = path.read_bytes()
-    result = execute(path, folder / "build" / "pages", progress=False)
+    result = execute(path, folder / "build" / "pages")
     assert path.read_bytes() == before
     return result
 
@@ -552,7 +552,7 @@ def test_an_error_ends_the_run_and_the_outputs_are_written(tmp_path):
             code_cell("after", "print('never', 'reached')"),
         ),
     )
-    result = execute(path, tmp_path / "out", progress=False)
+    result = execute(path, tmp_path / "out")
     assert result.error.startswith("cell bad\n")
     assert result.error.endswith("ZeroDivisionError: division by zero")
     assert "\x1b" not in result.error
@@ -564,7 +564,7 @@ def test_an_error_ends_the_run_and_the_outputs_are_written(tmp_path):
 @pytest.mark.full
 def test_a_cell_that_exceeds_the_timeout_ends_the_run(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook(code_cell("forever", "while True: pass")))
-    result = execute(path, tmp_path / "out", timeout=1, progress=False)
+    result = execute(path, tmp_path / "out", timeout=1)
     assert result.error == "cell forever: it was still running after 1 seconds"
     assert result.executed.exists()
 
@@ -573,7 +573,7 @@ def test_a_cell_that_exceeds_the_timeout_ends_the_run(tmp_path):
 def test_a_kernel_that_dies_ends_the_run(tmp_path):
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("dies", kill)))
-    result = execute(path, tmp_path / "out", progress=False)
+    result = execute(path, tmp_path / "out")
     assert result.error == "cell dies: the kernel died, probably because memory ran out"
     assert result.executed.exists()
 
@@ -583,7 +583,7 @@ def test_a_kernel_that_does_not_start_is_reported(tmp_path, monkeypatch):
     (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
-    result = execute(path, tmp_path / "out", progress=False)
+    result = execute(path, tmp_path / "out")
     assert result.error.startswith("the start of the kernel: ")
 
 
@@ -591,7 +591,7 @@ def test_a_missing_kernel_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(notebooks.KERNEL, "name", "missing-kernel")
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     with pytest.raises(CourseError, match="no Python kernel: run `pip install ipykernel`"):
-        execute(path, tmp_path / "out", progress=False)
+        execute(path, tmp_path / "out")
 
 
 @pytest.mark.full
@@ -622,7 +622,7 @@ def test_the_executed_notebook_must_not_replace_the_notebook(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     before = path.read_text(encoding="utf-8")
     with pytest.raises(CourseError, match="contains the notebook itself: choose another folder"):
-        execute(path, tmp_path, progress=False)
+        execute(path, tmp_path)
     assert path.read_text(encoding="utf-8") == before
 
 
@@ -630,7 +630,7 @@ def test_a_page_that_cannot_be_written_raises_an_error(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook())
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="can't be written"):
-        execute(path, tmp_path / "file" / "pages", progress=False)
+        execute(path, tmp_path / "file" / "pages")
 
 
 def test_missing_jupyter_packages_are_named(tmp_path, monkeypatch):
@@ -638,4 +638,4 @@ def test_missing_jupyter_packages_are_named(tmp_path, monkeypatch):
     for name in ("nbclient", "nbformat"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(CourseError, match=f"{name} is missing: run `pip install nbclient "):
-            execute(path, tmp_path / "out", progress=False)
+            execute(path, tmp_path / "out")

@@ -200,15 +200,6 @@ def legend_above(axes: Axes, columns: int, middle: float = 0.5) -> None:
     axes.legend(frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(middle, 1))
 
 
-def legend_beside(axes: Axes, *entries: Sequence[Any]) -> None:
-    """Put the legend to the right of the axes.
-
-    `entries` are the legend's handles and labels. Without `entries`, the legend lists the handles
-    and labels of the axes.
-    """
-    axes.legend(*entries, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
 def note(axes: Axes, words: str, at: Place, offset: Place, **style: Any) -> Annotation:
     """Write words near a point: `offset` is the distance in points, to the right and up."""
     return axes.annotate(words, at, offset, textcoords="offset points", **style)

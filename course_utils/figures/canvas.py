@@ -92,7 +92,6 @@ class Canvas:
         *,
         face: str = "none",
         edge: str = INK,
-        alpha: float = 1,
         dashed: bool = False,
         text_size: float = TEXT,
         **style: Any,
@@ -106,12 +105,11 @@ class Canvas:
             boxstyle=f"round,pad=0,rounding_size={min(5, width / 2, height / 2)}",
             facecolor=face,
             edgecolor=edge,
-            alpha=alpha,
             linewidth=1,
             linestyle=DASHES if dashed else "-",
         )
         self.axes.add_patch(shape)
-        colour = INK if face == "none" or alpha < 1 else text_on(face)
+        colour = INK if face == "none" else text_on(face)
         middle = (at[0] + width / 2, at[1] + height / 2)
         self.text(middle, text, size=text_size, colour=colour, **style)
 

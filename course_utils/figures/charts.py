@@ -103,18 +103,15 @@ def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
 
 
 def histograms(
-    samples: Mapping[str, Sequence[float]],
-    xlabels: Sequence[str],
-    log: bool = False,
-    title: str = "",
+    samples: Mapping[str, Sequence[float]], xlabels: Sequence[str], title: str = ""
 ) -> Picture:
     """Draw a histogram of each sample in a separate panel, with a dashed line at zero.
+
+    The counts have a log scale, on which a count of 1 is visible next to counts of thousands.
 
     Args:
         samples: title of the panel → numbers of the sample.
         xlabels: the labels of the x axes, one for each sample.
-        log: whether the counts have a log scale, on which a count of 1 is visible next to counts of
-            thousands.
     """
     figure, panels = panels_in_a_row(len(samples), title=title)
     descriptions = []
@@ -123,15 +120,13 @@ def histograms(
         axes.stairs(*np.histogram(values, bins=80), fill=True, color=BLUE)
         axes.axvline(0, color=INK, linestyle="--", linewidth=1)
         axes.set_title(name, fontsize="medium")
-        axes.set(xlabel=xlabel)
-        if log:
-            # A bar of height 1 would be invisible if the axis began at 1.
-            axes.set(yscale="log", ylim=(0.5, None))
-            axes.yaxis.set_major_formatter("{x:,.0f}")
+        # A bar of height 1 would be invisible if the axis began at 1.
+        axes.set(xlabel=xlabel, yscale="log", ylim=(0.5, None))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         below = (values < 0).mean()
         extent = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
         descriptions.append(f"{name}, {xlabel}: {extent}")
-    panels[0].set_ylabel("how many (log scale)" if log else "how many")
+    panels[0].set_ylabel("how many (log scale)")
     return Picture(figure, f"Histograms. {'; '.join(descriptions)}.")
 
 

@@ -18,7 +18,6 @@ from course_utils.figures.base import (
     add_title,
     apart,
     hide_frame,
-    legend_beside,
     note,
     panels_in_a_row,
 )
@@ -52,7 +51,7 @@ HIGHEST_REQUEST = 2
 
 def step_timeline(
     ways: Mapping[str, Sequence[StepPhase]],
-    gpu: tuple[str, float] | None = None,
+    gpu: tuple[str, float],
     title: str = "",
 ) -> Picture:
     """Draw the memory over one training step, side by side for several ways of training.
@@ -85,16 +84,14 @@ def step_timeline(
         peak, words = _mark_moments(axes, phases, edges)
         axes.set_title(f"{name}: {peak}", fontsize=TEXT, fontweight="bold", loc="left")
         descriptions.append(f"{name}: {words}")
-        if gpu:
-            _draw_gpu(axes, *gpu)
+        _draw_gpu(axes, *gpu)
     panels[0].set_ylabel("memory (GB)", fontsize=TEXT)
     names = [part for part in parts if part in handles][::-1]
     style: Style = {"frameon": False, "fontsize": NOTE, "handlelength": 1, "handleheight": 1}
     shown = [handles[part] for part in names]
     figure.legend(shown, names, loc="outside lower center", ncols=4, **style)
     alt = f"Areas of memory over a training step, with its moments. {'; '.join(descriptions)}."
-    line = f" A line marks {gpu[0]} at {format_bytes(gpu[1])}." if gpu else ""
-    return Picture(figure, alt + line)
+    return Picture(figure, f"{alt} A line marks {gpu[0]} at {format_bytes(gpu[1])}.")
 
 
 def _drawn_phases(phases: Sequence[StepPhase]) -> list[StepPhase]:
@@ -198,7 +195,8 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "")
     drawn = _stack(panels[0], areas, view.edges)
     least = NAMED_AREA * view.run.budget
     names = [area.label for area in areas[::-1] if max(area.sizes) >= least]
-    legend_beside(panels[0], [drawn[name] for name in names], names)
+    beside: Style = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    panels[0].legend([drawn[name] for name in names], names, **beside)
     _draw_budget(panels[0], view)
     if view.has_pages:
         pages = [moment.cpu for moment in view.moments]

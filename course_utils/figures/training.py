@@ -157,9 +157,8 @@ def cost_lines(
 ) -> Picture:
     """Plot the total cost of several ways to serve a model over the number of requests.
 
-    The x axis extends to twice the highest break-even, or to 1,000 requests if there is none. The
-    area between the two lines to the right of a break-even is shaded: it is what the cheaper way
-    saves.
+    The x axis extends to twice the highest break-even. The area between the two lines to the right
+    of a break-even is shaded: it is what the cheaper way saves.
 
     Args:
         ways: name of the way → (cost paid once, cost of each request), in `unit`.
@@ -168,7 +167,7 @@ def cost_lines(
             marks this point.
     """
     figure, axes = one_panel(height=3.4, title=title)
-    most = 2 * max(break_even.values(), default=500)
+    most = 2 * max(break_even.values())
 
     def cost(name: str, count: float) -> float:
         once, each = ways[name]
@@ -181,7 +180,7 @@ def cost_lines(
     for name, count in break_even.items():
         # The line that meets this line is the one with the smallest gap.
         gaps = {way: abs(cost(way, count) - cost(name, count)) for way in ways if way != name}
-        both = (name, min(gaps, key=gaps.__getitem__, default=name))
+        both = (name, min(gaps, key=gaps.__getitem__))
         edges = [[cost(way, x) for x in (count, most)] for way in both]
         axes.fill_between([count, most], *edges, color=GREY, alpha=0.25, linewidth=0)
         axes.plot(count, cost(name, count), "o", color=INK, zorder=4)
@@ -195,8 +194,6 @@ def cost_lines(
         f"{name}: {once:,.3g} once, plus {each:,.3g} for each request"
         for name, (once, each) in ways.items()
     ]
-    alt = f"Lines of {unit} over requests: {'; '.join(costs)}."
-    if break_even:
-        meetings = [f"{name} at {count:,.0f} requests" for name, count in break_even.items()]
-        alt += f" Break-even: {', '.join(meetings)}."
+    meetings = [f"{name} at {count:,.0f} requests" for name, count in break_even.items()]
+    alt = f"Lines of {unit} over requests: {'; '.join(costs)}. Break-even: {', '.join(meetings)}."
     return Picture(figure, alt)

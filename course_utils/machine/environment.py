@@ -24,7 +24,7 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.machine import runtime
-from course_utils.machine.units import format_bytes
+from course_utils.machine.units import counted, format_bytes
 from course_utils.machine.validation import first_line
 
 # The oldest versions that the course is tested with, as in pyproject.toml.
@@ -135,7 +135,7 @@ class Environment:
         """Return one sentence that summarizes the table."""
         for state, runs in (("fail", "can't run yet:"), ("warn", "runs here;")):
             if count := sum(row.state == state for row in self.rows):
-                lines = _count(count, "line")
+                lines = counted(count, "line")
                 return f"{self.what} {runs} the table has a remedy for {lines} marked {state}."
         return f"{self.what} runs here."
 
@@ -352,7 +352,7 @@ def _compute_dtype(machine: Machine) -> Row:
 def _cores(machine: Machine) -> Row:
     if not machine.cores or not machine.threads:
         return Row("cores", "unknown")
-    found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
+    found = f"{counted(machine.cores, 'core')}, {counted(machine.threads, 'thread')}"
     if machine.threads <= machine.cores:
         return Row("cores", found)
     remedy = (
@@ -424,7 +424,3 @@ def _from_home(path: Path | None) -> str:
 
 def _setting(assignment: str) -> str:
     return f"`{'set' if os.name == 'nt' else 'export'} {assignment}`"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -51,18 +51,17 @@ def execute(
     output_dir: Path | str = "build/lectures",
     *,
     timeout: int | None = None,
-    progress: bool = True,
 ) -> Execution:
     """Run a notebook from top to bottom in a fresh kernel, and write it with its outputs.
 
     The kernel's working folder is the folder of the notebook. The notebook file is not changed. If
-    a cell fails, the run ends, and the outputs up to this cell are written.
+    a cell fails, the run ends, and the outputs up to this cell are written. A progress bar on
+    stderr advances with each cell.
 
     Args:
         path: the notebook file.
         output_dir: the folder for the executed notebook.
         timeout: maximum run time of a cell, in seconds; None sets no limit.
-        progress: whether to show a progress bar on stderr, which advances with each cell.
 
     Raises:
         CourseError: the notebook can't be read, `output_dir` is the folder of the notebook, or
@@ -77,7 +76,7 @@ def execute(
     except ImportError as missing:
         raise _needs_jupyter(missing) from None
     started = time.monotonic()
-    with _bar(path, notebook, progress) as bar:
+    with _bar(path, notebook) as bar:
         error, peak = _run(notebook, path.parent, timeout, bar)
     write_text(target, dump(notebook))
     seconds = time.monotonic() - started
@@ -88,12 +87,12 @@ def _needs_jupyter(missing: ImportError) -> CourseError:
     return CourseError(f"{missing.name} is missing: run `pip install nbclient nbconvert ipykernel`")
 
 
-def _bar(path: Path, notebook: Any, progress: bool) -> Any:
+def _bar(path: Path, notebook: Any) -> Any:
     from tqdm import tqdm
 
     cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     layout = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} cells, {elapsed}{postfix}"
-    return tqdm(total=cells, desc=path.stem, bar_format=layout, disable=not progress)
+    return tqdm(total=cells, desc=path.stem, bar_format=layout)
 
 
 def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:

@@ -29,3 +29,8 @@ def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
     while abs(value) >= base and unit < len(units) - 1:
         value, unit = value / base, unit + 1
     return f"{value:,.{digits if unit else 0}f} {units[unit]}"
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Write a number with its noun: `one`, or `several`, which is by default `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

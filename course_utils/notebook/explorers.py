@@ -13,7 +13,7 @@ from __future__ import annotations
 import html
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ import ipywidgets as widgets
 
 from course_utils import evaluation, figures, formats, memory, news, paging
 from course_utils.lora import count_lora_parameters
-from course_utils.machine.units import format_bytes
+from course_utils.machine.units import counted, format_bytes
 from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES, ModelShape
 from course_utils.models import stored_weights
 from course_utils.notebook.controls import ADAPTERS, METHODS, QLORA, Condition, Control, same, used
@@ -208,7 +208,7 @@ def lora_answer(
     trained = layers * sum(count_lora_parameters(i, o, rank) for i, o in matrices.values())
     full = layers * sum(i * o for i, o in matrices.values())
     lines = {
-        "adapters": f"{layers * len(matrices):,}, in {layers:,} layer{'s' * (layers > 1)}",
+        "adapters": f"{layers * len(matrices):,}, in {counted(layers, 'layer')}",
         "LoRA trains": f"{trained:,} parameters",
         "full fine-tuning of the same matrices": f"{full:,} parameters",
         "ratio": f"{trained / full:.2%}",
@@ -586,6 +586,8 @@ def _check_story(story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBas
 
 # The strengths that a reader can choose. At 0 the adapter is off, and it was trained at 1.
 STRONGEST, STRENGTH_STEP = 1.5, 0.25
+# The strengths whose answers are shown at the beginning. The last one is chosen.
+FIRST_STRENGTHS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -613,9 +615,7 @@ class StrengthTable:
         )
 
 
-def strength_explorer(
-    answer_at: Callable[[float], str], story: str, first: Iterable[float] = (0, 0.5, 1)
-) -> widgets.VBox:
+def strength_explorer(answer_at: Callable[[float], str], story: str) -> widgets.VBox:
     """Return an explorer of the answer to one story as the adapter's strength changes.
 
     Each answer is computed only once. All answers so far are shown in a table.
@@ -624,16 +624,10 @@ def strength_explorer(
         answer_at: A function from the strength of the adapter to the model's answer to the story.
             At 0 the adapter is off, and at 1 it is as it was trained.
         story: The story, for the verdict on the answer.
-        first: The strengths whose answers are shown at the beginning. The last one is chosen.
     """
-    strengths = [float(strength) for strength in first]
-    if not strengths or not all(0 <= strength <= STRONGEST for strength in strengths):
-        raise ValueError(
-            f"first must be one or more strengths from 0 to {STRONGEST}, got {strengths}"
-        )
-    answers = {strength: answer_at(strength) for strength in dict.fromkeys(strengths)}
+    answers = {strength: answer_at(strength) for strength in FIRST_STRENGTHS}
     slider = widgets.FloatSlider(
-        strengths[-1],
+        FIRST_STRENGTHS[-1],
         min=0,
         max=STRONGEST,
         step=STRENGTH_STEP,

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from course_utils.machine.units import counted
+
 # A choice is named by a letter when a class votes.
 LETTERS = "ABCDEFGHIJ"
 # A guessed number is close if it differs from the truth by at most this share of the truth.
@@ -296,7 +298,7 @@ def summary(guesses: Iterable[Guess]) -> str:
     guesses = list(guesses)
     entered = [guess for guess in guesses if guess.guess is not None]
     made = [guess for guess in entered if not guess.late]
-    sentences = [f"You predicted {len(made)} of {counted(len(guesses), 'result', 'results')}."]
+    sentences = [f"You predicted {len(made)} of {counted(len(guesses), 'result')}."]
     if late := len(entered) - len(made):
         which = counted(late, "guess does", "guesses do")
         sentences.append(f"{which} not count, because the answer was already shown.")
@@ -307,8 +309,3 @@ def summary(guesses: Iterable[Guess]) -> str:
             verb = "was" if sum(choices) == 1 else "were"
             sentences.append(f"{sum(choices)} of your {len(choices)} choices {verb} right.")
     return " ".join(sentences)
-
-
-def counted(number: int, one: str, several: str) -> str:
-    """Write a number with its noun in the singular or the plural."""
-    return f"{number} {one if number == 1 else several}"
