@@ -10,10 +10,10 @@ from course_utils import evaluation, news
 from course_utils.notebook import explorers
 from course_utils.notebook.explorers import (
     MAX_STORY,
-    AnswerCards,
-    StrengthTable,
+    answer_cards,
     story_explorer,
     strength_explorer,
+    strength_table,
     verdict,
 )
 from course_utils.training import Recipe, attach_adapters
@@ -82,8 +82,8 @@ def test_other_text_has_only_a_verdict_on_its_form(answer):
 def test_answers_are_escaped():
     marked = '{"section": "<i>", "headline": "<u>Rain</u> falls on Tarn again"}'
     for picture in (
-        AnswerCards(STORY, {"<s>": marked, "b": CHAT}),
-        StrengthTable({0: marked, 1: CHAT}, 1, STORY),
+        answer_cards({"<s>": marked, "b": CHAT}, STORY),
+        strength_table({0: marked, 1: CHAT}, 1, STORY),
     ):
         assert not re.search("<(b>raining|i>|u>|s>)", picture._repr_html_())
         assert html.escape(CHAT) in picture._repr_html_()
@@ -214,7 +214,8 @@ def test_the_adapter_changes_the_answer_of_a_real_model(model, tokenizer, monkey
         if "lora_B" in name:
             parameter.data.normal_(std=0.5)
     cards, _ = explorers.story_answer(STORY, model, tokenizer)
-    off, on = cards.answers.values()
+    shown_answers = re.findall(r">([^<]*)</div><div><b>form", cards.data)
+    off, on = map(html.unescape, shown_answers)
     short = news.tuned_messages({"story": STORY}, answered=False)
     assert on == evaluation.generate(model, tokenizer, [short])[0]
     with model.disable_adapter():

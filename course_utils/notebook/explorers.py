@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
+from IPython.display import HTML
 
 from course_utils import evaluation, figures, formats, memory, news, paging
 from course_utils.lora import count_lora_parameters
@@ -503,27 +503,20 @@ def verdict(answer: str, story: str) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class AnswerCards:
-    """Answers to one story side by side, each with its verdicts; below each other on a phone."""
-
-    story: str
-    answers: Mapping[str, str]
-
-    def _repr_html_(self) -> str:
-        cards = "".join(self._card(name, answer) for name, answer in self.answers.items())
-        return f'<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{cards}</div>'
-
-    def _card(self, name: str, answer: str) -> str:
+def answer_cards(answers: Mapping[str, str], story: str) -> HTML:
+    """Return answers to one story side by side, each with its verdicts; on a phone one by one."""
+    cards = ""
+    for name, answer in answers.items():
         found = "".join(
             f"<div><b>{key}:</b> {html.escape(words)}</div>"
-            for key, words in verdict(answer, self.story).items()
+            for key, words in verdict(answer, story).items()
         )
         text = html.escape(answer) or "(an empty answer)"
-        return (
+        cards += (
             f'<div style="{CARD}"><b>{html.escape(name)}</b>'
             f'<div style="{ANSWER}; margin: 0.4em 0">{text}</div>{found}</div>'
         )
+    return HTML(f'<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{cards}</div>')
 
 
 def story_explorer(
@@ -549,7 +542,7 @@ def story_explorer(
 
 def story_answer(
     story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[AnswerCards, str]:
+) -> tuple[HTML, str]:
     """Return both answers to a story, and text about their prompts and times."""
     _check_story(story, model, tokenizer)
     example = {"story": story.strip()}
@@ -566,7 +559,7 @@ def story_answer(
         seconds = time.perf_counter() - started
         tokens = evaluation.mean_prompt_tokens([prompt], tokenizer)
         lines["few-shot" if off else "tuned"] = f"{tokens:,.0f} prompt tokens, {seconds:.1f} s"
-    return AnswerCards(example["story"], answers), aligned(lines, 9)
+    return answer_cards(answers, example["story"]), aligned(lines, 9)
 
 
 def _check_story(story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -590,29 +583,19 @@ STRONGEST, STRENGTH_STEP = 1.5, 0.25
 FIRST_STRENGTHS = (0.0, 0.5, 1.0)
 
 
-@dataclass(frozen=True)
-class StrengthTable:
-    """The answers to one story at several strengths of the adapter, with the chosen one marked."""
-
-    answers: Mapping[float, str]
-    chosen: float
-    story: str
-
-    def _repr_html_(self) -> str:
-        rows = "".join(self._row(strength) for strength in sorted(self.answers))
-        head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("strength", "answer", "form"))
-        return f"<table><tr>{head}</tr>{rows}</table>"
-
-    def _row(self, strength: float) -> str:
-        answer, is_chosen = self.answers[strength], strength == self.chosen
-        form = verdict(answer, self.story)["form"].removesuffix(" with section and headline")
-        mark = "▶ " if is_chosen else ""
-        weight = "bold" if is_chosen else "normal"
-        return (
+def strength_table(answers: Mapping[float, str], chosen: float, story: str) -> HTML:
+    """Return the answers to one story at several strengths, with the chosen strength marked."""
+    head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("strength", "answer", "form"))
+    rows = ""
+    for strength, answer in sorted(answers.items()):
+        form = verdict(answer, story)["form"].removesuffix(" with section and headline")
+        mark, weight = ("▶ ", "bold") if strength == chosen else ("", "normal")
+        rows += (
             f'<tr><th scope="row" style="{CELL}; font-weight: {weight}; white-space: nowrap">'
             f'{mark}{strength:g}</th><td style="{CELL}; {ANSWER}">{html.escape(answer)}</td>'
             f'<td style="{CELL}">{form}</td></tr>'
         )
+    return HTML(f"<table><tr>{head}</tr>{rows}</table>")
 
 
 def strength_explorer(answer_at: Callable[[float], str], story: str) -> widgets.VBox:
@@ -636,11 +619,11 @@ def strength_explorer(answer_at: Callable[[float], str], story: str) -> widgets.
         layout={"max_width": "98%", "width": "420px"},
     )
 
-    def answer(strength: float) -> tuple[StrengthTable, str]:
+    def answer(strength: float) -> tuple[HTML, str]:
         if strength not in answers:
             answers[strength] = answer_at(strength)
         lines = verdict(answers[strength], story)
         text = f"strength {strength:g}\n{aligned(lines, 11)}"
-        return StrengthTable(dict(answers), strength, story), text
+        return strength_table(answers, strength, story), text
 
     return explorer({"strength": slider}, answer, waiting="The model is answering …")
