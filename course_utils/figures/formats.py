@@ -59,11 +59,13 @@ def number_formats(value: float, title: str = "") -> Picture:
 
 
 def stored_bits(value: float, dtype: torch.dtype) -> tuple[str, float]:
-    """Return the bits of the number of a format that is nearest to `value`, and this number."""
+    """Return the bits with which PyTorch stores `value` in a format, and the stored number.
+
+    Both 16-bit formats are rounded from float32, as a weight is.
+    """
     import torch
 
-    # From double precision, PyTorch rounds only once.
-    stored = torch.tensor(value, dtype=torch.float64).to(dtype)
+    stored = torch.tensor(value, dtype=torch.float32).to(dtype)
     width = 8 * dtype.itemsize
     whole = stored.view(torch.int32 if width == 32 else torch.int16).item()
     return f"{whole % 2**width:0{width}b}", stored.item()

@@ -90,7 +90,7 @@ def _magnified(weight: float, total: float) -> _Line:
     """Return the part of bfloat16's line around an update, with the nearest number."""
     import torch
 
-    nearest = torch.tensor(total, dtype=torch.float64).bfloat16().item()
+    nearest = torch.tensor(total).bfloat16().item()
     low, high = min(weight, total, nearest), max(weight, total, nearest)
     window = low - 0.6 * (high - low), high + 0.6 * (high - low)
     # The window doesn't contain zero, so the numbers in it have consecutive bits.
