@@ -20,21 +20,3 @@ from course_utils.export.gguf_files import (
 from course_utils.export.merged import save_dequantized, save_merged
 from course_utils.export.merging import NumberLine, merge, number_line, update_left
 from course_utils.export.saved import SavedAdapters, read_adapters, save_adapters
-
-__all__ = [
-    "GGUF_FORMATS",
-    "NumberLine",
-    "SavedAdapters",
-    "adapter_tensors",
-    "interleave",
-    "merge",
-    "number_line",
-    "read_adapters",
-    "save_adapter_gguf",
-    "save_adapters",
-    "save_dequantized",
-    "save_gguf",
-    "save_merged",
-    "update_left",
-    "write_adapter_gguf",
-]

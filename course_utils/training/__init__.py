@@ -34,27 +34,3 @@ from course_utils.training.step import (
     training_step,
 )
 from course_utils.training.watch import Watch, answer_token_kinds, loss_by_kind, token_losses
-
-__all__ = [
-    "Checkpoints",
-    "Recipe",
-    "Run",
-    "Trainer",
-    "TrainingError",
-    "Watch",
-    "answer_loss",
-    "answer_token_kinds",
-    "attach_adapters",
-    "count_answer_tokens",
-    "count_tokens",
-    "finetune",
-    "load_adapters",
-    "loss_by_kind",
-    "make_optimizer",
-    "mean_loss",
-    "set_checkpointing",
-    "strength",
-    "token_losses",
-    "trainable_parameters",
-    "training_step",
-]

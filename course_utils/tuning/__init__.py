@@ -17,5 +17,3 @@ In a terminal, the command is `course finetune my.jsonl`. In a notebook, run thi
 
 from course_utils.tuning.report import Tuned
 from course_utils.tuning.run import finetune_file
-
-__all__ = ["Tuned", "finetune_file"]

@@ -137,7 +137,9 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
             target.write_text(links.rewritten(text, source), encoding="utf-8")
         elif source.endswith(".py"):
             name = target.name.removesuffix(".md")
-            target.write_text(API_PAGE.format(name=name), encoding="utf-8")
+            # A package imports its public names, and nothing else.
+            imported = "\n   :imported-members:" if source.endswith("__init__.py") else ""
+            target.write_text(API_PAGE.format(name=name, imported=imported), encoding="utf-8")
         else:
             shutil.copyfile(folder / source, target)
     if any(LIVE in page.read_text(encoding="utf-8") for page in (work / "pages").glob("*.md")):
@@ -154,7 +156,7 @@ API_PAGE = """\
 
 ```{{eval-rst}}
 .. automodule:: course_utils.{name}
-   :members:
+   :members:{imported}
 ```
 """
 
