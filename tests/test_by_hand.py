@@ -393,18 +393,6 @@ def test_finetune_trains_supported_models_by_hand(tokenizer, tmp_path, monkeypat
     assert len(made) == 2
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"), [("WORLD_SIZE", "2"), ("ACCELERATE_USE_FSDP", "true")]
-)
-def test_several_processes_and_fsdp_train_with_autograd(monkeypatch, variable, value):
-    assert loop._use_by_hand(adapted_model(), RECIPE)
-    monkeypatch.setenv(variable, value)
-    model = adapted_model()
-    assert supports(model) and not loop._use_by_hand(model, RECIPE)
-    with pytest.raises(ValueError, match="and only one process"):
-        loop._use_by_hand(model, replace(RECIPE, fast=True))
-
-
 def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):
     recipe = Recipe(fast=True)
     with pytest.raises(ValueError, match="fast=True needs a Llama model on a CPU, with LoRA"):

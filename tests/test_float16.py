@@ -75,7 +75,7 @@ def set_scale(trainer, scale):
 
 def begin_with(monkeypatch, scale, **more):
     """Let the gradient scaler of each run begin with `scale`."""
-    make = loop.distributed.make_accelerator
+    make = loop.make_accelerator
 
     def make_accelerator(*arguments):
         accelerator = make(*arguments)
@@ -83,7 +83,7 @@ def begin_with(monkeypatch, scale, **more):
         accelerator.scaler.load_state_dict(state | {"scale": scale} | more)
         return accelerator
 
-    monkeypatch.setattr(loop.distributed, "make_accelerator", make_accelerator)
+    monkeypatch.setattr(loop, "make_accelerator", make_accelerator)
 
 
 def losses(run):

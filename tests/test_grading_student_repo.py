@@ -121,7 +121,6 @@ def test_the_students_version_contains_what_students_need(whole):
         "Makefile",
         "README.md",
         "binder",
-        "configs",
         "constraints.txt",
         "course_utils",
         "docs",

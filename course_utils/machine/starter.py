@@ -20,7 +20,6 @@ PATTERNS = (
     "lectures/[0-9][0-9]_*.ipynb",
     "exercises/README.md",
     "exercises/[0-9][0-9]_*/*",
-    "configs/*.yaml",
     # Lectures link to these pages.
     "docs/export-and-serve.md",
     "docs/glossary.md",

@@ -11,8 +11,7 @@ Read `loop` first, and then the other modules in the order of this list:
     checkpoints     saved states from which a run can continue
     loss            a cross-entropy that needs little memory
     by_hand         a faster training step for CPUs, written out without autograd
-    distributed     devices, several processes and FSDP
-    command         lecture 07's training as a program, for one process or several
+    precision       the dtype in which a run computes
 """
 
 from course_utils.training.adapters import (

@@ -1,36 +1,23 @@
-"""Divide the examples into micro-batches, which one or more processes read."""
+"""Divide the examples into micro-batches."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from course_utils.sft import IGNORE, Collator, Features
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from course_utils.sft import Collator, Features
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The micro-batches that one process reads.
-
-    Every process gets the same number of micro-batches, because all processes must participate in
-    each exchange of gradients. In an epoch, every example is read exactly once. If no examples
-    remain for a process, this process reads a micro-batch of one token without loss. The picture
-    shows which examples two processes read without shuffling, if a micro-batch has two examples:
-
-                        process 0         process 1
-        7 examples      0 1 | 4 5         2 3 | 6
-        5 examples      0 1 | 4           2 3 | (one token without loss)
+    """Micro-batches of examples. In an epoch, every example is read exactly once.
 
     Attributes:
         size: Number of examples in a micro-batch.
+        device: Where the tensors of a micro-batch are.
         seed: Each epoch shuffles the examples with the random seed `seed` + number of the epoch.
             With None, the order of the examples does not change.
     """
@@ -38,24 +25,21 @@ class Batches:
     examples: Sequence[Features]
     collate: Collator
     size: int
-    accelerator: Accelerator
+    device: torch.device
     seed: int | None = None
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield this process's micro-batches of epoch `number`, beginning with micro-batch `start`.
+        """Yield the micro-batches of epoch `number`, beginning with micro-batch `start`.
 
-        Epochs and micro-batches are counted from 0. The tensors are on the process's device.
+        Epochs and micro-batches are counted from 0.
         """
         order = self._order(number)
-        together = self.size * self.accelerator.num_processes
-        for group in range(start, math.ceil(len(order) / together)):
-            first = group * together + self.accelerator.process_index * self.size
-            rows = [self.examples[i] for i in order[first : first + self.size].tolist()]
-            batch = self.collate(rows or [{"input_ids": [0], "labels": [IGNORE]}])
-            yield {name: t.to(self.accelerator.device) for name, t in batch.items()}
+        for first in range(start * self.size, len(order), self.size):
+            batch = self.collate([self.examples[i] for i in order[first : first + self.size]])
+            yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-    def _order(self, epoch: int) -> Tensor:
+    def _order(self, epoch: int) -> list[int]:
         if self.seed is None:
-            return torch.arange(len(self.examples))
+            return list(range(len(self.examples)))
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        return torch.randperm(len(self.examples), generator=generator)
+        return torch.randperm(len(self.examples), generator=generator).tolist()

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from course_utils.machine.validation import CourseError
-from course_utils.training import distributed
 from course_utils.training.adapters import trainable_parameters
 
 if TYPE_CHECKING:
@@ -78,30 +76,22 @@ class Checkpoints:
         final = self.folder / f"step-{len(history):06d}"
         partial = final.with_suffix(".partial")
         try:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
             self.accelerator.save_state(str(partial / STATE))
-            weights = distributed.gather_weights(self.accelerator)
-            # Every process writes a part of the state, so wait until all parts are written.
-            self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                self._save_weights(partial / WEIGHTS, weights)
-                progress = {"fingerprint": self.fingerprint, "history": history}
-                (partial / PROGRESS).write_text(json.dumps(progress))
-                shutil.rmtree(final, ignore_errors=True)
-                os.replace(partial, final)
+            self._save_weights(partial / WEIGHTS)
+            progress = {"fingerprint": self.fingerprint, "history": history}
+            (partial / PROGRESS).write_text(json.dumps(progress))
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
                 f"could not save to {final}: {error}. {self._last_good()}"
             ) from error
         self.newest = final
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            for old in set(self.folder.glob("step-*")) - {final}:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in set(self.folder.glob("step-*")) - {final}:
+            shutil.rmtree(old, ignore_errors=True)
 
     def restore(self) -> list[dict]:
         """Load the newest checkpoint into the model, the optimizer and the schedule.
@@ -149,10 +139,8 @@ class Checkpoints:
             return "No adapters were saved before."
         return f"The last good adapters are in {self.weights}."
 
-    def _save_weights(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
-        if weights is not None:
-            distributed.save_gathered(self.model, weights, folder)
-        elif hasattr(self.model, "peft_config"):
+    def _save_weights(self, folder: Path) -> None:
+        if hasattr(self.model, "peft_config"):
             self.model.save_pretrained(str(folder), save_embedding_layers=False)
         else:
             self.model.save_pretrained(str(folder))
@@ -160,17 +148,13 @@ class Checkpoints:
     def _save_trainable(self, _models: list, weights: list, folder: str) -> None:
         """Save only the trainable parameters, as accelerate's hook: the base is on disk already."""
         weights.clear()
-        # With FSDP, accelerate has already saved the model when it calls this hook.
-        if self.accelerator.is_main_process and not distributed.is_sharded(self.accelerator):
-            trained = trainable_parameters(self.model).items()
-            tensors = {name: p.detach().contiguous() for name, p in trained}
-            save_file(tensors, str(Path(folder) / TRAINABLE))
+        trained = trainable_parameters(self.model).items()
+        tensors = {name: p.detach().contiguous() for name, p in trained}
+        save_file(tensors, str(Path(folder) / TRAINABLE))
 
     def _load_trainable(self, models: list, folder: str) -> None:
         """Load the parameters that `_save_trainable` saved, as accelerate's hook."""
         models.clear()
-        if distributed.is_sharded(self.accelerator):
-            return
         saved = load_file(str(Path(folder) / TRAINABLE))
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.model).items():

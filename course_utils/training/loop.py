@@ -6,8 +6,7 @@
                        └────── the only tensors with a gradient
 
 The loop and its step are written out, because the course teaches them. The library `accelerate`
-provides mixed precision, saved states and training in several processes. The library `peft`
-provides the adapters.
+provides mixed precision and saved states. The library `peft` provides the adapters.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685).
 """
@@ -18,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +28,11 @@ from transformers import get_cosine_schedule_with_warmup
 from course_utils.machine import runtime, threads
 from course_utils.machine.units import format_bytes
 from course_utils.sft import Features, collator
-from course_utils.training import by_hand, distributed
+from course_utils.training import by_hand
 from course_utils.training.adapters import set_checkpointing
 from course_utils.training.batches import Batches
 from course_utils.training.checkpoints import Checkpoints, TrainingError
+from course_utils.training.precision import default_dtype, make_accelerator
 from course_utils.training.recipe import Recipe
 from course_utils.training.step import make_optimizer, mean_loss, training_step
 
@@ -59,8 +58,7 @@ def finetune(  # noqa: PLR0913
     """Train all parameters of a model that need a gradient, and return the run.
 
     In a PeftModel, these parameters are the adapters. Ctrl-C or Jupyter's stop button saves a
-    checkpoint and ends the run. If several processes train, an interrupt ends them immediately
-    without a new checkpoint, and the last checkpoint remains.
+    checkpoint and ends the run.
 
     Args:
         model: The model to train, for example the result of `attach_adapters`.
@@ -90,7 +88,7 @@ def finetune(  # noqa: PLR0913
             progress.show(record)
             if len(validation) and trainer.is_due(recipe.validate_every, step):
                 record["validation_loss"] = trainer.evaluate()
-            if on_step and trainer.accelerator.is_main_process:
+            if on_step:
                 on_step(run.history)
             if trainer.is_due(recipe.save_every, step):
                 checkpoints.save(run.history)
@@ -164,13 +162,11 @@ class Trainer:
         fast = _use_by_hand(model, recipe)
         # `by_hand` casts tensors itself, so autocast is turned off by the dtype float32.
         dtype = torch.float32 if fast else recipe.compute_dtype
-        self.accelerator = distributed.make_accelerator(model, dtype)
-        processes = self.accelerator.num_processes
-        self.steps = recipe.steps(len(train), processes)
-        self.steps_per_epoch = recipe.steps_per_epoch(len(train), processes)
+        self.accelerator = make_accelerator(model, dtype)
+        self.steps = recipe.steps(len(train))
+        self.steps_per_epoch = recipe.steps_per_epoch(len(train))
         self.fingerprint = recipe.fingerprint() | {
             "examples": len(train),
-            "processes": processes,
             "mixed_precision": self.accelerator.mixed_precision,
         }
         runtime.seed_everything(recipe.seed)
@@ -180,14 +176,12 @@ class Trainer:
         self.by_hand = by_hand.LlamaByHand(model, recipe.gradient_checkpointing) if fast else None
         self._prepare_optimizer()
         collate = collator(tokenizer, packed=fast)
-        batches = partial(Batches, collate=collate, size=recipe.micro_batch_size)
-        self.train = batches(train, accelerator=self.accelerator, seed=recipe.seed)
-        self.validation = batches(validation, accelerator=self.accelerator)
+        size, device = recipe.micro_batch_size, self.accelerator.device
+        self.train = Batches(train, collate, size, device, recipe.seed)
+        self.validation = Batches(validation, collate, size, device)
 
     def _prepare_optimizer(self) -> None:
-        paged = not distributed.is_sharded(self.accelerator)
-        fused = self.by_hand is not None
-        optimizer = make_optimizer(self.wrapped, self.recipe, paged=paged, fused=fused)
+        optimizer = make_optimizer(self.wrapped, self.recipe, fused=self.by_hand is not None)
         warmup = round(self.recipe.warmup * self.steps)
         self.schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
         self.accelerator.register_for_checkpointing(self.schedule)
@@ -232,20 +226,16 @@ class Trainer:
 
         At the end, the progress bar is closed and the memory that the steps used is freed.
         """
-        main = self.accelerator.is_main_process
-        bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
+        bar = _Progress(total=self.steps, initial=len(run.history), unit="step")
         try:
             self.wrapped.train()
             with threads.sharing_cores():
                 yield bar
             run.finished = True
         except KeyboardInterrupt:
-            # Several processes may be in different steps, so they have no common state to save.
-            if self.accelerator.num_processes > 1:
-                raise
             self.optimizer.zero_grad()
             checkpoints.save(run.history)
-            self.accelerator.print(
+            print(
                 f"Interrupted after step {len(run.history)} of {self.steps}: the adapters are in "
                 f"{checkpoints.newest}; resume=True continues from there."
             )
@@ -267,8 +257,7 @@ class Trainer:
 
     def _seed_dropout(self, step: int) -> None:
         """Set a random seed that a resumed run, which has no earlier steps, also has."""
-        seed = self.recipe.seed * 2**20 + step - 1
-        torch.manual_seed(seed * self.accelerator.num_processes + self.accelerator.process_index)
+        torch.manual_seed(self.recipe.seed * 2**20 + step - 1)
 
 
 class _Progress(tqdm):
@@ -282,15 +271,13 @@ class _Progress(tqdm):
 
 def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     """Return whether to train with `by_hand` instead of autograd (see `Recipe.fast`)."""
-    # A model that FSDP will shard is still on the CPU now, so `supports` alone would accept it.
-    alone = distributed.processes_wanted() == 1 and not distributed.fsdp_wanted()
-    possible = alone and by_hand.supports(model)
+    possible = by_hand.supports(model)
     if recipe.fast and not possible:
         raise ValueError(
-            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, products "
-            "in float32 or bfloat16, and only one process: leave out fast=True to train this model"
+            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, and "
+            "products in float32 or bfloat16: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast
-    same = possible and by_hand.dtype_of(model) == distributed.default_dtype(model)
+    same = possible and by_hand.dtype_of(model) == default_dtype(model)
     return same and recipe.compute_dtype is None

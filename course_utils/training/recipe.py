@@ -21,7 +21,7 @@ CADENCE = ("validate_every", "save_every")
 
 
 def _setting(default: Any, help: str) -> Any:
-    """Return a field for `Recipe`. Its docstring and `training.command -h` show `help`."""
+    """Return a field for `Recipe`. Its docstring shows `help`."""
     return field(default=default, metadata={"help": help})
 
 
@@ -43,8 +43,8 @@ class Recipe:
     warmup: float = _setting(0.1, "Share of all steps during which the learning rate rises.")
     weight_decay: float = _setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = _setting(1.0, "Gradients with a larger norm are scaled to this norm.")
-    micro_batch_size: int = _setting(8, "Number of examples per forward pass of a process.")
-    accumulation: int = _setting(1, "Number of micro-batches per step of a process.")
+    micro_batch_size: int = _setting(8, "Number of examples per forward pass.")
+    accumulation: int = _setting(1, "Number of micro-batches per step.")
     epochs: int = _setting(1, "Number of passes over the training examples.")
     max_steps: int | None = _setting(
         None, "Number of optimizer steps. If given, epochs is ignored."
@@ -62,9 +62,9 @@ class Recipe:
     fast: bool | None = _setting(
         None,
         "Whether to train with `by_hand`, which uses no autograd and less padding, and changes "
-        "results only by rounding. By default it is used if `by_hand` supports the model, only one "
-        "process trains, FSDP is off, compute_dtype is not given, and weights without quantization "
-        "have the dtype in which autocast would compute.",
+        "results only by rounding. By default it is used if `by_hand` supports the model, "
+        "compute_dtype is not given, and weights without quantization have the dtype in which "
+        "autocast would compute.",
     )
     validate_every: int | None = _setting(
         None,
@@ -91,13 +91,13 @@ class Recipe:
                     f"got {getattr(self, name)!r}"
                 )
 
-    def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
+    def steps_per_epoch(self, examples: int) -> int:
         """Return the number of optimizer steps in one pass over the training examples."""
-        return math.ceil(examples / (self.micro_batch_size * self.accumulation * processes))
+        return math.ceil(examples / (self.micro_batch_size * self.accumulation))
 
-    def steps(self, examples: int, processes: int = 1) -> int:
+    def steps(self, examples: int) -> int:
         """Return the number of optimizer steps of the whole run."""
-        return self.max_steps or self.epochs * self.steps_per_epoch(examples, processes)
+        return self.max_steps or self.epochs * self.steps_per_epoch(examples)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the settings that a run's weights depend on, as values that JSON can store."""
@@ -105,6 +105,6 @@ class Recipe:
         return json.loads(json.dumps(settings, default=str))
 
 
-# The help of each field is written once. `Recipe?`, the website and --help all show this help.
+# The help of each field is written once. `Recipe?` and the website show this help.
 _HELP = "".join(f"    {field.name}: {field.metadata['help']}\n" for field in fields(Recipe))
 Recipe.__doc__ = f"{inspect.getdoc(Recipe)}\n\nAttributes:\n{_HELP}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,43 +72,38 @@ def training_step(  # noqa: PLR0913
 ) -> dict:
     """Run one optimizer step over a few micro-batches: forward, backward, clip, update.
 
-    The loss is the mean over all answer tokens of all micro-batches and processes. So several small
-    micro-batches give the same result as one large batch, and need less memory.
+    The loss is the mean over all answer tokens of all micro-batches. So several small micro-batches
+    give the same result as one large batch, and need less memory.
 
     Args:
         accelerator: The Accelerator of the run, which has prepared the model and the optimizer.
         model: The model to train.
         optimizer: The optimizer of its trainable parameters.
-        batches: The micro-batches of this process: results of `sft.collate`, or of `sft.pack`.
+        batches: The micro-batches of the step: results of `sft.collate`, or of `sft.pack`.
         recipe: The recipe whose max_grad_norm is used.
         by_hand: If given, it computes the losses and gradients instead of autograd. Then the
-            micro-batches must be packed, and only one process may train.
+            micro-batches must be packed.
 
     Returns:
         A dict with loss (in nats per answer token), grad_norm (before clipping, and not finite if
-        the step was skipped) and tokens (the number of tokens in all micro-batches and processes,
-        not counting padding).
+        the step was skipped) and tokens (the number of tokens in all micro-batches, not counting
+        padding).
 
     Raises:
         FloatingPointError: The loss or the gradient norm is not finite. The weights are unchanged.
             A gradient norm that is not finite is no error while a gradient scaler multiplies the
             loss by more than 1, as in float16. Then the scaler skips the step and halves the scale.
     """
-    answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
-    # accelerate averages gradients over the processes. This factor turns the average into the sum
-    # over the processes, divided by the number of answer tokens.
-    scale = accelerator.num_processes / answer_tokens
+    answer_tokens = count_answer_tokens(batches)
     loss_sum = torch.zeros((), device=accelerator.device)
-    for number, batch in enumerate(batches, start=1):
+    for batch in batches:
         if by_hand:
-            loss_sum += by_hand.backward(batch, scale)
+            loss_sum += by_hand.backward(batch, 1 / answer_tokens)
             continue
-        last = number == len(batches)
-        with nullcontext() if last else accelerator.no_sync(model):
-            loss = answer_loss(model, batch)
-            accelerator.backward(loss * scale)
+        loss = answer_loss(model, batch)
+        accelerator.backward(loss * (1 / answer_tokens))
         loss_sum += loss.detach()
-    loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
+    loss_mean = (loss_sum / answer_tokens).item()
     norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
     # With a scale of 1 or less, the gradient would also overflow without a scaler.
     may_overflow = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
@@ -118,10 +112,8 @@ def training_step(  # noqa: PLR0913
         raise FloatingPointError(f"the loss is {loss_mean} and the gradient norm is {norm}")
     optimizer.step()
     optimizer.zero_grad()
-    tokens = accelerator.reduce(
-        torch.stack([count_tokens(batch) for batch in batches]).sum(), reduction="sum"
-    )
-    return {"loss": loss_mean, "grad_norm": norm, "tokens": tokens.item()}
+    tokens = sum(count_tokens(batch).item() for batch in batches)
+    return {"loss": loss_mean, "grad_norm": norm, "tokens": tokens}
 
 
 @torch.no_grad()
@@ -131,7 +123,7 @@ def mean_loss(
     batches: Iterable[dict[str, Tensor]],
     by_hand: LlamaByHand | None = None,
 ) -> float:
-    """Return the mean loss over all batches and processes, in nats per answer token.
+    """Return the mean loss over all batches, in nats per answer token.
 
     The loss is computed in eval mode. Afterwards the model returns to its previous mode.
     """
@@ -143,14 +135,12 @@ def mean_loss(
     one = by_hand.losses if by_hand else partial(answer_loss, model)
     losses = (one(batch).sum() for batch in batches)
     loss_sum = sum(losses, start=torch.zeros((), device=accelerator.device))
-    total = accelerator.reduce(loss_sum, reduction="sum")
-    count = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
     model.train(was_training)
-    return (total / count).item()
+    return (loss_sum / count_answer_tokens(batches)).item()
 
 
 def make_optimizer(
-    model: nn.Module, recipe: Recipe, *, paged: bool = True, fused: bool = False
+    model: nn.Module, recipe: Recipe, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Return an AdamW optimizer for the trainable parameters.
 
@@ -160,7 +150,6 @@ def make_optimizer(
     Args:
         model: The model to train.
         recipe: Its learning_rate and weight_decay are used.
-        paged: False selects PyTorch's AdamW on CUDA, too.
         fused: Whether one kernel of PyTorch's AdamW updates all parameters. For the adapters of
             SmolLM2-135M, this kernel needs 5 ms on two cores instead of 25 ms. Don't combine it
             with a gradient scaler: accelerate then doesn't notice skipped steps.
@@ -169,7 +158,7 @@ def make_optimizer(
     if not parameters:
         raise ValueError("the model has no trainable parameter: call attach_adapters first")
     options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    if paged and parameters[0].device.type == "cuda":
+    if parameters[0].device.type == "cuda":
         from bitsandbytes.optim import PagedAdamW8bit
 
         return PagedAdamW8bit(parameters, **options)

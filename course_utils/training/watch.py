@@ -131,8 +131,6 @@ def growing_steps(last: int) -> list[int]:
 class Watch:
     """A function for `finetune`'s on_step that records what the model has learned so far.
 
-    It is meant for a run in one process.
-
         watch = Watch(model, tokenizer, conversation, validation[:12], steps=42)
         watch.show()
         finetune(model, tokenizer, train, on_step=watch)

@@ -26,7 +26,7 @@ from course_utils.machine.validation import CourseError
 from workshop.grading import assignments, release
 from workshop.publishing import addresses, course_map, notebook_check
 
-FOLDERS = ("LICENSES", "binder", "configs", "course_utils", "lectures", "workshop")
+FOLDERS = ("LICENSES", "binder", "course_utils", "lectures", "workshop")
 # Each file below these folders may contain one identifying line.
 PACKAGES = ("course_utils/", "workshop/")
 FILES = (
@@ -53,7 +53,6 @@ FILES = (
 WITHOUT_GIT = (
     "LICENSES/*",
     "binder/**/*",
-    "configs/*.yaml",
     "course_utils/**/*.py",
     "course_utils/data/**/*",
     "lectures/[0-9][0-9]_*.ipynb",
