@@ -56,56 +56,24 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
-    on_too_long: str = "error",
 ) -> Features:
     """Tokenize one conversation for training, with loss only on the assistant's last message.
-
-    Args:
-        on_too_long: "error" raises ValueError for a longer conversation. "truncate" cuts the end of
-            the last user message, never the answer.
 
     Returns:
         {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
     """
-    if on_too_long not in ("error", "truncate"):
-        raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("the last message must be the assistant's: it is the answer to learn")
     answer = messages[-1]["content"]
     if not answer.strip():
         raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
     prompt, target = prompt_ids(messages[:-1], tokenizer), answer_ids(answer, tokenizer)
-    excess = len(prompt) + len(target) - max_length
-    if excess > 0 and on_too_long == "truncate":
-        prompt = prompt_ids(_shorten(messages[:-1], excess, tokenizer), tokenizer)
-        excess = len(prompt) + len(target) - max_length
-    if excess > 0:
-        shorten = ', or pass on_too_long="truncate" to shorten the prompt'
+    if len(prompt) + len(target) > max_length:
         raise ValueError(
             f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
-            f"max_length={max_length}: raise max_length{shorten if on_too_long == 'error' else ''}"
+            f"max_length={max_length}: raise max_length"
         )
     return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
-
-
-def _shorten(
-    messages: Sequence[Message], excess: int, tokenizer: PreTrainedTokenizerBase
-) -> list[Message]:
-    """Return the messages with at least `excess` tokens cut from the last user message's end."""
-    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
-    if last is None:
-        raise ValueError(
-            f"the prompt is {excess} tokens too long, and there is no user message to shorten: "
-            "raise max_length"
-        )
-    content = tokenizer(messages[last]["content"], add_special_tokens=False)["input_ids"]
-    if excess >= len(content):
-        raise ValueError(
-            f"the prompt is {excess} tokens too long, but the last user message has only "
-            f"{len(content)} tokens: raise max_length"
-        )
-    shortened = tokenizer.decode(content[: len(content) - excess])
-    return [*messages[:last], {**messages[last], "content": shortened}, *messages[last + 1 :]]
 
 
 def encode_all(
@@ -113,7 +81,6 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
-    on_too_long: str = "error",
 ) -> list[Features]:
     """Apply `encode` to many conversations.
 
@@ -122,9 +89,7 @@ def encode_all(
     features = []
     for number, messages in enumerate(conversations):
         try:
-            features.append(
-                encode(messages, tokenizer, max_length=max_length, on_too_long=on_too_long)
-            )
+            features.append(encode(messages, tokenizer, max_length=max_length))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"conversation {number}: {error}") from error
     return features

@@ -57,24 +57,10 @@ def test_only_the_last_of_several_answers_carries_loss(tokenizer):
 
 def test_a_conversation_that_is_too_long_raises_an_error_with_its_lengths(tokenizer):
     with pytest.raises(
-        ValueError, match=r"prompt \(\d+ tokens\) and answer \(6 tokens\).*max_length=40.*truncate"
+        ValueError,
+        match=r"prompt \(\d+ tokens\) and answer \(6 tokens\).*max_length=40: raise max_length",
     ):
         encode(CHAT, tokenizer, max_length=40)
-
-
-@pytest.mark.parametrize("max_length", [50, 60, 70])
-def test_truncation_shortens_the_user_message_but_not_the_answer(tokenizer, max_length):
-    features = encode(CHAT, tokenizer, max_length=max_length, on_too_long="truncate")
-    text = tokenizer.decode(features["input_ids"])
-    assert len(features["input_ids"]) == max_length
-    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat")
-    assert text.endswith("<|im_start|>assistant\nTarn.<|im_end|>")
-
-
-@pytest.mark.parametrize("chat", [CHAT, [CHAT[0], CHAT[2]]], ids=["user", "no-user"])
-def test_truncation_raises_an_error_if_the_user_message_is_too_short(tokenizer, chat):
-    with pytest.raises(ValueError, match=r"tokens too long.*: raise max_length"):
-        encode(chat, tokenizer, max_length=8, on_too_long="truncate")
 
 
 @pytest.mark.parametrize(
@@ -88,11 +74,6 @@ def test_truncation_raises_an_error_if_the_user_message_is_too_short(tokenizer, 
 def test_encode_rejects_conversations_without_an_answer(tokenizer, chat, message):
     with pytest.raises(ValueError, match=message):
         encode(chat, tokenizer)
-
-
-def test_encode_rejects_an_unknown_value_of_on_too_long(tokenizer):
-    with pytest.raises(ValueError, match='"error" or "truncate"'):
-        encode(CHAT, tokenizer, on_too_long="drop")
 
 
 def test_errors_of_encode_all_contain_the_number_of_the_conversation(tokenizer):
