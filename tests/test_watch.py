@@ -174,13 +174,13 @@ def test_a_watched_run_has_the_losses_and_weights_of_an_unwatched_run(train, bas
 
 
 def test_a_watch_records_the_chosen_steps_the_first_and_the_last(train, rows, tokenizer):
-    run, watch = train("run", True, answer_at=(2,), losses_at=(1, 2), max_new_tokens=3)
-    assert list(watch.answers) == [0, 2, 4] and list(watch.losses) == [0, 1, 2, 4]
+    run, watch = train("run", True)
+    assert list(watch.answers) == [0, 3, 4] and list(watch.losses) == [0, 1, 2, 3, 4]
     assert watch.history == run.history
     assert watch.losses[0] != watch.losses[4]
     assert watch.losses[4] == loss_by_kind(watch.model, rows[:2], tokenizer)
     assert set(watch.curves) == {FRAME, SECTION, HEADLINE, END}
-    assert watch.curves[SECTION] == {step: watch.losses[step][SECTION] for step in (0, 1, 2, 4)}
+    assert watch.curves[SECTION] == {step: watch.losses[step][SECTION] for step in range(5)}
 
 
 def test_a_kind_is_learned_when_its_loss_has_fallen_by_a_share(tokenizer):

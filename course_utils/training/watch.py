@@ -12,7 +12,7 @@ so they change neither the weights nor the later losses.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain, islice
 from statistics import fmean
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from course_utils.figures import LearningCurve
 
 FRAME, SECTION, HEADLINE, END = KINDS = ("JSON frame", "section", "headline", "end token")
+# The model answers after these steps, and before the first and after the last one.
+ANSWER_AT = (3, 10)
 # The value of "section" or "headline" in an answer.
 VALUE = re.compile(r'"(section|headline)":\s*"((?:[^"\\]|\\.)*)')
 
@@ -141,8 +143,7 @@ class Watch:
         losses: Step → kind of answer token → loss in nats, as `loss_by_kind` returns it.
     """
 
-    # All arguments after `rows` are optional and can be given only by name.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -150,9 +151,6 @@ class Watch:
         rows: Sequence[Features] = (),
         *,
         steps: int,
-        answer_at: Collection[int] = (3, 10),
-        losses_at: Collection[int] | None = None,
-        max_new_tokens: int = 40,
     ):
         """Record the model before its first step, which has number 0.
 
@@ -162,15 +160,12 @@ class Watch:
             conversation: Chat messages up to the user's question, which the model answers.
             rows: Results of `sft.encode` whose losses are measured.
             steps: Number of steps of the run, after which the model answers for the last time.
-            answer_at: Numbers of the other steps after which the model answers.
-            losses_at: Numbers of the other steps after which losses are measured, by default
-                `growing_steps(steps)`.
-            max_new_tokens: Maximum length of an answer, in tokens.
+                Losses are measured after `growing_steps(steps)`.
         """
         self.model, self.tokenizer, self.conversation = model, tokenizer, conversation
-        self.rows, self.steps, self.max_new_tokens = rows, steps, max_new_tokens
-        self.answer_at = {0, *answer_at, steps}
-        self.losses_at = {0, *(growing_steps(steps) if losses_at is None else losses_at), steps}
+        self.rows, self.steps = rows, steps
+        self.answer_at = {0, *ANSWER_AT, steps}
+        self.losses_at = {0, *growing_steps(steps)}
         self.history: list[dict] = []
         self.answers: dict[int, str] = {}
         self.losses: dict[int, dict[str, float]] = {}
@@ -185,11 +180,7 @@ class Watch:
     def _record(self, step: int) -> None:
         if step in self.answer_at:
             (self.answers[step],) = evaluation.generate(
-                self.model,
-                self.tokenizer,
-                [self.conversation],
-                max_new_tokens=self.max_new_tokens,
-                progress=False,
+                self.model, self.tokenizer, [self.conversation], progress=False
             )
         if len(self.rows) and step in self.losses_at:
             self.losses[step] = loss_by_kind(self.model, self.rows, self.tokenizer)
