@@ -43,7 +43,6 @@ CONFIGS = {
     "gemma": ("gemma", {"head_dim": 48}),
     "gemma2": ("gemma2", {"head_dim": 48, "sliding_window": 64}),
     "gemma3": ("gemma3_text", {"head_dim": 48, "sliding_window_pattern": 2}),
-    "starcoder2": ("starcoder2", {}),
     "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
     "gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     "gpt2-gelu": ("gpt2", GPT_SIZES | NO_DROPOUT | {"activation_function": "gelu"}),

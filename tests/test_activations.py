@@ -36,7 +36,7 @@ def test_a_layer_saves_the_bytes_of_korthikanti_et_al():
 
     The paper's model has 16 bits, LayerNorm, an MLP of width 4h, and no grouped-query attention.
     """
-    names = {"family": "starcoder2", "norm": "layer", "gated": False, "vocab": 50000}
+    names = {"family": "gpt2", "norm": "layer", "gated": False, "vocab": 50000}
     sizes = {"layers": 1, "hidden": 2048, "intermediate": 8192, "heads": 16, "kv_heads": 16}
     shape = ModelShape("paper", head_dim=128, **names, **sizes)
     # The paper doesn't count the statistics of the two norms and of attention.

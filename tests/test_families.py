@@ -29,7 +29,6 @@ CONFIGS = {
     "gemma2": WINDOW | {"head_dim": 32, "tie_word_embeddings": False},
     "gemma3_text": WINDOW
     | {"head_dim": 32, "sliding_window_pattern": 2, "initializer_range": 0.05},
-    "starcoder2": {},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
 }
 RECIPE = Recipe(rank=4, learning_rate=1e-2, max_steps=6, micro_batch_size=4)

@@ -45,8 +45,6 @@ CONFIGS = {
     "gemma2": ("gemma2", {"head_dim": 16}),
     "gemma3": ("gemma3_text", {"head_dim": 16}),
     "gemma3-biases": ("gemma3_text", {"attention_bias": True}),
-    "starcoder2": ("starcoder2", {}),
-    "starcoder2-no-bias": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
     "gpt2": ("gpt2", GPT_SIZES),
     "gpt2-inner": ("gpt2", GPT_SIZES | {"n_inner": 100}),
 }
@@ -117,7 +115,6 @@ EVERY_SECOND = ["sliding_attention", "full_attention", "sliding_attention"]
         ("mistral", {"sliding_window": None}, ()),
         ("phi3", SPECIAL, ()),
         ("phi3", SPECIAL | {"sliding_window": 7}, (0, 1, 2)),
-        ("starcoder2", {"sliding_window": 7}, (0, 1, 2)),
         ("qwen2", {"sliding_window": 7}, ()),
         ("qwen2", QWEN_WINDOW, (2,)),
         ("qwen3", QWEN_WINDOW | {"max_window_layers": 0}, (0, 1, 2)),

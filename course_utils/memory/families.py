@@ -318,23 +318,6 @@ def _gemma_with_window(config: ConfigFields, pattern: int) -> dict[str, Any]:
     )
 
 
-def _starcoder2(config: ConfigFields) -> dict[str, Any]:
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
-    dropouts = ("attention_dropout", "residual_dropout", "embedding_dropout")
-    return (
-        _rotary(config, kv_heads=2)
-        | _window_everywhere(config, None)
-        | {
-            "tied": config.flag("tie_word_embeddings", True),
-            "gated": False,
-            "activation": config.activation("hidden_act", GELU_TANH, FUSED),
-            "norm": "layer",
-            "biases": frozenset(names if config.flag("use_bias", True) else ()),
-            "dropout": max(config.share(key, 0.0) for key in dropouts),
-        }
-    )
-
-
 def _gpt2(config: ConfigFields) -> dict[str, Any]:
     hidden, heads = config.size("n_embd"), config.size("n_head")
     if hidden % heads:
@@ -370,7 +353,6 @@ FAMILIES: dict[str, Callable[[ConfigFields], dict[str, Any]]] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
-    "starcoder2": _starcoder2,
     "gpt2": _gpt2,
 }
 

@@ -247,8 +247,6 @@ class ModelShape:
             }
         attention = {"q_proj": (h, query), "k_proj": (h, key), "v_proj": (h, key)}
         attention["o_proj"] = (query, h)
-        if not self.gated:
-            return attention | {"c_fc": (h, wide), "c_proj": (wide, h)}
         return attention | {"gate_proj": (h, wide), "up_proj": (h, wide), "down_proj": (wide, h)}
 
     @property
