@@ -82,8 +82,6 @@ def test_a_run_writes_a_model_card(finished):
     done, _ = finished
     card = ModelCard.load(done.folder / "adapters" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
-    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert values["loss (nats per token)"] == round(done.after.mean("loss").mean, 4)
     assert "The model was trained on 54 rows of towns.jsonl" in card.text
     assert "| base weights | NF4" in card.text and "Only 54 examples" in card.text
     result = done.results()[0]

