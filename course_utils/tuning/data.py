@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING
 from course_utils import sft
 from course_utils.machine.validation import first_line, positive
 from course_utils.news import Message
-from course_utils.tuning.rows import (
-    NAME_KEYS,
-    DataError,
-    Errors,
-    Row,
-    ignored_keys,
-    raise_errors,
-    read_rows,
-)
+from course_utils.tuning.rows import DataError, Errors, raise_errors, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,23 +78,16 @@ def read_data(
     """
     if not 0 < held_out <= 0.5:
         raise ValueError(f"held_out must be above 0 and at most 0.5, got {held_out}")
-    named = tuple(key for key in (prompt, answer) if key is not None)
-    if len(set(named)) == 1:
-        raise DataError(f"{NAME_KEYS}: two different keys, or none")
     path = Path(path)
-    rows, conversations, keys = read_rows(path, named)
-    notes = _clean(conversations)
-    ignored = dict.fromkeys(key for row in rows.values() for key in ignored_keys(row, keys))
-    if ignored and not named:
-        notes.append(f"These keys are ignored: {', '.join(map(repr, ignored))}.")
+    conversations, splits, ignored = read_rows(path, prompt, answer)
+    notes = _clean(conversations) + ignored
     hashes = {
         line: sha256(json.dumps(messages[:-1]).encode()).hexdigest()
         for line, messages in conversations.items()
     }
-    held = _held_by_split(rows, keys, path.name) or _hold_out(hashes, held_out)
-    chosen = set(held)
+    chosen = set(_held_by_split(splits, path.name) or _hold_out(hashes, held_out))
     train = [line for line in conversations if line not in chosen]
-    held = sorted((line for line in held if line in hashes), key=hashes.__getitem__)
+    held = sorted((line for line in conversations if line in chosen), key=hashes.__getitem__)
     prompts = len(set(hashes.values()))
     if prompts < FEWEST_PROMPTS or min(len(train), len(held)) < FEWEST_HELD_OUT:
         raise DataError(
@@ -110,15 +95,14 @@ def read_data(
             f"{len(held)} rows that can be held out, but at least {FEWEST_PROMPTS} different "
             f"prompts and {FEWEST_HELD_OUT} rows of both kinds are needed"
         )
-    notes += _notes(hashes, train, held)
-    held = held[:MOST_HELD_OUT]
+    used = held[:MOST_HELD_OUT]
     return OwnData(
         name=path.name,
         train=[conversations[line] for line in train],
-        held_out=[conversations[line] for line in held],
+        held_out=[conversations[line] for line in used],
         train_lines=train,
-        held_out_lines=held,
-        notes=tuple(notes),
+        held_out_lines=used,
+        notes=(*notes, *_notes(hashes, train, held)),
     )
 
 
@@ -133,42 +117,39 @@ def check_lengths(
     """
     positive("max_length", max_length)
     errors: Errors = []
-    encoded: tuple[list[sft.Features], list[sft.Features]] = ([], [])
+    features: list[sft.Features] = []
     longest = 0
-    rows = (data.train, data.train_lines), (data.held_out, data.held_out_lines)
-    for features, (conversations, lines) in zip(encoded, rows, strict=True):
-        for line, messages in zip(lines, conversations, strict=True):
-            try:
-                row = sft.encode(messages, tokenizer, max_length=sys.maxsize)
-            # A chat template is a program, which may raise any error. And JSON can contain half of
-            # a character, such as "\ud83d", which tokenizers refuse.
-            except Exception as error:
-                errors.append((line, f"the model's tokenizer fails: {first_line(error)}"))
-                continue
-            features.append(row)
-            prompt, length = row["labels"].count(sft.IGNORE), len(row["labels"])
-            longest = max(longest, length)
-            if length > max_length:
-                errors.append(
-                    (line, f"{length:,} tokens, of which {prompt:,} are the prompt's, are too long")
-                )
-            if tokenizer.eos_token_id in row["labels"][prompt:-1]:
-                problem = f"the answer contains the end token {tokenizer.eos_token}"
-                errors.append((line, f"{problem}, which is added to each answer: remove it"))
+    lines, conversations = data.train_lines + data.held_out_lines, data.train + data.held_out
+    for line, messages in zip(lines, conversations, strict=True):
+        try:
+            row = sft.encode(messages, tokenizer, max_length=sys.maxsize)
+        # A chat template is a program, which may raise any error. And JSON can contain half of a
+        # character, such as "\ud83d", which tokenizers refuse.
+        except Exception as error:
+            errors.append((line, f"the model's tokenizer fails: {first_line(error)}"))
+            continue
+        features.append(row)
+        prompt, length = row["labels"].count(sft.IGNORE), len(row["labels"])
+        longest = max(longest, length)
+        if length > max_length:
+            problem = f"{length:,} tokens, of which {prompt:,} are the prompt's, are too long"
+            errors.append((line, problem))
+        if tokenizer.eos_token_id in row["labels"][prompt:-1]:
+            problem = f"the answer contains the end token {tokenizer.eos_token}"
+            errors.append((line, f"{problem}, which is added to each answer: remove it"))
     advice = (
         f"The maximum length is {max_length:,} tokens: shorten or remove the long examples, or "
         f"raise the maximum to {longest:,} tokens."
     )
     raise_errors(errors, data.name, advice if longest > max_length else "")
-    return encoded
+    return features[: len(data.train)], features[len(data.train) :]
 
 
 # -- held-out rows -----------------------------------------------------------------------------
 
 
-def _held_by_split(rows: Mapping[int, Row], keys: Sequence[str], name: str) -> list[int]:
+def _held_by_split(splits: Mapping[int, str | None], name: str) -> list[int]:
     """Return the lines that are not for training, or no lines if the file has no splits."""
-    splits = {} if "split" in keys else {line: row.get("split") for line, row in rows.items()}
     if not any(splits.values()):
         return []
     wrong = {line: split for line, split in splits.items() if split not in SPLITS}

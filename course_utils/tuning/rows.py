@@ -36,23 +36,28 @@ class DataError(CourseError, ValueError):
 
 
 def read_rows(
-    path: Path, keys: Sequence[str] = ()
-) -> tuple[dict[int, Row], dict[int, list[Message]], Sequence[str]]:
+    path: Path, prompt: str | None = None, answer: str | None = None
+) -> tuple[dict[int, list[Message]], dict[int, Any], list[str]]:
     """Read a file, and turn each of its rows into a conversation.
 
     Args:
         path: a UTF-8 file with one JSON object per line, or, if its name ends with ".csv", a
             table whose first row contains the keys.
-        keys: the keys of the prompt and the answer. By default, the first row must have the keys
-            of exactly one of FORMS.
+        prompt: the key of the prompt, and `answer` that of the answer. By default, the first row
+            must have the keys of exactly one of FORMS.
 
     Returns:
-        The rows and the conversations by line number, and the keys.
+        The conversations by line number, the values of the key "split" by line number, unless it
+        is the prompt's or the answer's key, and a note if there are keys that are ignored.
     """
+    named = tuple(key for key in (prompt, answer) if key is not None)
+    if len(set(named)) == 1:
+        raise DataError(f"{NAME_KEYS}: two different keys, or none")
     text = _read(path)
     rows, errors = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
     if not rows and not errors:
         raise DataError(f"{path.name} has no rows")
+    keys: Sequence[str] = named
     conversations = {}
     for line, row in rows.items():
         try:
@@ -63,7 +68,10 @@ def read_rows(
         if not keys:
             break  # Without keys, all other rows would have the same error.
     raise_errors(errors, path.name)
-    return rows, conversations, keys
+    splits = {} if "split" in keys else {line: row.get("split") for line, row in rows.items()}
+    ignored = dict.fromkeys(key for row in rows.values() for key in _ignored_keys(row, keys))
+    note = f"These keys are ignored: {', '.join(map(repr, ignored))}."
+    return conversations, splits, [note] if ignored and not named else []
 
 
 def raise_errors(errors: Errors, source: str, advice: str = "") -> None:
@@ -77,7 +85,7 @@ def raise_errors(errors: Errors, source: str, advice: str = "") -> None:
     raise DataError("\n".join([f"{count} in {source}:", *lines, *filter(None, [advice])]))
 
 
-def ignored_keys(row: Row, keys: Sequence[str]) -> list[str]:
+def _ignored_keys(row: Row, keys: Sequence[str]) -> list[str]:
     """Return the keys of a row and of its messages that are not used."""
     used = (*keys, "id", "split", *(["input"] if keys == INSTRUCTION else []))
     turns = [turn for key in keys if isinstance(row[key], list) for turn in row[key]]
