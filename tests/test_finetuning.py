@@ -485,7 +485,6 @@ def test_a_recipe_rejects_values_outside_their_range(change, message):
 def test_the_number_of_steps_includes_the_incomplete_last_batch():
     recipe = Recipe(micro_batch_size=4, accumulation=2, epochs=3)
     assert [recipe.steps(n) for n in (1, 8, 9)] == [3, 3, 6]
-    assert recipe.steps(16, processes=2) == 3
     assert replace(recipe, max_steps=5).steps(1000) == 5
 
 
