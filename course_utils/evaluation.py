@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from course_utils.significance import Interval
-
     Model: TypeAlias = PreTrainedModel | PeftModel
 
 METRICS = {

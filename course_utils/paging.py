@@ -33,11 +33,8 @@ from course_utils.memory import DTYPE_BYTES, GPUS, Plan, timeline
 from course_utils.memory.step import Step
 
 if TYPE_CHECKING:
-    from course_utils.memory import Plan, StepPhase
+    from course_utils.memory import StepPhase
     from course_utils.memory.step import PhaseKind
-
-# Functions import `course_utils.memory` when they run, so that this module can be imported while an
-# assignment makes `course_utils.memory` unavailable.
 
 __all__ = [
     "PAGE",
@@ -140,7 +137,6 @@ def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
 
 
 def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
-
     plan = Plan.of(model, method, {"optimizer": "paged_adamw", **options})
     if plan.settings.gpus > 1:
         raise ValueError(f"paging is simulated for one GPU only, got gpus={plan.settings.gpus}")

@@ -8,7 +8,7 @@ run needs less than is predicted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,6 @@ from course_utils.machine.validation import CourseError, one_of
 from course_utils.memory import ModelShape, estimate
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
 from course_utils.models.supported import QUANTIZATIONS
-
-if TYPE_CHECKING:
-    from course_utils.memory import ModelShape
 
 # The longest training example of lecture 07 has 191 tokens of SmolLM2's tokenizer.
 LONGEST = 192
@@ -59,14 +56,10 @@ def check_fits(
     device: torch.device | str | None = None,
     *,
     quantization: str | None = "nf4",
-    **changes: Any,
 ) -> None:
     """Raise an error if a base model needs more memory than is free.
 
     SMALL_MODEL is never refused: every machine can train it, and the prediction is an upper bound.
-
-    Args:
-        changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
     """
     known_model(name)
     one_of("quantization", quantization, QUANTIZATIONS)
@@ -74,9 +67,9 @@ def check_fits(
         return
     device = runtime.known_device(device)
     free = _free(device)
-    if predicted_bytes(name, device, quantization, **changes) <= free:
+    if predicted_bytes(name, device, quantization) <= free:
         return
-    needs = {n: predicted_bytes(n, device, quantization, **changes) for n in BASE_MODELS}
+    needs = {n: predicted_bytes(n, device, quantization) for n in BASE_MODELS}
     instead = "none of the course's models would fit"
     # The last model that fits is the largest one, because BASE_MODELS is sorted by size.
     if fitting := [other for other, needed in needs.items() if needed <= free]:
@@ -89,9 +82,7 @@ def check_fits(
     )
 
 
-def predicted_bytes(
-    name: str, device: torch.device, quantization: str | None = "nf4", **changes: Any
-) -> int:
+def predicted_bytes(name: str, device: torch.device, quantization: str | None = "nf4") -> int:
     """Return the memory that a base model needs on a device, in bytes (B).
 
     Args:
@@ -99,13 +90,15 @@ def predicted_bytes(
             weights in 16 bits alone.
     """
     shape = _shape(name)
-    if quantization is None:
-        return 2 * shape.parameters
-    return predicted_peak(shape, device, **changes)
+    return predicted_peak(shape, device) if quantization else 2 * shape.parameters
 
 
 def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> int:
-    """Return the peak memory of QLoRA training as in lecture 07, in bytes (B)."""
+    """Return the peak memory of QLoRA training as in lecture 07, in bytes (B).
+
+    Args:
+        changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
+    """
     return estimate(shape, "qlora", **_options(device) | changes).total
 
 

@@ -21,8 +21,6 @@ from course_utils.models.supported import check_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from course_utils.memory import ModelShape
-
 
 @dataclass(frozen=True)
 class Base:
