@@ -41,7 +41,6 @@ CONFIGS = {
     "phi3": ("phi3", SPECIAL | {"rope_parameters": PARTIAL}),
     "phi3-ungrouped": ("phi3", SPECIAL | {"num_key_value_heads": 6}),
     "gemma": ("gemma", {"head_dim": 48}),
-    "gemma2": ("gemma2", {"head_dim": 48, "sliding_window": 64}),
     "gemma3": ("gemma3_text", {"head_dim": 48, "sliding_window_pattern": 2}),
     "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
     "gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),

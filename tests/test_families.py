@@ -26,7 +26,6 @@ CONFIGS = {
     "phi3": WINDOW | {"rope_parameters": PARTIAL},
     # With tied weights, a random Gemma would only repeat the last token.
     "gemma": {"head_dim": 32, "tie_word_embeddings": False},
-    "gemma2": WINDOW | {"head_dim": 32, "tie_word_embeddings": False},
     "gemma3_text": WINDOW
     | {"head_dim": 32, "sliding_window_pattern": 2, "initializer_range": 0.05},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},

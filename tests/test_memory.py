@@ -61,18 +61,16 @@ WAYS = {
 
 
 # Adapters on some of the layers, for families that store other tensors in the first layer.
-SOME_PARTIAL = (("qwen3", "lora-v"), ("gemma2", "lora-v"), ("gemma3", "lora-o"))
+SOME_PARTIAL = (("qwen3", "lora-v"), ("gemma3", "lora-o"))
 
 
 def all_cases():
     """Return all cases to measure: (config, way, attention, checkpointing)."""
     cases = []
     for case in product(CONFIGS, WAYS, ("sdpa", "eager"), ("stored", "checkpointing")):
-        config, way, attention, _ = case
+        config, way = case[:2]
         partial = "targets" in WAYS[way][1]
         if partial and config != "grouped" and (config, way) not in SOME_PARTIAL:
-            continue
-        if config == "gemma2" and attention != "eager":
             continue
         if config in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
             continue
@@ -162,12 +160,11 @@ def test_eager_attention_with_a_sliding_window_is_predicted(
     assert_predicted(measured, predicted)
 
 
-@pytest.mark.parametrize("config", ["grouped", "phi3", "gemma", "gemma2", "gemma3"])
+@pytest.mark.parametrize("config", ["grouped", "phi3", "gemma", "gemma3"])
 @pytest.mark.parametrize("way", [way for way in WAYS if "targets" not in WAYS[way][1]])
 def test_the_backward_pass_of_a_layer_is_predicted(config, way, folder, tokenizer):
     """With few tokens in the vocabulary, memory peaks in a layer that is recomputed."""
     method, options = WAYS[way]
-    options = options | {"attention": "eager" if config == "gemma2" else "sdpa"}
     measured, predicted = step(f"{config}-few-tokens", folder, tokenizer, method, **options)
     assert predicted.peak.endswith("backward")
     permanent = predicted.weights + predicted.adapters + predicted.optimizer
@@ -736,11 +733,3 @@ def searched(*args, **options):
 def test_an_argument_that_is_not_allowed_raises_a_value_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_gemma_2_needs_eager_attention():
-    shape = ModelShape.from_config(config_of("gemma2").to_dict(), name="gemma-2")
-    message = "gemma-2 caps its attention scores, .* attention must be 'eager', got 'sdpa'"
-    with pytest.raises(ValueError, match=message):
-        estimate(shape)
-    assert largest("sequence_length", "T4", shape, attention="eager") > shape.window == 64

@@ -8,7 +8,7 @@ One layer of the Llama family with LoRA, and below it what autograd stores for t
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
-Phi-3 computes q, k and v with one matrix, and gate and up with another. Gemma 2 and 3 normalize the
+Phi-3 computes q, k and v with one matrix, and gate and up with another. Gemma 3 normalizes the
 results of `o` and `down`, too. In the formulas, t is the number of tokens in one micro-batch, h the
 width of the residual stream, `wide` that of the MLP, and v the bytes of one stored number.
 
@@ -46,10 +46,6 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
         width = 2 if settings.autocast else settings.stream_bytes
         yield _term("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
         yield _term("token ids", 8 * t, f"{t} × 8", "backward of the embedding")
-    if plan.shape.logit_cap:
-        each = 2 if settings.autocast else settings.stream_bytes
-        formula = f"{t} tokens × {vocab} logits × {each}"
-        yield _term("tanh of logits", t * vocab * each, formula, "the cap on logits")
     formula = f"{t} tokens × {vocab} logits × 4"
     yield _term("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
     yield _term("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
@@ -237,8 +233,6 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
     # Other models in 16 bits store the float32 softmax and a 16-bit copy of this softmax.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
-    if shape.score_cap:
-        each += v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
     yield _term("attention scores", plan.scores * each, formula, "eager attention")
 
@@ -345,8 +339,6 @@ def _unsaved_attention(plan: Plan) -> int:
     q, k, v = trained
     copy = plan.tokens * shape.query_width * settings.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
-    if shape.score_cap and not q and not k:
-        unsaved += plan.scores * settings.attention_bytes
     if settings.attention_bytes == 4:
         return unsaved
     # Each attention score has 2 B in the 16-bit copy and 4 B in the float32 softmax.

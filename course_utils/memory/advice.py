@@ -80,7 +80,7 @@ def alternatives(
                 return True
         return False
 
-    # Some models don't support some settings: Gemma 2 needs eager attention.
+    # Some models don't support some settings: fused attention and texts as long as the window.
     small = [change for change in _small_changes(settings) if changed(change[1])]
     batches = list(_smaller_batches(settings))
     for change in small:

@@ -273,38 +273,14 @@ def _gemma(config: ConfigFields) -> dict[str, Any]:
     return sizes | _GEMMA | {"activation": GELU_TANH, "biases": _attention_biases(config)}
 
 
-def _cap(config: ConfigFields, key: str, default: float | None) -> bool:
-    """Return whether a model applies soft-capping (tanh), which it doesn't if the field is null."""
-    value = config.values.get(key, default)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    if value is not None and not number:
-        raise BadField(f"{key} must be null or a number above 0, got {value!r}")
-    return value is not None
-
-
-def _gemma2(config: ConfigFields) -> dict[str, Any]:
-    return _gemma_with_window(config, pattern=2) | {
-        "score_cap": _cap(config, "attn_logit_softcapping", 50.0),
-        "logit_cap": _cap(config, "final_logit_softcapping", 30.0),
-        "eager_only": True,
-    }
-
-
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of a Gemma 3 model that reads only text.
 
     Like transformers, this ignores the field `attn_logit_softcapping`.
     """
+    if config.values.get("final_logit_softcapping") is not None:
+        raise BadField("final_logit_softcapping must be null: a cap on logits is not supported")
     pattern = config.size("sliding_window_pattern", 6)
-    return _gemma_with_window(config, pattern) | {
-        "logit_cap": _cap(config, "final_logit_softcapping", None),
-        "qk_norm": True,
-        "local_rotary": True,
-    }
-
-
-def _gemma_with_window(config: ConfigFields, pattern: int) -> dict[str, Any]:
-    """Read the fields that Gemma 2 and 3 share. Every `pattern`-th layer has no sliding window."""
     return (
         _rotary(config, kv_heads=4, head_dim=256)
         | _GEMMA
@@ -314,6 +290,8 @@ def _gemma_with_window(config: ConfigFields, pattern: int) -> dict[str, Any]:
             "activation": config.activation("hidden_activation", GELU_TANH, FUSED),
             "biases": _attention_biases(config),
             "post_norms": True,
+            "qk_norm": True,
+            "local_rotary": True,
         }
     )
 
@@ -351,7 +329,6 @@ FAMILIES: dict[str, Callable[[ConfigFields], dict[str, Any]]] = {
     "smollm3": _smollm3,
     "phi3": _phi3,
     "gemma": _gemma,
-    "gemma2": _gemma2,
     "gemma3_text": _gemma3,
     "gpt2": _gpt2,
 }

@@ -43,11 +43,8 @@ class ModelShape:
             MLP's gate and up, as in Phi-3.
         qk_norm: Whether each head's queries and keys are normalized.
         post_norms: Whether the results of attention and of the MLP are normalized too, before they
-            are added to the residual stream, as in Gemma 2 and 3.
+            are added to the residual stream, as in Gemma 3.
         scaled: Whether the embedding's result is multiplied by a constant, as in Gemma.
-        score_cap: Whether tanh limits the attention scores, as in Gemma 2.
-        logit_cap: Whether tanh limits the logits, as in Gemma 2.
-        eager_only: Whether transformers computes the model only with eager attention.
         positions: Number of rows in the learned position table, 0 for rotary positions.
         rotary_width: How many numbers of each head are rotated; the default is head_dim.
         local_rotary: Whether layers with a sliding window rotate by other angles, as in Gemma 3.
@@ -75,9 +72,6 @@ class ModelShape:
     qk_norm: bool = False
     post_norms: bool = False
     scaled: bool = False
-    score_cap: bool = False
-    logit_cap: bool = False
-    eager_only: bool = False
     positions: int = 0
     rotary_width: int = 0
     local_rotary: bool = False
@@ -175,11 +169,6 @@ class ModelShape:
         From the length of the window on, fused attention needs a mask, and PyTorch chooses a kernel
         that depends on the GPU. Shorter sequences need what layers without a window need.
         """
-        if self.eager_only and attention != "eager":
-            raise ValueError(
-                f"{self.name} caps its attention scores, which fused attention can't do, so "
-                f"attention must be 'eager', got {attention!r}"
-            )
         if self.window and tokens >= self.window and attention == "sdpa":
             raise ValueError(
                 f"{self.name} has a sliding window of {self.window:,} tokens, and for sequences of "
