@@ -374,7 +374,7 @@ def quantize_linear(
     return _quantize(x, _Code(codebook, encode, zero_point=most), block_size, double_quant)
 
 
-def quantize_mxfp4(x: Tensor, block_size: int = MXFP4_BLOCK) -> Quantized:
+def quantize_mxfp4(x: Tensor) -> Quantized:
     """Quantize a tensor to MXFP4: numbers in E2M1, and a power of two as the scale of each block.
 
     The scale is 2^(e - 2), where 2^e is the largest power of two that does not exceed the absmax of
@@ -386,14 +386,14 @@ def quantize_mxfp4(x: Tensor, block_size: int = MXFP4_BLOCK) -> Quantized:
     Returns:
         The quantized tensor. Its `constants` have the dtype float8_e8m0fnu.
     """
-    blocks, absmax = _float_blocks(x, block_size, MXFP4_BLOCK, "MXFP4")
+    blocks, absmax = _float_blocks(x, MXFP4_BLOCK)
     # frexp returns absmax = m · 2^n with m from 0.5 up to 1, so e is n - 1, without rounding.
     scales = torch.ldexp(torch.ones_like(absmax), absmax.frexp().exponent - 3)
     # E8M0 has no zero: smaller scales become its smallest number, 2^-127.
     return _in_e2m1(x, blocks, scales.to(torch.float8_e8m0fnu))
 
 
-def quantize_nvfp4(x: Tensor, block_size: int = NVFP4_BLOCK) -> Quantized:
+def quantize_nvfp4(x: Tensor) -> Quantized:
     """Quantize a tensor to NVFP4: numbers in E2M1, and an 8-bit float as the scale of each block.
 
     The scale of a block would ideally be absmax / 6, because 6 is the largest number of E2M1. One
@@ -406,17 +406,15 @@ def quantize_nvfp4(x: Tensor, block_size: int = NVFP4_BLOCK) -> Quantized:
     Returns:
         The quantized tensor. Its `constants` have the dtype float8_e4m3fn.
     """
-    blocks, absmax = _float_blocks(x, block_size, NVFP4_BLOCK, "NVFP4")
+    blocks, absmax = _float_blocks(x, NVFP4_BLOCK)
     largest = absmax.max() if absmax.numel() else absmax.new_zeros(())
     tensor_scale = (largest / (E4M3_MAX * E2M1[-1])).clamp(min=TINY)
     scales = (absmax / E2M1[-1] / tensor_scale).to(torch.float8_e4m3fn)
     return _in_e2m1(x, blocks, scales, tensor_scale)
 
 
-def _float_blocks(x: Tensor, block_size: int, only: int, name: str) -> tuple[Tensor, Tensor]:
-    """Return the blocks of x and their absmax; raise ValueError for any other block size."""
-    if block_size != only:
-        raise ValueError(f"block_size must be {only}, as {name} defines it, got {block_size}")
+def _float_blocks(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Return the blocks of x and their absmax."""
     blocks, absmax = _in_blocks(_as_row(x, block_size).float(), block_size)
     _check_finite(absmax, x)
     return blocks, absmax
