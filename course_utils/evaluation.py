@@ -51,6 +51,11 @@ METRICS = {
     "house_style": "house style",
     "rouge_l": "headline ROUGE-L",
 }
+# The keys and values of at most this many tokens are stored for a batch, including new tokens. A
+# token needs 23 kB in 16 bits for SmolLM2-135M. transformers stores the common beginning once for
+# each prompt, so its tokens count for each prompt. `course_utils.decoding` stores it only once, so
+# there its tokens don't count.
+BATCH_TOKENS = 6000
 # The metrics that can have any value. All others are 0 or 1, so their mean is a share.
 CONTINUOUS = ("rouge_l", "loss")
 
@@ -99,7 +104,6 @@ def generate(  # noqa: PLR0913
     *,
     max_new_tokens: int = 40,
     batch_size: int = 24,
-    batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:
     """Generate the model's answer to each conversation, in the order of the conversations.
@@ -114,14 +118,9 @@ def generate(  # noqa: PLR0913
 
     Args:
         max_new_tokens: Maximum length of an answer, in tokens.
-        batch_tokens: Maximum number of tokens in a batch whose keys and values are stored,
-            including new tokens. A token needs 23 kB in 16 bits for SmolLM2-135M. transformers
-            stores the common beginning once for each prompt, so its tokens count for each prompt.
-            `course_utils.decoding` stores it only once, so there its tokens don't count.
     """
-    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    for name, size in (sizes | {"batch_tokens": batch_tokens}).items():
-        positive(name, size)
+    positive("max_new_tokens", max_new_tokens)
+    positive("batch_size", batch_size)
     from tqdm import tqdm
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
@@ -142,7 +141,7 @@ def generate(  # noqa: PLR0913
     ):
         pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         decoder = Decoder(model, prefix) if fast else _GeneralDecoder(model, prefix, pad)
-        for batch in _by_width(widths, batch_size, batch_tokens):
+        for batch in _by_width(widths, batch_size):
             threads.adapt()
             rests = [prompts[i][len(prefix) :] for i in batch]
             for i, new in zip(batch, decoder.answers(rests, ends, max_new_tokens), strict=True):
@@ -193,11 +192,11 @@ def _slides(model: Model, tokens: int) -> bool:
     return window is not None and tokens > window
 
 
-def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
+def _by_width(widths: list[int], batch_size: int) -> Iterator[list[int]]:
     """Yield the row numbers of each batch, beginning with the widest rows."""
     order = sorted(range(len(widths)), key=lambda i: -widths[i])
     while order:
-        size = min(batch_size, max(1, batch_tokens // widths[order[0]]))
+        size = min(batch_size, max(1, BATCH_TOKENS // widths[order[0]]))
         yield order[:size]
         order = order[size:]
 
@@ -542,7 +541,7 @@ def _cell(value: object) -> str:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Stories with their answers, shown as HTML in a notebook and as plain text elsewhere."""
+    """Stories with their answers, shown as HTML in a notebook."""
 
     stories: tuple[str, ...]
     references: tuple[str, ...]
@@ -551,14 +550,6 @@ class SideBySide:
     def _rows(self, n: int) -> list[tuple[str, str]]:
         answers = [(name, texts[n]) for name, texts in self.answers.items()]
         return [("story", self.stories[n]), *answers, ("reference", self.references[n])]
-
-    def __str__(self) -> str:
-        width = max(map(len, ["reference", *self.answers]))
-        blocks = (
-            "\n".join(f"{name:<{width}}  {' '.join(text.split())}" for name, text in self._rows(n))
-            for n in range(len(self.stories))
-        )
-        return "\n\n".join(blocks)
 
     def _repr_html_(self) -> str:
         blocks = []

@@ -234,7 +234,6 @@ def test_generate_returns_no_answers_for_no_conversations(model, tokenizer, path
     [
         ({"batch_size": 0}, "at least 1"),
         ({"max_new_tokens": 0}, "at least 1"),
-        ({"batch_tokens": -7}, "batch_tokens must be a whole number of at least 1, got -7"),
         ({"conversations": [{"role": "user", "content": "x"}]}, "each conversation a list of"),
         ({"conversations": [[]]}, "at least one message"),
         (
@@ -506,12 +505,6 @@ def test_side_by_side_shows_stories_answers_and_references():
         "tuned": [f"tuned\n{n}" for n in range(6)],
     }
     shown = evaluation.side_by_side(examples, answers, n=2)
-    assert str(shown) == (
-        "story      Story 0\nfew-shot   few 0\ntuned      tuned 0\n"
-        "reference  sport: Owls beat Tarn in Halvik\n\n"
-        "story      Story 1\nfew-shot   few 1\ntuned      tuned 1\n"
-        "reference  sport: Owls beat Tarn in Halvik"
-    )
     page = shown._repr_html_()
     assert page.count("<table") == 2 and "few 1" in page and "few 2" not in page
 
