@@ -119,12 +119,6 @@ EVERY_SECOND = ["sliding_attention", "full_attention", "sliding_attention"]
         ("qwen3", QWEN_WINDOW | {"max_window_layers": 0}, (0, 1, 2)),
         ("qwen3", QWEN_WINDOW | {"sliding_window": 7, "layer_types": EVERY_SECOND}, (0, 2)),
         ("smollm3", SPECIAL | {"sliding_window": 7}, ()),
-        (
-            "smollm3",
-            SPECIAL
-            | {"sliding_window": 7, "use_sliding_window": True, "no_rope_layer_interval": 2},
-            (1,),
-        ),
         ("gemma", {}, ()),
         ("gemma3_text", {}, (0, 1, 2)),
         ("gemma3_text", {"sliding_window": 7, "sliding_window_pattern": 2}, (0, 2)),
@@ -288,8 +282,7 @@ GEMMA3 = PRESETS["gemma-3-270m"]
         (GEMMA3 | {"layer_types": "sliding"}, "layer_types must be a list of strings"),
         (GEMMA3 | {"layer_types": ["full_attention"]}, "18 entries, one for each layer, got 1"),
         (GEMMA3 | {"sliding_window": 0}, "sliding_window must be a whole number of at least 1"),
-        (PRESETS["smollm3-3b"] | {"no_rope_layers": [0] * 36}, "at least one must be 1"),
-        (PRESETS["smollm3-3b"] | {"no_rope_layers": [1]}, "must have an entry for each layer"),
+        (PRESETS["smollm3-3b"] | {"use_sliding_window": True}, "use_sliding_window must be false"),
         (PRESETS["phi-4-mini"] | {"partial_rotary_factor": 2}, "partial_rotary_factor must be"),
         (
             PRESETS["phi-4-mini"] | {"rope_scaling": {"partial_rotary_factor": "half"}},

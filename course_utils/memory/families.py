@@ -227,21 +227,11 @@ def _qwen3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _smollm3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of SmolLM3, some of whose layers have no rotary position embeddings."""
-    interval = config.size("no_rope_layer_interval", 4)
-    layers = config.size("num_hidden_layers")
-    rotates = config.values.get("no_rope_layers")
-    if rotates is None:
-        rotates = [int((i + 1) % interval != 0) for i in range(layers)]
-    if not isinstance(rotates, list) or not any(rotates[:layers]) or len(rotates) < layers:
-        raise BadField(
-            "no_rope_layers must have an entry for each layer, and at least one must be 1, "
-            f"got {rotates!r:.80}"
-        )
-    slides = config.flag("use_sliding_window", False)
-    window = _window(config, None, lambda i: not rotates[i]) if slides else {}
+    """Read the config of SmolLM3, some of whose layers rotate neither queries nor keys."""
+    if config.flag("use_sliding_window", False):
+        raise BadField("use_sliding_window must be false: SmolLM3's windows are not supported")
     biases = _attention_biases(config) | _mlp_biases(config)
-    return _gated(config, tied=True, kv_heads=4) | window | {"biases": biases}
+    return _gated(config, tied=True, kv_heads=4) | {"biases": biases}
 
 
 def _phi3(config: ConfigFields) -> dict[str, Any]:
