@@ -37,14 +37,6 @@ LOOPBACK = "127.0.0.1"
 INSTALL = "llama.cpp is not installed: run `pip install xllamacpp`"
 
 
-class RequestError(CourseError):
-    """Raised if the server refuses a request. The message is the server's own error message."""
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
-
-
 class Engine:
     """A GGUF model in llama.cpp, with an HTTP server on the loopback address of this machine.
 
@@ -141,7 +133,7 @@ class Engine:
         """Send a request to the server, and return the server's answer, parsed from JSON.
 
         Raises:
-            RequestError: the server refuses the request.
+            CourseError: the server refuses the request. The message is the server's own.
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
@@ -150,7 +142,7 @@ class Engine:
             with urllib.request.urlopen(message) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise RequestError(_message(error), error.code) from None
+            raise CourseError(_message(error)) from None
         except OSError as error:
             raise CourseError(f"the server {self.url} doesn't answer: {error}") from error
 

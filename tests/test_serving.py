@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import export, serving, sft
 from course_utils.machine.validation import CourseError
-from course_utils.serving import Engine, RequestError
+from course_utils.serving import Engine
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
 from tests.waiting import wait_until
 from workshop.cli import main
@@ -126,21 +126,20 @@ def test_probabilities_are_those_of_the_whole_vocabulary(engine):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
+    ("path", "body", "message"),
     [
-        ("/v1/chat/completions", {}, 400, "messages"),
-        ("/v1/chat/completions", {"messages": "Hi"}, 400, "messages"),
-        ("/completion", {"prompt": 5}, 400, "prompt"),
-        ("/completion", {"prompt": [10**9]}, 400, "token"),
-        ("/completion", {"prompt": "a " * 5000}, 400, "exceeds the available context size"),
-        ("/completion", {"prompt": "a", "grammar": "root ::= ("}, 400, "grammar"),
-        ("/nonsense", {}, 404, "Not Found"),
+        ("/v1/chat/completions", {}, "messages"),
+        ("/v1/chat/completions", {"messages": "Hi"}, "messages"),
+        ("/completion", {"prompt": 5}, "prompt"),
+        ("/completion", {"prompt": [10**9]}, "token"),
+        ("/completion", {"prompt": "a " * 5000}, "exceeds the available context size"),
+        ("/completion", {"prompt": "a", "grammar": "root ::= ("}, "grammar"),
+        ("/nonsense", {}, "Not Found"),
     ],
 )
-def test_the_server_survives_a_bad_request(engine, path, body, status, message):
-    with pytest.raises(RequestError, match=message) as caught:
+def test_the_server_survives_a_bad_request(engine, path, body, message):
+    with pytest.raises(CourseError, match=message):
         engine.request(path, body)
-    assert caught.value.status == status
     assert engine.request("/health") == {"status": "ok"}
 
 
