@@ -23,12 +23,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from course_utils import memory
 from course_utils.machine.units import MiB
-from course_utils.machine.validation import positive
+from course_utils.machine.validation import positive, whole_number
 from course_utils.memory import DTYPE_BYTES, GPUS, Plan, timeline
 from course_utils.memory.step import Step
 
@@ -204,7 +204,7 @@ class UnifiedMemory:
 
     def __post_init__(self) -> None:
         positive("page_size", self.page_size)
-        _non_negative("budget", self.budget)
+        whole_number("budget", self.budget, least=0)
 
     def __len__(self) -> int:
         """Return the number of all pages, on the GPU and in CPU memory."""
@@ -222,7 +222,7 @@ class UnifiedMemory:
 
     def hold(self, fixed: int) -> None:
         """Set how many bytes can't move; evict pages until they fit, or raise `OutOfMemory`."""
-        _non_negative("fixed", fixed)
+        whole_number("fixed", fixed, least=0)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
@@ -232,7 +232,7 @@ class UnifiedMemory:
         If not even one page fits, no page is created, and `OutOfMemory` is raised.
         """
         numbers = []
-        for start in range(0, _non_negative("size", size), self.page_size):
+        for start in range(0, whole_number("size", size, least=0), self.page_size):
             numbers.append(len(self))
             self.place(len(self), Page(min(self.page_size, size - start)))
         return numbers
@@ -280,13 +280,6 @@ class UnifiedMemory:
         """Return the contents of all pages in the order of their numbers."""
         pages = self.in_cpu | self.on_gpu
         return tuple(pages[number].value for number in sorted(pages))
-
-
-def _non_negative(name: str, size: Any) -> int:
-    """Return `size` as an int; raise ValueError if `size` is not a whole number of at least 0."""
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0 B, got {size!r}")
-    return int(size)
 
 
 # --- a run ----------------------------------------------------------------------------------------

@@ -429,13 +429,13 @@ def run_with(**changes):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: small().hold(-1), "fixed must be a whole number of at least 0 B, got -1"),
-        (lambda: small().hold(1.5), "fixed must be a whole number of at least 0 B, got 1.5"),
-        (lambda: small().allocate(-1), "size must be a whole number of at least 0 B, got -1"),
+        (lambda: small().hold(-1), "fixed must be a whole number of at least 0, got -1"),
+        (lambda: small().hold(1.5), "fixed must be a whole number of at least 0, got 1.5"),
+        (lambda: small().allocate(-1), "size must be a whole number of at least 0, got -1"),
         (lambda: small().touch(4), "no page has the number 4; there are 4 pages"),
         (lambda: small().touch(-1), "no page has the number -1; there are 4 pages"),
-        (lambda: UnifiedMemory(10.5), "budget must be a whole number of at least 0 B, got 10.5"),
-        (lambda: UnifiedMemory(True), "budget must be a whole number of at least 0 B, got True"),
+        (lambda: UnifiedMemory(10.5), "budget must be a whole number of at least 0, got 10.5"),
+        (lambda: UnifiedMemory(True), "budget must be a whole number of at least 0, got True"),
         (lambda: UnifiedMemory(10, 0), "page_size must be a whole number of at least 1, got 0"),
         (lambda: pcie_x16(2), "PCIe must be 3, 4 or 5, got 2"),
         (lambda: longest_text("T4", TINY, "full", page_size=0), "page_size must be a whole number"),
