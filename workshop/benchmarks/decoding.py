@@ -22,25 +22,12 @@ from bitsandbytes.functional import has_avx512bf16
 from course_utils import decoding, evaluation, news
 from course_utils.models import linear4bit_layers, load_base
 from workshop.benchmarks.runner import Benchmark, Report, measured_here
-from workshop.benchmarks.turns import (
-    Schedule,
-    Turn,
-    compare_with_course,
-    conditions,
-    missed_targets,
-    take_turns,
-)
+from workshop.benchmarks.turns import Turn, Way, compare_with_course, conditions, take_turns
 
 ROUNDS, WARM_UP = 4, 1
 # The number of stories that a way answers in one turn: STORIES if it answers them in a batch, and
 # ALONE if it answers them one by one.
 STORIES, ALONE = 24, 8
-# The course must be at least this many times as fast. Repacked weights can't be used for training.
-TARGETS = {
-    "generate, one by one": 5,
-    "generate, one by one, repacked": 3,
-    "course, general path": 1.5,
-}
 NEW_TOKENS = 40
 PROMPTS: dict[str, Callable[[], Sequence[dict[str, str]]]] = {
     "few-shot": news.shots,
@@ -118,17 +105,12 @@ _NAMED: dict[str, Callable[..., None]] = {
     "generate, one by one": partial(one_by_one, repacking=False),
     "generate, one by one, repacked": partial(one_by_one, repacking=True),
 }
-WAYS: dict[str, Callable[[Turn], None]] = {
+WAYS: dict[str, Way] = {
     f"{name}, {kind}": partial(way, kind=kind) for kind in PROMPTS for name, way in _NAMED.items()
 }
 
 
 # --- the report -----------------------------------------------------------------------------------
-
-
-def way(name: str) -> Callable[[Turn], None]:
-    """Return the function that a worker process runs for a way."""
-    return WAYS[name]
 
 
 def measure() -> Iterator[Report]:
@@ -139,7 +121,7 @@ def measure() -> Iterator[Report]:
         "rounds": ROUNDS,
         "stories": STORIES,
         "alone": ALONE,
-        "ways": take_turns("workshop.benchmarks.decoding", WAYS, Schedule(ROUNDS, WARM_UP)),
+        "ways": take_turns(WAYS, ROUNDS, WARM_UP),
     }
 
 
@@ -156,5 +138,4 @@ BENCHMARK = Benchmark(
         f"{report['rounds']} turns for each method. In a turn, a method answered "
         f"{report['stories']} prompts in one batch, or {report['alone']} prompts one by one",
     ),
-    problems=lambda report: missed_targets(report, rate, TARGETS),
 )

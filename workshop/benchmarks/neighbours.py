@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -22,9 +23,8 @@ from workshop.benchmarks import decoding, training
 from workshop.benchmarks.runner import Benchmark, Report, measured_here, table
 from workshop.benchmarks.turns import (
     Pieces,
-    Schedule,
-    Turn,
     Variables,
+    Way,
     all_cores,
     conditions,
     in_words,
@@ -38,16 +38,13 @@ ROUNDS = 4
 # Pause before each measurement, in seconds. The pause is longer than one second, because
 # `course_utils.machine.threads` averages the number of busy cores over one second.
 PAUSE = 1.5
-# The minimum speed by number of neighbours, as a share of the speed with a thread for each core and
-# no neighbours.
-TARGETS = {0: 0.97, 1: 0.5}
 # The program of a neighbour, which also ends if the benchmark is killed.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 
-BEFORE, COURSE = "a thread for each core", "the course"
+BEFORE = "a thread for each core"
 SETTINGS: dict[str, Variables] = {
     BEFORE: all_cores(),
-    COURSE: {},
+    "the course": {},
     "always one thread": {"OMP_NUM_THREADS": "1"},
 }
 
@@ -55,7 +52,7 @@ SETTINGS: dict[str, Variables] = {
 class Work(NamedTuple):
     """What a worker process runs, the function from a measurement to a speed, and its unit."""
 
-    run: Callable[[Turn], None]
+    run: Way
     rate: Callable[[dict], float]
     unit: str
 
@@ -79,31 +76,29 @@ def busy(count: int) -> Iterator[None]:
         yield
 
 
-def way(name: str) -> Callable[[Turn], None]:
-    """Return the work of a worker process, whose environment variables contain the setting."""
-    return WORK[name.rpartition(", ")[2]].run
-
-
 def _setting_of(way: str) -> Variables:
     return SETTINGS[way.rpartition(", ")[0]]
 
 
-def _neighbours_in(number: int) -> AbstractContextManager:
-    """Return a context manager that runs the neighbours of a round; warm-up rounds have none."""
-    return busy(NEIGHBOURS[number % len(NEIGHBOURS)] if number >= 0 else 0)
+@contextmanager
+def _neighbours_in(number: int) -> Iterator[None]:
+    """Run the neighbours of a round, and wait for PAUSE; warm-up rounds have no neighbours."""
+    with busy(NEIGHBOURS[number % len(NEIGHBOURS)] if number >= 0 else 0):
+        time.sleep(PAUSE)
+        yield
 
 
 def measure() -> Iterator[Report]:
     """Measure each setting and kind of work with each number of neighbours."""
-    schedule = Schedule(ROUNDS * len(NEIGHBOURS), warm_up=2, around=_neighbours_in, pause=PAUSE)
     yield {
         **measured_here(),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "ways": take_turns(
-            "workshop.benchmarks.neighbours",
-            [f"{setting}, {name}" for name in WORK for setting in SETTINGS],
-            schedule,
+            {f"{setting}, {name}": work.run for name, work in WORK.items() for setting in SETTINGS},
+            ROUNDS * len(NEIGHBOURS),
+            warm_up=2,
+            around=_neighbours_in,
             variables=_setting_of,
         ),
     }
@@ -141,20 +136,8 @@ def speeds(report: dict) -> str:
     return table(("", "no neighbour", "one neighbour", "two neighbours"), rows)
 
 
-def problems(report: Report) -> list[str]:
-    """Return the kinds of work for which the course misses its targets, one sentence each."""
-    found = []
-    for count, target in TARGETS.items():
-        for name in WORK:
-            reached = share(report, COURSE, name, count)
-            if reached < target:
-                found.append(f"{name}, neighbours: {count}: {reached:.0%}, below {target:.0%}")
-    return found
-
-
 BENCHMARK = Benchmark(
     measure,
     {"table": speeds},
     conditions=lambda report: conditions(report, f"{report['rounds']} turns for each setting"),
-    problems=problems,
 )

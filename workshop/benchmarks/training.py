@@ -8,7 +8,7 @@ The processes take turns, and a turn is one step.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +19,12 @@ from course_utils.machine import runtime
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, finetune
 from workshop.benchmarks.runner import Benchmark, Report, measured_here
-from workshop.benchmarks.turns import (
-    Schedule,
-    Turn,
-    compare_with_course,
-    conditions,
-    missed_targets,
-    take_turns,
-)
+from workshop.benchmarks.turns import Turn, Way, compare_with_course, conditions, take_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 ROUNDS, WARM_UP = 8, 3
-# The course must be at least this many times as fast as a trainer, and need less peak memory.
-TARGETS = {"SFTTrainer": 4, "Trainer": 2}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 # Number of training steps, which exceeds the number of turns of any way.
 STEPS = 40
@@ -155,7 +146,7 @@ def trainer(turn: Turn, checkpointing: bool) -> None:
 
 
 _TRAINERS = {"course": course, "SFTTrainer": sft_trainer, "Trainer": trainer}
-WAYS: dict[str, Callable[[Turn], None]] = {
+WAYS: dict[str, Way] = {
     f"{name}{setting}": partial(train, checkpointing=not setting)
     for setting in ("", ", no checkpointing")
     for name, train in _TRAINERS.items()
@@ -165,18 +156,13 @@ WAYS: dict[str, Callable[[Turn], None]] = {
 # --- the report -----------------------------------------------------------------------------------
 
 
-def way(name: str) -> Callable[[Turn], None]:
-    """Return the function that a worker process runs for a way."""
-    return WAYS[name]
-
-
 def measure() -> Iterator[Report]:
     """Measure all ways, with and without checkpointing."""
     yield {
         **measured_here("trl"),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
-        "ways": take_turns("workshop.benchmarks.training", WAYS, Schedule(ROUNDS, WARM_UP)),
+        "ways": take_turns(WAYS, ROUNDS, WARM_UP),
     }
 
 
@@ -185,23 +171,10 @@ def rate(piece: dict) -> float:
     return piece["tokens"] / piece["seconds"]
 
 
-def problems(report: Report) -> list[str]:
-    """Return the trainers against which the course misses its target in speed or memory."""
-    found = missed_targets(report, rate, TARGETS)
-    ways = report["ways"]
-    for setting in ("", ", no checkpointing"):
-        ours = ways[f"course{setting}"]["peak"]
-        for peer in TARGETS:
-            if ways[f"{peer}{setting}"]["peak"] <= ours:
-                found.append(f"{peer}{setting}: the peak memory is not higher than the course's")
-    return found
-
-
 BENCHMARK = Benchmark(
     measure,
     {"peers": lambda report: compare_with_course(report["ways"], "tokens/s", rate)},
     conditions=lambda report: conditions(
         report, f"{report['rounds']} steps of each method; the methods alternate"
     ),
-    problems=problems,
 )

@@ -8,8 +8,8 @@ the frozen weights are stored. LoRA and QLoRA also train by hand (`training.by_h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from workshop.benchmarks.evidence.plan import ALL, WAYS
 from workshop.benchmarks.evidence.smollm2 import encoded_stories, load, make_recipe
 from workshop.benchmarks.runner import measured_here
 from workshop.benchmarks.training import step_in_turns
-from workshop.benchmarks.turns import Schedule, Turn, take_turns
+from workshop.benchmarks.turns import Turn, take_turns
 
 ROUNDS, WARM_UP = 10, 2
 BY_HAND = ", by hand"
@@ -30,24 +30,20 @@ NAMES = (
 )
 
 
-def way(name: str) -> Callable[[Turn], None]:
-    """Return the function that a worker process runs for one of NAMES."""
-
-    def train(turn: Turn) -> None:
-        settings, by_hand = WAYS[name.removesuffix(BY_HAND)], name.endswith(BY_HAND)
-        model, tokenizer = load(settings)
-        recipe = replace(
-            make_recipe(settings, settings.rates[0], seed=0),
-            max_steps=ROUNDS + WARM_UP + 1,
-            fast=by_hand,
-            compute_dtype=None if by_hand else torch.bfloat16,
-        )
-        if settings.adapters:
-            model = attach_adapters(model, recipe)
-        rows = encoded_stories(tokenizer, ALL, seed=0)
-        step_in_turns(turn, model, tokenizer, rows, recipe)
-
-    return train
+def train(turn: Turn, name: str) -> None:
+    """Train in one of the ways NAMES, one step in each turn of this process."""
+    settings, by_hand = WAYS[name.removesuffix(BY_HAND)], name.endswith(BY_HAND)
+    model, tokenizer = load(settings)
+    recipe = replace(
+        make_recipe(settings, settings.rates[0], seed=0),
+        max_steps=ROUNDS + WARM_UP + 1,
+        fast=by_hand,
+        compute_dtype=None if by_hand else torch.bfloat16,
+    )
+    if settings.adapters:
+        model = attach_adapters(model, recipe)
+    rows = encoded_stories(tokenizer, ALL, seed=0)
+    step_in_turns(turn, model, tokenizer, rows, recipe)
 
 
 def measure() -> dict[str, Any]:
@@ -55,7 +51,8 @@ def measure() -> dict[str, Any]:
 
     The peak memory is that of the whole process, with Python and its libraries.
     """
-    results = take_turns("workshop.benchmarks.evidence.speed", NAMES, Schedule(ROUNDS, WARM_UP))
+    ways = {name: partial(train, name=name) for name in NAMES}
+    results = take_turns(ways, ROUNDS, WARM_UP)
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
