@@ -19,12 +19,13 @@ thread, so its results don't depend on the number of cores.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from unittest.mock import patch
+
+import torch
 
 from course_utils.evidence import ALL, best_rate, mean_losses
 from course_utils.machine.validation import CourseError
@@ -82,20 +83,14 @@ def run_cell(cell: Cell, chat: Sequence[str] | None) -> Run:
     """Run a cell in a process of its own, with one thread.
 
     Raises:
-        CourseError: the process failed.
+        CourseError: the run failed.
     """
-    given = json.dumps({"cell": asdict(cell), "chat": chat})
-    done = subprocess.run(
-        [sys.executable, "-m", "workshop.benchmarks.evidence.smollm2", given],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise CourseError(f"the run {cell} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,))
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"), process:
+        try:
+            return process.submit(smollm2.measure, cell, chat).result()
+        except Exception as error:
+            raise CourseError(f"the run {cell} failed: {error}") from error
 
 
 # --- one run again --------------------------------------------------------------------------------

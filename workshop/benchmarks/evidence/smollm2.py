@@ -1,15 +1,11 @@
 """One run of `evidence` on SmolLM2-135M: train, answer all test stories, measure what is forgotten.
 
-    python -m workshop.benchmarks.evidence.smollm2 '{"way": "nf4", "stories": 336, …}'
-
 Each run has a process of its own, so its peak memory is its own, and one thread, so that its
-results don't depend on the number of cores. The process prints the run as JSON.
+results don't depend on the number of cores.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -203,9 +199,3 @@ def compact(values: Any, digits: int) -> str:
 def bits(values: Any) -> str:
     """Return values that are 0 or 1 as a text of zeros and ones."""
     return "".join(str(int(value)) for value in values)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    given = json.loads(sys.argv[1])
-    print(json.dumps(measure(Cell(**given["cell"]), given["chat"])))
