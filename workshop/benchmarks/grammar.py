@@ -19,16 +19,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from course_utils import evaluation, news
+from course_utils import news
 from course_utils.serving import Engine
 from workshop.benchmarks import parity
-from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
+from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here
 
 DATA = ROOT / "course_utils" / "data" / "grammar.json"
 # The maximum length of an answer in tokens. The untuned model writes JSON with line breaks and
 # indentation, so its answers need more tokens than the answers of the tuned model.
 NEW_TOKENS = 120
-TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
 
 
 def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
@@ -41,7 +40,7 @@ def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
     return {
         "zero-shot": (untuned, [news.messages(story) for story in stories]),
         "3-shot": (untuned, [news.messages(story, news.shots()) for story in stories]),
-        TUNED: (parity.merged_gguf(adapters, parity.FORMAT), parity.chats()),
+        "tuned": (parity.merged_gguf(adapters, parity.FORMAT), parity.chats()),
     }
 
 
@@ -69,37 +68,4 @@ def asked(engine: Engine, chats: list[Any], schema: Mapping[str, Any] | None) ->
     return {"answers": answers, "seconds": seconds, "prompt_tokens": sum(tokens) / len(tokens)}
 
 
-def results(report: Report) -> str:
-    """Return a table with a row for each way, without and with the grammar."""
-    head = ["way", *evaluation.METRICS.values(), "prompt tokens", "seconds per answer"]
-    rows = []
-    for name, way in report["ways"].items():
-        found = evaluation.summary(evaluation.score(way["answers"], parity.stories()))
-        cost = [f"{way['prompt_tokens']:.0f}", f"{way['seconds'] / len(way['answers']):.2f}"]
-        rows.append([name, *map(str, found.values()), *cost])
-    return table(head, rows)
-
-
-def comparison(report: Report) -> str | None:
-    """Return a paired comparison of the tuned model and the untuned model with its best prompt.
-
-    The tuned model answers without a grammar. The untuned model gets the 3-shot prompt and a
-    grammar. The result is None if one of them has not been measured yet.
-    """
-    if not {TUNED, BEST_PROMPT} <= set(report["ways"]):
-        return None
-    before, after = (
-        evaluation.score(report["ways"][name]["answers"], parity.stories())
-        for name in (BEST_PROMPT, TUNED)
-    )
-    compared = evaluation.comparison_table(before, after)
-    rows = [[metric, *map(str, cells)] for metric, *cells in compared.itertuples()]
-    return table([f"{TUNED} against {BEST_PROMPT}", *compared.columns], rows)
-
-
-BENCHMARK = Benchmark(
-    measure,
-    {"results": results, "comparison": comparison},
-    add_options=parity.add_options,
-    data=DATA,
-)
+BENCHMARK = Benchmark(measure, {}, add_options=parity.add_options, data=DATA)

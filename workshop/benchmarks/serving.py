@@ -12,8 +12,6 @@ parity`.
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from typing import Any
 
 from course_utils.serving import Engine
 from workshop.benchmarks import parity
-from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
+from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here
 
 DATA = ROOT / "course_utils" / "data" / "serving.json"
 CLIENTS = (1, 2, 4, 8)
@@ -80,20 +78,4 @@ def ask(engine: Engine, number: int) -> float:
     return time.perf_counter() - started
 
 
-def results(report: Report) -> str:
-    """Return a table of latency and throughput for each server and each number of clients."""
-    head = ["server", "clients", "median latency (s)", "95% below (s)", "answers/s"]
-    rows = []
-    for name, found in report["servers"].items():
-        for clients, rounds in found.items():
-            latencies = sorted(itertools.chain.from_iterable(r["latencies"] for r in rounds))
-            seconds = (
-                statistics.median(latencies),
-                latencies[round(0.95 * (len(latencies) - 1))],
-                len(latencies) / sum(r["seconds"] for r in rounds),
-            )
-            rows.append([name, clients, *(f"{number:.2f}" for number in seconds)])
-    return table(head, rows)
-
-
-BENCHMARK = Benchmark(measure, {"results": results}, add_options=parity.add_options, data=DATA)
+BENCHMARK = Benchmark(measure, {}, add_options=parity.add_options, data=DATA)
