@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,8 +28,6 @@ class Hub:
             answer about it.
         missing: the files, as "owner/name/file", that the hub lists but doesn't send, so a download
             of their repository fails. A request for /repair empties the set.
-        facts: by "owner/name", further entries of the API's answer about a repository, such as
-            library_name, config and safetensors.
         requests: the method, path and Authorization header of each request.
         url: the address of the hub.
     """
@@ -38,11 +36,9 @@ class Hub:
         self,
         repositories: dict[str, Path | int],
         missing: Iterable[str] = (),
-        facts: Mapping[str, dict] | None = None,
     ):
         self.repositories = repositories
         self.missing = set(missing)
-        self.facts = facts or {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
@@ -82,8 +78,7 @@ class Hub:
             return as_json([entry(file) for file in sorted(folder.iterdir())])
         if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
             names = [{"rfilename": file.name} for file in folder.iterdir()]
-            about = {"id": repository, "sha": COMMIT, "siblings": names}
-            return as_json(about | self.facts.get(repository, {}))
+            return as_json({"id": repository, "sha": COMMIT, "siblings": names})
         name = path
         for revision in ("main", COMMIT):
             name = name.removeprefix(f"/{repository}/resolve/{revision}/")

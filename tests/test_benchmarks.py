@@ -16,13 +16,11 @@ from tests.conftest import make_model
 from workshop.benchmarks import __main__ as bench
 from workshop.benchmarks import (
     calculators,
-    decoding,
     grading,
     lora_against_full,
     neighbours,
     quality,
     runner,
-    training,
 )
 
 # --- the runner -----------------------------------------------------------------------------------
@@ -151,9 +149,6 @@ def test_the_suite_names_benchmarks():
 
 # --- memory calculators ---------------------------------------------------------------------------
 
-TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
-SERVED = {TINYLLAMA: PRESETS["tinyllama-1.1b"] | {"architectures": ["LlamaForCausalLM"]}}
-
 
 def test_calculator_above_its_error_bound_or_worse_than_another_is_a_problem():
     row = {"measured": 1000, "this course": 1000, "fitcheck": 1100, "accelerate": None}
@@ -165,14 +160,6 @@ def test_calculator_above_its_error_bound_or_worse_than_another_is_a_problem():
         "weights: off by 0.10%, more than 0.00%",
         "peaks: fitcheck is nearer to the measured bytes",
     ]
-
-
-@pytest.mark.parametrize("model", calculators.PRESET_OF)
-def test_local_hub_serves_the_number_of_parameters_of_the_model(model):
-    config = PRESETS[calculators.PRESET_OF[model]]
-    kind = calculators.ARCHITECTURES[config["model_type"]]
-    facts = calculators.facts(config | {"architectures": [kind]})
-    assert facts["safetensors"]["total"] == ModelShape.from_config(config).parameters
 
 
 def test_fitcheck_gets_the_settings_of_the_measured_runs():
@@ -190,25 +177,19 @@ def test_fitcheck_gets_the_settings_of_the_measured_runs():
     }
 
 
-@pytest.mark.full
-def test_accelerate_reads_configs_from_the_local_hub():
-    answers = calculators.ask_peers({"fitcheck": [], "accelerate": [TINYLLAMA]}, SERVED)
+def test_accelerate_estimates_the_model_without_its_head():
+    sizes = calculators.ask_accelerate(PRESETS["tinyllama-1.1b"])
     shape = ModelShape.preset("tinyllama-1.1b")
-    # accelerate builds the model without its language-modelling head.
     without_head = shape.parameters - shape.vocab * shape.hidden
-    (sizes,) = answers["accelerate"]
     assert sizes["float32"]["weights"] == pytest.approx(4 * without_head, rel=1e-6)
     assert sizes["float32"]["training"] == 4 * sizes["float32"]["weights"]
-    assert sizes["int4"]["training"] is None
 
 
-@pytest.mark.full
-def test_fitcheck_reads_configs_from_the_local_hub():
+def test_fitcheck_estimates_a_measured_run():
     pytest.importorskip("fitcheck", reason="needs the extra `bench`")
     case = next(calculators.t4_cases())
-    question = [case["model"], calculators.fitcheck_options(case)]
-    answers = calculators.ask_peers({"fitcheck": [question], "accelerate": []}, SERVED)
-    assert answers["fitcheck"][0]["tensors"] == pytest.approx(case["measured"], rel=0.05)
+    answer = calculators.ask_fitcheck(PRESETS["tinyllama-1.1b"], case)
+    assert answer["total"] == pytest.approx(case["measured"], rel=0.05)
 
 
 def test_peak_of_a_tiny_model_agrees_with_the_estimate():
@@ -278,60 +259,6 @@ def test_slow_grading_is_a_problem():
 
 
 # --- speed and quality ----------------------------------------------------------------------------
-
-
-def ways(seconds, unit, peaks=None):
-    """The results of fictitious ways: each has done one piece of 1,000 units in these seconds."""
-    return {
-        way: {"pieces": [{unit: 1000, "seconds": s}], "peak": (peaks or {}).get(way, 1)}
-        for way, s in seconds.items()
-    }
-
-
-def test_training_that_misses_its_speed_or_memory_target_is_a_problem():
-    seconds = {"course": 1, "SFTTrainer": 4, "Trainer": 1.5}
-    seconds |= {f"{way}, no checkpointing": s for way, s in seconds.items()}
-    peaks = dict.fromkeys(seconds, 2) | {"course": 1, "course, no checkpointing": 1, "Trainer": 1}
-    seconds |= {"SFTTrainer, no checkpointing": 3.5, "Trainer, no checkpointing": 2}
-    report = {"ways": ways(seconds, "tokens", peaks)}
-    assert training.problems(report) == [
-        "Trainer: the course is 1.5 times as fast, below 2",
-        "SFTTrainer, no checkpointing: the course is 3.5 times as fast, below 4",
-        "Trainer: the peak memory is not higher than the course's",
-    ]
-
-
-def test_answering_that_misses_its_speed_target_is_a_problem():
-    seconds = {}
-    for kind, (one, repacked) in {"few-shot": (5, 3), "zero-shot": (4.5, 2.8)}.items():
-        seconds[f"course, {kind}"] = 1
-        seconds[f"generate, one by one, {kind}"] = one
-        seconds[f"generate, one by one, repacked, {kind}"] = repacked
-    assert decoding.BENCHMARK.problems({"ways": ways(seconds, "answers")}) == [
-        "generate, one by one, zero-shot: the course is 4.5 times as fast, below 5",
-        "generate, one by one, repacked, zero-shot: the course is 2.8 times as fast, below 3",
-    ]
-
-
-def speeds(alone, beside_one):
-    """A fictitious report of the course's speeds: alone, and beside one neighbour."""
-    rates = {neighbours.BEFORE: (1000, 100, 100), neighbours.COURSE: (alone, beside_one, 100)}
-    units = {"training": "tokens", "answering": "answers"}
-    return {
-        "ways": {
-            f"{setting}, {name}": {"pieces": [{unit: r, "seconds": 1} for r in rates[setting]]}
-            for setting in rates
-            for name, unit in units.items()
-        }
-    }
-
-
-def test_course_that_a_neighbour_slows_down_too_much_is_a_problem():
-    assert neighbours.problems(speeds(970, 500)) == []
-    assert neighbours.problems(speeds(960, 490))[::2] == [
-        "training, neighbours: 0: 96%, below 97%",
-        "training, neighbours: 1: 49%, below 50%",
-    ]
 
 
 def results(**rights):

@@ -2,33 +2,27 @@
 
 The peaks of QLoRA on a Tesla T4 were measured earlier (course_utils/data/t4_measured_peaks.csv).
 The benchmark itself measures SmolLM2-135M on the CPU: the weights, and the peak of a training step.
-It needs no network, because fitcheck and accelerate get the models' configs from a server on this
-machine, which replaces the Hugging Face hub.
+It needs no network, because fitcheck and accelerate get the models' configs from this module.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 
 from course_utils.machine.measure import TensorMeter, optimizer_bytes
 from course_utils.machine.units import MiB
-from course_utils.memory import PRESETS, estimate
+from course_utils.memory import PRESETS, ModelShape, estimate
 from course_utils.models import fetch_base, load_base, model_bytes
 from course_utils.training import Recipe, attach_adapters, set_checkpointing
-from tests.hub import Hub
 from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
 
 if TYPE_CHECKING:
@@ -44,7 +38,6 @@ PRESET_OF = {
     "HuggingFaceTB/SmolLM2-1.7B": "smollm2-1.7b",
     "Qwen/Qwen2.5-1.5B-Instruct": "qwen2.5-1.5b",
 }
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 CALCULATORS = ("this course", "fitcheck", "accelerate")
 # The maximum relative error that is allowed for this course's calculator, by table.
 WORST = {"t4": 0.015, "weights": 0.0, "peaks": 0.01}
@@ -191,63 +184,51 @@ def peak_bytes(
 # --- the other calculators ------------------------------------------------------------------------
 
 
-def configs() -> dict[str, dict]:
-    """Return each model's config.json: SmolLM2-135M's own file, or the fields of a preset."""
-    own = json.loads((fetch_base("smollm2-135m") / "config.json").read_text(encoding="utf-8"))
-    fields = {model: PRESETS[preset] for model, preset in PRESET_OF.items()} | {SMALL: own}
-    return {
-        model: config | {"architectures": [ARCHITECTURES[config["model_type"]]]}
-        for model, config in fields.items()
-    }
+def ask_accelerate(config: dict) -> dict[str, dict[str, float]]:
+    """Return the bytes (B) that `accelerate estimate-memory` shows for each dtype.
 
-
-def facts(config: dict) -> dict:
-    """Return the hub API's facts about a model: its library and its number of parameters."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(config["model_type"], **fields)
-        )
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return {
-        "library_name": "transformers",
-        "config": {key: config[key] for key in ("architectures", "model_type")},
-        "safetensors": {"parameters": {"BF16": count}, "total": count},
-    }
-
-
-def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
-    """Return the answers of peers.py, which reads the configs from a local replacement of the hub.
-
-    Args:
-        questions: The input of peers.py.
-        models: The config of each model, by the model's name.
-
-    Raises:
-        RuntimeError: peers.py failed; the message contains its errors.
+    "weights" are the bytes of the weights, and "training" are the bytes of training with Adam.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folders: dict[str, Path | int] = {}
-        for model in models:
-            folder = folders[model] = Path(scratch, model)
-            folder.mkdir(parents=True)
-            (folder / "config.json").write_text(json.dumps(models[model]), encoding="utf-8")
-        known = {model: facts(config) for model, config in models.items()}
-        with Hub(folders, facts=known) as hub:
-            kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-            here = {"HF_ENDPOINT": hub.url, "HF_HOME": f"{scratch}/cache", "NO_PROXY": "*"}
-            done = subprocess.run(
-                [sys.executable, str(ROOT / "workshop" / "benchmarks" / "peers.py")],
-                input=json.dumps(questions),
-                env=kept | here,
-                capture_output=True,
-                text=True,
-            )
-    if done.returncode:
-        raise RuntimeError(f"the other calculators failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    from accelerate.commands import estimate as command
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
+    # accelerate would get the config from the hub.
+    with patch.object(command, "create_empty_model", lambda *_, **__: model):
+        rows = command.gather_data(command.estimate_command_parser().parse_args(["the model"]))
+    return {
+        dtype: {"weights": weights, "training": max(training.values())}
+        for dtype, _, weights, training in rows
+    }
+
+
+def ask_fitcheck(config: dict, case: dict) -> dict[str, float]:
+    """Return the bytes (B) that fitcheck reports for the weights and for all tensors.
+
+    The tensors are fitcheck's total without its overhead. The overhead estimates the CUDA context
+    and the memory that PyTorch reserves but doesn't use, which torch.cuda.max_memory_allocated
+    doesn't count.
+    """
+    import fitcheck
+
+    shape = ModelShape.from_config(config)
+    model = fitcheck.ModelConfig(
+        name=case["model"],
+        num_params=shape.parameters,
+        hidden_size=shape.hidden,
+        num_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_kv_heads=shape.kv_heads,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocab,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
+    )
+    settings = fitcheck.TrainingConfig(**fitcheck_options(case))
+    report = fitcheck.estimate(model, settings, fitcheck.get_gpu("t4"))
+    tensors = (report.total_mib - report.overhead_mib) * MiB
+    return {"weights": report.weight_mib * MiB, "total": tensors}
 
 
 def fitcheck_options(case: dict) -> dict:
@@ -274,59 +255,32 @@ def fitcheck_options(case: dict) -> dict:
 
 def measure() -> Iterator[Report]:
     """Yield the rows of each table, with measured and estimated bytes."""
-    here = measured_here("fitcheck-llm")
-    tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
-    cases = [case for table in tables.values() for case in table]
-    models = configs()
-    questions = {"fitcheck": [(case["model"], fitcheck_options(case)) for case in cases]}
-    answers = ask_peers(questions | {"accelerate": list(models)}, models)
-    accelerate = dict(zip(models, answers["accelerate"], strict=True))
-    for case, fitcheck in zip(cases, answers["fitcheck"], strict=True):
-        case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
-        case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
+    own = json.loads((fetch_base("smollm2-135m") / "config.json").read_text(encoding="utf-8"))
+    accelerate = ask_accelerate(own)
+
+    def row(case: dict, part: str) -> dict:
+        config = own if case["model"] == SMALL else PRESETS[PRESET_OF[case["model"]]]
+        # accelerate only models full training of float32 weights with Adam, without adapters. It
+        # estimates int4 as an eighth of float32, whichever weights are quantized.
+        of_accelerate = accelerate["float32"]["training"] if case["method"] == "full" else None
+        if part == "weights":
+            dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
+            of_accelerate = accelerate[dtype]["weights"]
+        # fitcheck assumes that the embedding and the normalization layers are in float32, so it
+        # doesn't model NF4 with these layers in 16 bits.
+        modelled = case["options"].get("upcast", True)
+        return case | {
+            "this course": getattr(estimate(config, case["method"], **case["options"]), part),
+            "fitcheck": ask_fitcheck(config, case)[part] if modelled else None,
+            "accelerate": of_accelerate,
+        }
+
     yield {
-        **here,
-        "t4": [peak_row(case) for case in tables["t4"]],
-        "weights": [weight_row(case) for case in tables["weights"]],
-        "peaks": [peak_row(case) for case in tables["steps"]],
+        **measured_here("fitcheck-llm"),
+        "t4": [row(case, "total") for case in t4_cases()],
+        "weights": [row(case, "weights") for case in weight_cases()],
+        "peaks": [row(case, "total") for case in step_cases()],
     }
-
-
-def row(case: dict, measured: int, *figures: float | None) -> dict:
-    """Return a row of a table in bytes, with None for a calculator that doesn't model the case."""
-    setting = {key: case[key] for key in ("case", "model", "method", "options")}
-    return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
-
-
-def fitcheck_bytes(case: dict, part: str) -> float | None:
-    """Return a part of fitcheck's estimate in bytes; None if fitcheck doesn't model the case.
-
-    fitcheck assumes that the embedding and the normalization layers are in float32, so it doesn't
-    model NF4 with these layers in 16 bits.
-    """
-    return case["fitcheck"][part] if case["options"].get("upcast", True) else None
-
-
-def peak_row(case: dict) -> dict:
-    """Return a row of peaks.
-
-    accelerate only models full training of float32 weights with Adam, without adapters.
-    """
-    full = case["accelerate"]["float32"]["training"] if case["method"] == "full" else None
-    return row(
-        case, case["measured"], case["estimate"].total, fitcheck_bytes(case, "tensors"), full
-    )
-
-
-def weight_row(case: dict) -> dict:
-    """Return a row of weights.
-
-    accelerate estimates int4 as an eighth of float32, whichever weights are quantized.
-    """
-    dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
-    accelerate = case["accelerate"][dtype]["weights"]
-    ours, fitcheck = case["estimate"].weights, fitcheck_bytes(case, "weights")
-    return row(case, case["measured"], ours, fitcheck, accelerate)
 
 
 # --- the texts ------------------------------------------------------------------------------------
