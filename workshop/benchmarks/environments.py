@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from functools import partial
@@ -187,39 +186,20 @@ def python_environment(version: str) -> Runner:
 COLAB_PACKAGES = Path(__file__).parent / "colab.txt"
 # Packages that must not be changed while a kernel uses them.
 PINNED = ("ipython", "ipywidgets", "numpy", "torch")
-# The files of stubs of two packages that Colab has, by name and version.
-STUBS = {
-    ("torchao", "0.10.0"): {"torchao/__init__.py": ""},
-    ("google-colab", "1.0.0"): {
-        "google/colab/__init__.py": "",
-        "colab_kernel_launcher.py": """\
-import google.colab
+# Starts a kernel in which google.colab is imported, as in Colab's kernels.
+KERNEL = """
+import sys, types
 from ipykernel import kernelapp
-
+for name in ("google", "google.colab"):
+    sys.modules[name] = types.ModuleType(name)
 kernelapp.launch_new_instance()
-""",
-    },
-}
+"""
 CHECK_COURSE = """
 import json, course_utils
 from course_utils.machine.environment import check_environment
 rows = [f"{row.what}: {row.found}" for row in check_environment().rows if row.state == "fail"]
 print(json.dumps({"course": course_utils.__file__, "failed": rows}))
 """
-
-
-def stub_wheel(folder: Path, name: str, version: str) -> Path:
-    """Create a wheel with the files of a stub, which pip can install, and return its path."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    wheel = folder / f"{stem}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in STUBS[name, version].items():
-            archive.writestr(path, text)
-        kind = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        for file, text in {"METADATA": about, "WHEEL": kind, "RECORD": ""}.items():
-            archive.writestr(f"{stem}.dist-info/{file}", text)
-    return wheel
 
 
 class Colab:
@@ -239,12 +219,11 @@ class Colab:
         pip: list[str | Path] = [self.python, "-m", "pip", "install", "--quiet", "--no-input"]
         source = ["--extra-index-url", bootstrap.TORCH_CPU_INDEX]
         call([*pip, "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else [])])
-        call([*pip, "--no-deps", *(stub_wheel(self.folder, *name) for name in STUBS)])
         self.packages = run_code(self.python, LIST_PACKAGES)
         self.repository = cloned(self.folder / "repository")
         call(["git", "tag", "--force", TAG], cwd=self.repository)
         # Jupyter's kernel python3 uses this Python.
-        start = [str(self.python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"]
+        start = [str(self.python), "-c", KERNEL, "-f", "{connection_file}"]
         spec = {"argv": start, "display_name": "Python 3", "language": "python"}
         path = self.folder / "jupyter" / "kernels" / "python3" / "kernel.json"
         files.write_text(path, json.dumps(spec))
@@ -469,21 +448,6 @@ def cell(result: Result | None) -> str:
     return f"✓ {result['seconds']:,.0f} s, {result['peak_memory'] / GB:.2f} GB"
 
 
-def runs(report: Report, name: str) -> str:
-    """Return when and on which machines an environment's lectures ran, with their errors."""
-    results = {stem: report[name][stem] for stem in lecture_names() if stem in report.get(name, {})}
-    groups: dict[str, list[str]] = {}
-    for stem, result in results.items():
-        groups.setdefault(result["ran"], []).append(stem)
-    parts = [f'`make bench ARGS="environments {name}"`' + ("" if groups else ": not run yet.")]
-    parts += [f"{', '.join(stems)}: {ran}." for ran, stems in groups.items()]
-    for stem, result in results.items():
-        if not result["passed"]:
-            error = "\n".join(f"    {line}".rstrip() for line in result["error"].splitlines())
-            parts += [f"{stem} failed:", error]
-    return "\n\n".join(parts)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose environments and lectures."""
     names = f"of {', '.join(ENVIRONMENTS)}; default: all"
@@ -498,7 +462,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 BENCHMARK = Benchmark(
     measure,
-    {"table": overview} | {name: partial(runs, name=name) for name in ENVIRONMENTS},
+    {"table": overview},
     add_options=add_options,
     data=JSON,
 )
