@@ -6,12 +6,12 @@
     card         the card, its 16-bit format (bfloat16 or float16), and cuBLAS's workspace
     weights      bytes of the model in NF4 with double quantization, measured and estimated
     steps        peak of the second QLoRA step, when the optimizer's states exist, and tokens/s
-    optimizers   memory, seconds and updated weights of paged AdamW and of unpaged AdamW
+    optimizers   updated weights of paged AdamW and of unpaged AdamW, and which states are paged
 
 If a measurement fails, the report says so and the other measurements continue. The exit status is
 1 if a measurement failed, if the estimate of the weights isn't exact, if the estimate of a peak is
-off by more than 1%, or if paging changes an update. Without CUDA nothing is measured, and the exit
-status is 0.
+off by more than 1%, if paging changes an update, or if other states are paged than expected.
+Without CUDA nothing is measured, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import collect_env
 
 from course_utils.machine import environment, runtime
-from course_utils.machine.measure import optimizer_bytes
-from course_utils.machine.units import MB, MiB, format_bytes
+from course_utils.machine.units import MiB, format_bytes
 from course_utils.machine.validation import CourseError
 from course_utils.memory import (
     CUBLAS_WORKSPACE,
@@ -64,17 +63,15 @@ LARGER_MODEL = "smollm2-1.7b"
 RANK = 16
 # Sequences and tokens per sequence of the training steps.
 BATCHES = ((1, 512), (4, 512), (1, 2048))
-# Number of times that a step or an update is timed; the median is reported.
+# Number of timed steps, of which the median is reported, and of updates that are compared.
 REPEATS = 5
 # Maximum relative error of an estimated peak.
 TOLERANCE = 0.01
 
 # Sizes of parameters: just below and exactly the smallest size for which bitsandbytes uses 8-bit
-# states, the same two sizes for paged states, and a matrix that is large enough for timing.
+# states, the same two sizes for paged states, and a matrix.
 SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
 BITS = (8, 32)
-# Maximum managed memory, as a share of the card's free memory and in bytes (B).
-MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB
 
 
 def attempt(what: str, measure: Callable[..., dict], *arguments: Any) -> dict:
@@ -147,21 +144,14 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def load(name: str, device: torch.device) -> dict:
-    """Load the model in NF4 with double quantization.
-
-    Returns:
-        The model, and the growth of torch's allocations in bytes (B).
-    """
-    before = torch.cuda.memory_allocated(device)
-    model, _ = load_base(name, quantization="nf4", double_quant=True, device=device)
-    runtime.release_memory()
-    return {"model": model, "grown": torch.cuda.memory_allocated(device) - before}
+    """Load the model in NF4 with double quantization."""
+    return {"model": load_base(name, quantization="nf4", double_quant=True, device=device)[0]}
 
 
-def weights(model: PreTrainedModel, grown: int, device: torch.device) -> dict:
-    """Return the model's bytes: measured, estimated, and allocated by torch."""
+def weights(model: PreTrainedModel, device: torch.device) -> dict:
+    """Return the model's bytes: measured and estimated."""
     predicted = estimate(shape_of(model), "qlora", **settings(device)).weights
-    return {"measured": model_bytes(model), "predicted": predicted, "grown": grown}
+    return {"measured": model_bytes(model), "predicted": predicted}
 
 
 def prepare(model: PreTrainedModel, device: torch.device) -> dict:
@@ -208,102 +198,45 @@ def training(model: PeftModel, predicted: Estimate, device: torch.device) -> dic
     torch.cuda.reset_peak_memory_stats(device)
     one()
     peak = torch.cuda.max_memory_allocated(device)
-    speed = run.tokens / median_seconds(one, device)
-    return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
-
-
-def median_seconds(action: Callable[[], Any], device: torch.device) -> float:
-    """Return the median seconds of an action, including its work on the device."""
     durations = []
     for _ in range(REPEATS):
-        synchronize(device)
-        begun = time.perf_counter()
-        action()
-        synchronize(device)
-        durations.append(time.perf_counter() - begun)
-    return median(durations)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a card has finished its work; operations on a CPU have already finished."""
-    if device.type == "cuda":
         torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        one()
+        torch.cuda.synchronize(device)
+        durations.append(time.perf_counter() - begun)
+    speed = run.tokens / median(durations)
+    return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
 
 
 # --- paged optimizers -----------------------------------------------------------------------------
 
 
-def managed_bytes() -> int:
-    """Return the bytes (B) of managed memory for all paged optimizers of this benchmark.
-
-    Each optimizer has two states. bitsandbytes never frees managed memory, so this memory is freed
-    only when this process ends.
-    """
-    paged = sum(size for size in SIZES if size >= SMALLEST_PAGED)
-    return sum(2 * paged * bits // 8 for bits in BITS)
-
-
-def check_managed(needed: int, free: int) -> None:
-    """Raise CourseError unless `needed` bytes are a small share of a card's `free` bytes."""
-    allowed = min(int(MANAGED_SHARE * free), MANAGED_MOST)
-    if needed > allowed:
-        raise CourseError(
-            f"paged optimizers are not measured: they need {format_bytes(needed)} of managed "
-            f"memory, and with {format_bytes(free)} free on the card at most "
-            f"{format_bytes(allowed)} are allowed"
-        )
-
-
 def paging(bits: int, device: torch.device) -> dict:
     """Compare unpaged and paged AdamW with states of 8 or 32 bits over the same updates.
 
+    bitsandbytes never frees the managed memory of paged states, so it is freed only when this
+    process ends. The states of all calls need 21 MB of it.
+
     Returns:
-        The measurements of `updates` for the unpaged and the paged optimizer, and the maximum
+        "paged", the number of elements of each paged state, and "difference", the maximum
         difference between the updated weights. A difference of 0 means that all weights are equal.
     """
     from bitsandbytes import optim
 
-    check_managed(managed_bytes(), torch.cuda.mem_get_info(device)[0])
-    unpaged, unpaged_weights = updates(getattr(optim, f"AdamW{bits}bit"), device)
-    paged, paged_weights = updates(getattr(optim, f"PagedAdamW{bits}bit"), device)
-    pairs = zip(unpaged_weights, paged_weights, strict=True)
-    differences = torch.stack([(one - other).abs().max() for one, other in pairs])
-    return {"unpaged": unpaged, "paged": paged, "difference": differences.max().item()}
-
-
-def updates(
-    make: Callable[..., torch.optim.Optimizer], device: torch.device
-) -> tuple[dict, list[Tensor]]:
-    """Update parameters of SIZES, and measure the memory of the states and the time.
-
-    Returns:
-        The measurements and the updated parameters. In the measurements, "states" is the size of
-        all states, "paged" the size of the states that may move to CPU memory, "allocated" the
-        growth of torch's allocations, and "free" the loss of free memory on the card, all in bytes
-        (B). "paged sizes" lists the number of elements of each paged state, and "seconds" is the
-        median time of an update.
-    """
-    parameters = list(seeded(device))
-    optimizer = make(parameters, lr=1e-3)
-    runtime.release_memory()
-    allocated = torch.cuda.memory_allocated(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    # The first step creates the states.
-    optimizer.step()
-    synchronize(device)
-    grown = torch.cuda.memory_allocated(device) - allocated
-    lost = free - torch.cuda.mem_get_info(device)[0]
-    states = [optimizer.state[parameter] for parameter in parameters]
-    moving = [state for state in states if getattr(state["state1"], "is_paged", False)]
-    figures = {
-        "states": optimizer_bytes(optimizer),
-        "paged": sum(state[key].nbytes for state in moving for key in ("state1", "state2")),
-        "paged sizes": [state["state1"].numel() for state in moving],
-        "allocated": grown,
-        "free": lost,
-        "seconds": median_seconds(optimizer.step, device),
+    updated = []
+    for name in (f"AdamW{bits}bit", f"PagedAdamW{bits}bit"):
+        parameters = list(seeded(device))
+        optimizer = getattr(optim, name)(parameters, lr=1e-3)
+        for _ in range(REPEATS):
+            optimizer.step()
+        updated.append(parameters)
+    states = [optimizer.state[parameter]["state1"] for parameter in parameters]
+    differences = [(one - other).detach().abs().max() for one, other in zip(*updated, strict=True)]
+    return {
+        "paged": [state.numel() for state in states if getattr(state, "is_paged", False)],
+        "difference": torch.stack(differences).max().item(),
     }
-    return figures, [parameter.detach() for parameter in parameters]
 
 
 def seeded(device: torch.device) -> Iterator[nn.Parameter]:
@@ -329,7 +262,7 @@ def with_model(name: str, device: torch.device) -> dict:
     loaded = attempt(f"loading {name}", load, name, device)
     if "failed" in loaded:
         return {"weights": loaded, "steps": []}
-    sizes = attempt("weights", weights, loaded["model"], loaded["grown"], device)
+    sizes = attempt("weights", weights, loaded["model"], device)
     ready = attempt("adapters", prepare, loaded["model"], device)
     if "failed" in ready:
         return {"weights": sizes, "steps": [{"case": "adapters"} | ready]}
@@ -350,8 +283,7 @@ def step_name(predicted: Estimate) -> str:
 
 def extra_workspace(report: dict) -> int:
     """Return how many bytes (B) larger two cuBLAS workspaces are than the calculator assumes."""
-    counted = report["settings"]["workspace"]
-    return 2 * (report["card"].get("workspace", counted) - counted)
+    return 2 * (report["card"].get("workspace", CUBLAS_WORKSPACE) - CUBLAS_WORKSPACE)
 
 
 def problems(report: dict) -> list[str]:
@@ -370,11 +302,10 @@ def problems(report: dict) -> list[str]:
         # A difference that is not a number (NaN) is unequal to 0, too.
         if row["difference"] != 0:
             found.append(f"{row['case']}: paging changes weights by up to {row['difference']:g}")
-        sizes = row["paged"]["paged sizes"]
-        if sizes != report["settings"]["paging"]:
+        expected = [size for size in SIZES if size >= SMALLEST_PAGED]
+        if row["paged"] != expected:
             found.append(
-                f"{row['case']}: the paged states have {sizes} elements, not "
-                f"{report['settings']['paging']}"
+                f"{row['case']}: the paged states have {row['paged']} elements, not {expected}"
             )
     return found
 
@@ -416,14 +347,13 @@ def card_table(report: Report) -> str:
     rows += [
         (f"{model}: all its tensors", f"{sizes['measured']:,} B"),
         (f"{model}: calculator", f"{sizes['predicted']:,} B"),
-        ("growth of torch.cuda.memory_allocated", f"{sizes['grown']:,} B"),
     ]
     return table(("", ""), rows)
 
 
 def step_table(report: Report) -> str:
     """Return a table of the peak and the speed of each training step."""
-    of_run, extra = report["settings"], extra_workspace(report)
+    extra = extra_workspace(report)
     rows: list[tuple[str, ...]] = []
     for row in report["steps"]:
         cells: tuple[str, ...] = ("failed", "", "")
@@ -431,35 +361,24 @@ def step_table(report: Report) -> str:
             predicted = size_cell(row["predicted"] + extra, row["measured"])
             cells = (f"{row['measured'] / MiB:,.1f}", predicted, f"{row['tokens/s']:,.0f}")
         rows.append((row["case"], *cells))
-    return f"""QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32
+    return f"""QLoRA, rank {RANK}, adapters on all linear layers, fused AdamW with float32
 states. The peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the
-median of {of_run["repeats"]} steps.
+median of {REPEATS} steps.
 
 {table(("", "peak, MiB", "calculator, MiB", "tokens/s"), rows)}
 
-The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads. On
+The calculator counts a cuBLAS workspace of {CUBLAS_WORKSPACE:,} B in each of two threads. On
 this card the two workspaces together are {extra:,} B larger than that, and the column *calculator*
 includes these additional bytes."""
 
 
 def paging_table(report: Report) -> str:
-    """Return a table that compares paged and unpaged AdamW."""
-    head = (
-        "",
-        "states, MB",
-        "of them paged, MB",
-        "growth of memory_allocated, MB",
-        "loss of free memory (mem_get_info), MB",
-        "ms per update",
-    )
-    rows = []
-    for row in succeeded(report["optimizers"]):
-        for kind in ("unpaged", "paged"):
-            of_kind = row[kind]
-            sizes = [of_kind[part] for part in ("states", "paged", "allocated", "free")]
-            cells = [*(f"{size / MB:,.2f}" for size in sizes), f"{1000 * of_kind['seconds']:.2f}"]
-            rows.append((f"{row['case']}, {kind}", *cells))
-    return table(head, rows)
+    """Return a table that compares the weights after paged and after unpaged AdamW."""
+    rows = [
+        (row["case"], ", ".join(map(str, row["paged"])), f"{row['difference']:g}")
+        for row in succeeded(report["optimizers"])
+    ]
+    return table(("", "paged states (elements)", "difference of the weights"), rows)
 
 
 def find_card() -> torch.device | None:
@@ -495,12 +414,6 @@ def measure(model: str | None) -> Iterator[Report]:
     report: Report = measured_here() | {
         "name": torch.cuda.get_device_name(device),
         "model": name,
-        "settings": {
-            "rank": RANK,
-            "repeats": REPEATS,
-            "workspace": CUBLAS_WORKSPACE,
-            "paging": [size for size in SIZES if size >= SMALLEST_PAGED],
-        },
         "card": attempt("the card", card, device),
     }
     report |= with_model(name, device)
