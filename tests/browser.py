@@ -3,7 +3,7 @@
 A `FrontEnd` describes how one of these programs is started and what its pages contain. `Server`
 runs a front end with copies of notebooks and with its own settings. `OpenNotebook` is a notebook on
 a page of a server. `Explorer` finds an explorer on such a page and uses its controls. `chromium`
-opens a browser. `run_whole` runs one notebook from the first cell to the last.
+opens a browser.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,13 +34,11 @@ from playwright.sync_api import (
     Page,
     Playwright,
     expect,
-    sync_playwright,
 )
 from playwright.sync_api import TimeoutError as PageTimeout
 
 from course_utils.machine.lab import SETTINGS
 from course_utils.machine.notebooks import KERNEL
-from course_utils.machine.runtime import process_peak
 from tests.machine import free_port
 from workshop.publishing.lecture import is_hidden
 
@@ -203,16 +200,6 @@ class Server:
         except psutil.NoSuchProcess:
             return []
 
-    def kernel_peak(self) -> int:
-        """Return the peak memory of the server's largest kernel in bytes (B); 0 without kernels."""
-        peaks = [0]
-        for process in self.children():
-            # The process may have ended.
-            with contextlib.suppress(psutil.Error, OSError):
-                if "ipykernel_launcher" in process.cmdline():
-                    peaks.append(process_peak(process.pid))
-        return max(peaks)
-
     def address(self, notebook: str) -> str:
         """Return the address at which the front end shows one of the notebooks."""
         path = self.front_end.path.format(name=Path(notebook).stem)
@@ -313,12 +300,11 @@ class OpenNotebook:
         for item in items:
             self.page.locator(".lm-Menu-itemLabel").get_by_text(item, exact=True).click()
 
-    def run_all(self, patience: float, meanwhile=lambda: None) -> None:
+    def run_all(self, patience: float) -> None:
         """Run all cells with the menu, and wait until the last one has ended.
 
         Args:
             patience: the time limit in seconds.
-            meanwhile: a function that is called repeatedly during the run.
 
         Raises:
             playwright.sync_api.TimeoutError: the run takes longer than `patience`.
@@ -328,7 +314,6 @@ class OpenNotebook:
         self.messages.discard("execute_input")
         self.choose("Run", "Run All Cells")
         while "execute_input" not in self.messages or self.is_running():
-            meanwhile()
             dialogs = self.page.locator(".jp-Dialog").all_inner_texts()
             assert not dialogs, f"the front end shows a dialog: {' '.join(dialogs[0].split())}"
             if time.monotonic() > end:
@@ -384,45 +369,6 @@ class OpenNotebook:
             if prompts != [f"[{n}]:" for n, cell in enumerate(code, 1) if not is_hidden(cell)]:
                 return f"the prompts of the cells are {' '.join(prompts)}"
         return None
-
-
-def run_whole(kind: str, notebook: Path, timeout: float) -> dict:
-    """Open a notebook in a front end, run all of its cells, and check what the page shows.
-
-    Args:
-        kind: a key of FRONT_ENDS.
-        notebook: the notebook file.
-        timeout: the time limit of the run, in seconds.
-
-    Returns:
-        A dict with `passed`; `error`, the reason if the notebook did not pass, otherwise None;
-        `seconds`, the duration of the run, in Voila until the page appears; and `peak_memory`, the
-        kernel's peak memory in bytes (B).
-    """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Server(Path(folder), [notebook], FRONT_ENDS[kind]) as server,
-        sync_playwright() as playwright,
-    ):
-        peak, error, browser = 0, None, chromium(playwright)
-
-        def sample() -> None:
-            nonlocal peak
-            peak = max(peak, server.kernel_peak())
-
-        started = time.monotonic()
-        try:
-            opened = OpenNotebook(browser.new_page(), server, notebook.name, patience=timeout)
-            if not opened.front_end.runs_on_load:
-                started = time.monotonic()
-                opened.run_all(timeout, meanwhile=sample)
-            seconds = time.monotonic() - started
-            error = opened.problem(notebook)
-        except (PageTimeout, AssertionError) as problem:
-            seconds, error = time.monotonic() - started, str(problem)
-        sample()
-        browser.close()
-    return {"passed": error is None, "error": error, "seconds": seconds, "peak_memory": peak}
 
 
 class Explorer(OpenNotebook):

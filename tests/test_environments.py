@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +149,7 @@ def test_binder_has_a_memory_limit_of_2_gb(monkeypatch, tmp_path):
     assert (tmp_path / "build" / "executed" / "binder" / "09_made.ipynb").exists()
 
 
+@pytest.mark.full
 def test_process_that_fails_is_a_failed_lecture(tmp_path):
     python, missing = Path(sys.executable), tmp_path / "09_missing.ipynb"
     result = environments.run_lecture(python, missing, tmp_path / "out", {})
@@ -232,36 +232,3 @@ COURSE = {"course": "/venv/lib/course_utils/__init__.py", "installed in": "/venv
 def test_problems_after_a_set_up_cell_are_listed(after, course, problems):
     before = BEFORE | {"torchao": "0.10.0"}
     assert environments.setup_problems(before, after, course) == problems
-
-
-# --- front ends -----------------------------------------------------------------------------------
-
-
-def replace_browser(monkeypatch, run_whole):
-    monkeypatch.setitem(sys.modules, "tests.browser", types.SimpleNamespace(run_whole=run_whole))
-
-
-def test_result_of_a_front_end_has_its_version(monkeypatch):
-    calls = []
-
-    def run_whole(*arguments):
-        calls.append(arguments)
-        return {"passed": True, "error": None, "seconds": 1.0, "peak_memory": 2}
-
-    replace_browser(monkeypatch, run_whole)
-    path = Path("lectures/00_setup.ipynb")
-    result = environments.front_end("notebook7")(path)
-    assert calls == [("notebook7", path, environments.TIMEOUT)]
-    assert result["seconds"] == 1.0
-    assert re.search(r", notebook 7\.\d", result["versions"])
-
-
-def test_missing_browser_is_reported(monkeypatch):
-    replace_browser(monkeypatch, lambda *_: pytest.skip("no browser: install Chromium"))
-    run, raised = environments.front_end("voila"), None
-    # `pytest.raises` would not catch a skip, and this test would be skipped.
-    try:
-        run(Path("lectures/00_setup.ipynb"))
-    except BaseException as error:
-        raised = error
-    assert isinstance(raised, CourseError) and str(raised) == "no browser: install Chromium"

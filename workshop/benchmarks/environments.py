@@ -1,4 +1,4 @@
-"""Run every lecture in readers' environments: Python 3.11 to 3.13, Colab, Binder, front ends.
+"""Run every lecture in readers' environments: Python 3.11 to 3.13, Colab, Binder.
 
     make bench ARGS=environments                          all lectures in all environments
     make bench ARGS="environments colab binder"           all lectures in two environments
@@ -38,11 +38,10 @@ from workshop.publishing.addresses import TAG
 
 JSON = Path(__file__).with_name("environments.json")
 FOLDER = ROOT / "build" / "environments"
-# Maximum time of a cell, and of a whole notebook in a browser, in seconds.
+# Maximum time of a cell, in seconds.
 TIMEOUT = 3600
 
 # The packages whose versions are stored in a result, in addition to Python's version.
-# Results of a front end also store the front end's version.
 LIBRARIES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy"),
     *("ipython", "ipykernel", "ipywidgets"),
@@ -85,10 +84,10 @@ def run_code(python: Path, code: str, **options: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def versions(python: Path, *more: str) -> str:
-    """Return the versions of a Python and of its packages in LIBRARIES and in `more`."""
+def versions(python: Path) -> str:
+    """Return the versions of a Python and of its packages in LIBRARIES."""
     installed = run_code(python, LIST_PACKAGES)
-    names = [name for name in ("python", *LIBRARIES, *more) if name in installed]
+    names = [name for name in ("python", *LIBRARIES) if name in installed]
     return ", ".join(f"{name} {installed[name]}" for name in names)
 
 
@@ -322,35 +321,6 @@ def binder() -> Runner:
     return run
 
 
-# --- front ends -----------------------------------------------------------------------------------
-
-
-# The package of each front end.
-FRONT_ENDS = {"jupyterlab": "jupyterlab", "notebook7": "notebook", "voila": "voila"}
-
-
-def front_end(kind: str) -> Runner:
-    """Return a runner that opens a notebook in headless Chromium and runs all of its cells.
-
-    The runner raises CourseError if there is no browser.
-
-    Args:
-        kind: a key of FRONT_ENDS.
-    """
-    import pytest
-
-    from tests.browser import run_whole
-
-    def run(lecture: Path) -> Result:
-        try:
-            result = run_whole(kind, lecture, TIMEOUT)
-        except pytest.skip.Exception as reason:
-            raise CourseError(str(reason)) from None
-        return result | {"versions": versions(Path(sys.executable), FRONT_ENDS[kind])}
-
-    return run
-
-
 # --- all of them ----------------------------------------------------------------------------------
 
 
@@ -363,9 +333,6 @@ ENVIRONMENTS: dict[str, Environment] = {
     "python3.13": ("Python 3.13", partial(python_environment, "3.13")),
     "colab": ("Colab's packages", Colab),
     "binder": ("Binder's limits", binder),
-    "jupyterlab": ("JupyterLab 4", partial(front_end, "jupyterlab")),
-    "notebook7": ("Notebook 7", partial(front_end, "notebook7")),
-    "voila": ("Voila", partial(front_end, "voila")),
 }
 
 
@@ -424,17 +391,12 @@ def merged(report: Report, name: str, lecture: str, result: Result) -> Report:
     return {key: dict(sorted(report[key].items())) for key in ENVIRONMENTS if key in report}
 
 
-def lecture_names() -> list[str]:
-    """Return the names of all lectures, such as "00_setup"."""
-    return [path.stem for path in notebooks.lectures(ROOT)]
-
-
 def overview(report: Report) -> str:
     """Return a table with a row for each lecture and a column for each environment."""
     head = ("lecture", *(title for title, _ in ENVIRONMENTS.values()))
     rows = [
-        (stem, *(cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS))
-        for stem in lecture_names()
+        (path.stem, *(cell(report.get(name, {}).get(path.stem)) for name in ENVIRONMENTS))
+        for path in notebooks.lectures(ROOT)
     ]
     return table(head, rows)
 
