@@ -1,17 +1,12 @@
-"""Measure `course grade`: its speed compared with nbgrader, and a class of 1,000 submissions.
+"""Compare the speed of `course grade` with nbgrader's, on a class of submissions.
 
-    python -m workshop.benchmarks grading                 measure both parts
-    python -m workshop.benchmarks grading --only class    measure only one part again
-
-Each part is saved as soon as it is measured. The benchmark creates courses in temporary folders and
-grades each course in a separate process. The memory of this process and of its child processes is
-sampled from outside as PSS (proportional set size), which counts memory that several processes
-share only once.
+The benchmark creates courses in temporary folders and grades each course in a separate process. The
+memory of this process and of its child processes is sampled from outside as PSS (proportional set
+size), which counts memory that several processes share only once.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -21,13 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import psutil
@@ -36,128 +29,56 @@ from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError
 from tests import assignment
 from tests.assignment import NAME
-from workshop.benchmarks.runner import (
-    RESULTS,
-    ROOT,
-    Benchmark,
-    Report,
-    load_report,
-    measured_here,
-    table,
-)
+from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
 from workshop.grading import classroom, release
 from workshop.grading.results import records
 from workshop.grading.sandbox.limits import Limits
 
-# The number of submissions in each part.
-SIZES = {"peers": 40, "class": 1000}
+# The number of submissions.
+COUNT = 40
 # Time between two samples of the memory, in seconds.
 SAMPLE = 0.5
-# Low limits, so that infinite loops and bombs end soon.
-SHORT = Limits(memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60)
-# The course must be at least this many times as fast as nbgrader with nbgrader's default settings.
-TARGET = 15
-
-Notebook = dict[str, Any]
-# For each student, the kind of the submission and the expected points. The kind of an honest
-# submission is "". The points of a broken or hostile submission are the maximum that it may get.
-Expected = dict[str, tuple[str, float]]
-# The measurements of one part of the benchmark.
-Part = dict[str, Any]
 
 # --- the course and its submissions ---------------------------------------------------------------
 
-
-def course(folder: Path, imports: str, count: int, hostile: bool) -> Expected:
-    """Create a course with one released assignment and its submissions.
-
-    The assignment has three functions and 9 points. Every fourth answer of an honest submission is
-    wrong.
-
-    Args:
-        folder: the course's folder, which must not exist.
-        imports: the cell that imports the libraries of the assignment.
-        count: the number of submissions.
-        hostile: whether every tenth submission is broken or hostile.
-    """
-    (folder / "exercises").mkdir(parents=True)
-    shutil.copy(ROOT / release.SETTINGS, folder)
-    content = assignment.notebook()
-    content["cells"] = [c for c in content["cells"] if not c["id"].startswith("sum-why")]
-    assignment.change(content, "imports", "import math", imports)
-    assignment.write(folder, content)
-    release.release(folder, NAME)
-    path = folder / "exercises" / NAME / f"{NAME}.ipynb"
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    draw, kinds, expected = random.Random(0), list(KINDS), Expected()
-    for number in range(count):
-        student = f"student{number:04}"
-        if hostile and number % 10 == 9:
-            kind = kinds[number // 10 % len(kinds)]
-            _submit(folder, student, *_hostile(notebook, kind))
-            expected[student] = kind, KINDS[kind][1]
-        else:
-            wrong = {task: "return 0" for task in SUMS if draw.random() < 0.25}
-            _submit(folder, student, json.dumps(_answered(notebook, wrong)).encode())
-            expected[student] = "", 9.0 - 2 * len(wrong)
-    return expected
-
-
+# The function of each graded answer, and the body of a right answer, by cell.
 SUMS = {place[0]: (place[1], place[3]) for place in assignment.TASKS}
 ANSWER = """\
 def {function}(numbers):
     if not numbers:
         raise ValueError("no numbers")
     {body}"""
-FORGED = """\
-class Equal(int):
-        def __eq__(self, other): return True
-        def __hash__(self): return 0
-    return Equal(7)"""
-
-# The body of the first answer in each kind of hostile or broken submission, and the maximum points.
-# The other two answers are right. Any number passes a check that only tests the form of the result.
-KINDS = {
-    "infinite loop": ("while True: pass", 6.0),
-    "os._exit": ("__import__('os')._exit(0)", 6.0),
-    "memory bomb": ("return [bytearray(10**7) for _ in range(10**6)]", 6.0),
-    "fork bomb": ("import os\n    while True: os.fork()", 6.0),
-    "50 MB of output": ("print('x' * 50_000_000)\n    return 0", 7.0),
-    "forged equality": (FORGED, 7.0),
-    "deleted checks": ("return 7", 7.0),
-    "unfinished": ("raise NotImplementedError", 6.0),
-    "broken JSON": ("return 7", 0.0),
-    "wrong file name": ("return 7", 7.0),
-}
 
 
-def _answered(notebook: Notebook, bodies: dict[str, str]) -> Notebook:
-    """Return a copy with answers, which are right unless `bodies` contains another body."""
-    made = copy.deepcopy(notebook)
-    for place in made["cells"]:
-        if place["id"] in SUMS:
-            function, right = SUMS[place["id"]]
-            body = bodies.get(place["id"], f"return {right}")
-            place["source"] = ANSWER.format(function=function, body=body)
-    return made
+def course(folder: Path, count: int) -> None:
+    """Create a course with one released assignment and its submissions.
 
+    The assignment imports torch and transformers, and has three functions. About every fourth
+    answer is wrong.
 
-def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
-    """Return a notebook of a broken or hostile kind, and its file name."""
-    made = _answered(notebook, {"sum-all": KINDS[kind][0]})
-    if kind == "deleted checks":
-        made["cells"] = [c for c in made["cells"] if not c["id"].startswith("sum-all-")]
-    data = json.dumps(made).encode()
-    return (
-        data[: len(data) // 2] if kind == "broken JSON" else data,
-        f"Copy of {NAME}.ipynb" if kind == "wrong file name" else f"{NAME}.ipynb",
-    )
-
-
-def _submit(folder: Path, student: str, content: bytes, file: str = f"{NAME}.ipynb") -> None:
-    path = folder / "submitted" / student / NAME / file
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
+    Args:
+        folder: the course's folder, which must not exist.
+        count: the number of submissions.
+    """
+    (folder / "exercises").mkdir(parents=True)
+    shutil.copy(ROOT / release.SETTINGS, folder)
+    content = assignment.notebook()
+    content["cells"] = [c for c in content["cells"] if not c["id"].startswith("sum-why")]
+    assignment.change(content, "imports", "import math", "import torch\nimport transformers")
+    assignment.write(folder, content)
+    release.release(folder, NAME)
+    path = folder / "exercises" / NAME / f"{NAME}.ipynb"
+    draw = random.Random(0)
+    for number in range(count):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for place in notebook["cells"]:
+            if place["id"] in SUMS:
+                function, right = SUMS[place["id"]]
+                body = "return 0" if draw.random() < 0.25 else f"return {right}"
+                place["source"] = ANSWER.format(function=function, body=body)
+        target = folder / "submitted" / f"student{number:04}" / NAME / f"{NAME}.ipynb"
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 # --- monitoring a run from outside ----------------------------------------------------------------
@@ -229,30 +150,23 @@ def _sample(process: psutil.Popen, run: Run) -> None:
 def _pss(process: psutil.Process) -> int:
     """Return a process's PSS in bytes (B), which divides a page among all processes that use it."""
     try:
-        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        return process.memory_full_info().pss
     # The process has ended.
-    except OSError:
+    except psutil.Error:
         return 0
-    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
-    return 1024 * int(sizes[0]) if sizes else 0
 
 
-def course_command(limits: str = "default") -> list[str]:
-    """Return the command that grades like `course grade` and prints its progress.
-
-    `limits` are "default", or "short" for the limits SHORT.
-    """
-    return [sys.executable, "-m", "workshop.benchmarks.grading", limits]
+# The command that grades like `course grade` and prints its progress.
+COURSE_GRADE = [sys.executable, "-m", "workshop.benchmarks.grading"]
 
 
-def grade(limits: str) -> None:
-    """Grade and publish in this process, as `course_command` says."""
+def grade() -> None:
+    """Grade and publish in this process, which COURSE_GRADE starts."""
 
     def print_progress(record: records.Record, *_: int) -> None:
         print("done", record.student, flush=True)
 
-    chosen = SHORT if limits == "short" else Limits()
-    result = classroom.grade(Path.cwd(), NAME, limits=chosen, progress=print_progress)
+    result = classroom.grade(Path.cwd(), NAME, limits=Limits(), progress=print_progress)
     classroom.write_results(Path.cwd(), result)
 
 
@@ -284,7 +198,7 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def compare_with_nbgrader(count: int) -> Part:
+def compare_with_nbgrader(count: int) -> dict[str, Any]:
     """Compare nbgrader with `course grade` on copies of one course, and check for equal scores.
 
     nbgrader runs between two runs of `course grade`, so that a machine that becomes slower or
@@ -295,11 +209,11 @@ def compare_with_nbgrader(count: int) -> Part:
     """
     with tempfile.TemporaryDirectory() as aside:
         first = Path(aside, "course")
-        course(first, "import torch\nimport transformers", count, hostile=False)
+        course(first, count)
         runs, found = {}, {}
         for side in ("ours", "nbgrader", "ours again"):
             folder = Path(shutil.copytree(first, Path(aside, side)))
-            command = course_command()
+            command = COURSE_GRADE
             if side == "nbgrader":
                 (folder / release.SETTINGS).write_text(NBGRADER_CONFIG, encoding="utf-8")
                 program = str(Path(sys.executable).with_name("nbgrader"))
@@ -321,53 +235,10 @@ def compare_with_nbgrader(count: int) -> Part:
     }
 
 
-def whole_class(count: int) -> Part:
-    """Grade a class of small submissions, of which every tenth is broken or hostile.
-
-    Raises:
-        CourseError: a submission has unexpected points.
-    """
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside, "course")
-        expected = course(folder, "import math", count, hostile=True)
-        run = monitored(course_command("short"), folder)
-        found = {r.student: r for r in records.read_all(folder / "grading" / NAME)}
-    points = {s: sum(p or 0 for p in record.points.values()) for s, record in found.items()}
-    if wrong := unexpected(expected, points):
-        raise CourseError(f"unexpected points: {'; '.join(wrong)}")
-    kinds = {student: kind for student, (kind, _) in expected.items()}
-    return {
-        "submissions": count,
-        "states": Counter(record.state for record in found.values()),
-        "kinds": {
-            kind: [f"{points[s]:g}" for s, k in kinds.items() if k == kind] for kind in KINDS
-        },
-        "seconds": run.seconds,
-        "honest seconds": median(found[s].seconds for s, kind in kinds.items() if not kind),
-        "peak": run.peak,
-    }
-
-
-def unexpected(expected: Expected, points: Mapping[str, float]) -> list[str]:
-    """Return the submissions with unexpected points or without a record, one line each.
-
-    An honest submission must get exactly the expected points. The points of a broken or hostile
-    submission may depend on timing, but must not exceed the maximum.
-    """
-    found = []
-    for student, (kind, most) in expected.items():
-        got, name = points.get(student), f"{student} ({kind or 'honest'})"
-        if got is None:
-            found.append(f"{name}: no record")
-        elif got > most or (not kind and got < most):
-            found.append(f"{name}: {got:g} instead of {'at most ' if kind else ''}{most:g}")
-    return found
-
-
 # --- the report -----------------------------------------------------------------------------------
 
 
-def peer_table(sides: Part) -> str:
+def peer_table(sides: dict[str, Any]) -> str:
     """Return a table that compares nbgrader with this course, and a paragraph on start-up."""
     count, ours, nbgrader = sides["submissions"], sides["ours"], sides["nbgrader"]
     took, first, nbgrader_took = mean(ours["seconds"]), mean(ours["first"]), nbgrader["seconds"]
@@ -389,78 +260,20 @@ def peer_table(sides: Part) -> str:
     )
 
 
-def class_table(graded: Part) -> str:
-    """Return a table of the broken and hostile submissions in a large class."""
-    head = ("broken or hostile", "submissions", "points (of 9)", "points allowed")
-    rows = [
-        (kind, str(len(points)), ", ".join(sorted(set(points))), f"{KINDS[kind][1]:g}")
-        for kind, points in graded["kinds"].items()
-        if points
-    ]
-    states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
-    return (
-        f"{table(head, rows)}\n\n"
-        f"{graded['submissions']:,} submissions: {states}. Every honest submission got exactly "
-        f"the points that it deserves. The median time to grade an honest submission was "
-        f"{graded['honest seconds']:.2f} s. The whole class took {graded['seconds']:.0f} s, which "
-        f"includes the time limits that hostile submissions reach ({SHORT.cell:g} s for a cell, "
-        f"{SHORT.call:g} s for a call). All processes together needed at most "
-        f"{format_bytes(graded['peak'])}."
-    )
-
-
-PARTS = {"peers": compare_with_nbgrader, "class": whole_class}
-TABLES = {"peers": peer_table, "class": class_table}
-
-
-def conditions(report: Report) -> str:
-    """Return sentences on how memory is counted, and on parts that this report doesn't date."""
-    sentences = [
-        f"Memory is the sum over all processes, sampled every {SAMPLE} s; memory that several "
-        "processes share counts once."
-    ]
-    for name in PARTS:
-        part = report.get(name)
-        if part is None:
-            sentences.append(f"The part `{name}` is not in this report.")
-        elif (part["date"], part["machine"]) != (report["date"], report["machine"]):
-            sentences.append(f"The part `{name}` is from {part['date']}: {part['machine']}.")
-    return " ".join(sentences)
-
-
-def problems(report: Report) -> list[str]:
-    """Return a sentence if the course misses its target for speed."""
-    if sides := report.get("peers"):
-        ratio = sides["nbgrader"]["seconds"] / max(sides["ours"]["seconds"])
-        if ratio < TARGET:
-            return [f"{ratio:.1f} times as fast as nbgrader, below {TARGET}"]
-    return []
-
-
-def measure(only: str | None = None, sizes: Mapping[str, int] = SIZES) -> Iterator[Report]:
-    """Measure one part or all parts, and after each part yield all that is measured so far."""
-    report = load_report(RESULTS / "grading.json", {})
-    report = {name: part for name, part in report.items() if name in PARTS}
-    for name in [only] if only else PARTS:
-        here = measured_here("nbgrader")
-        report |= here | {name: here | PARTS[name](sizes[name])}
-        yield json.loads(json.dumps(report))
-        print(f"{name}: done", flush=True)
-
-
-def _table_of(report: Report, name: str) -> str | None:
-    return TABLES[name](report[name]) if name in report else None
+def measure(count: int = COUNT) -> Iterator[Report]:
+    """Measure both graders."""
+    yield measured_here("nbgrader") | {"peers": compare_with_nbgrader(count)}
 
 
 BENCHMARK = Benchmark(
     measure,
-    {name: partial(_table_of, name=name) for name in TABLES},
-    conditions=conditions,
-    problems=problems,
-    add_options=lambda parser: parser.add_argument("--only", choices=PARTS, help="default: both"),
+    {"peers": lambda report: peer_table(report["peers"])},
+    conditions=lambda _: (
+        f"Memory is the sum over all processes, sampled every {SAMPLE} s; memory that several "
+        "processes share counts once."
+    ),
 )
 
 
 if __name__ == "__main__":
-    # The command that `course_command` returns and `monitored` runs.
-    grade(sys.argv[1])
+    grade()
