@@ -513,7 +513,7 @@ PYTEST = ["pytest", "-n", "2", "--dist", "loadgroup"]
     ("line", "expected"),
     [
         (["bench", "training", "--steps"], ["workshop.benchmarks", "training", "--steps"]),
-        (["gpu-check", "--output", "x"], ["workshop.benchmarks", "gpu_check", "--output", "x"]),
+        (["gpu-check", "--model", "x"], ["workshop.benchmarks", "gpu_check", "--model", "x"]),
         (
             ["test", "-k", "lora", "-x"],
             [*PYTEST, "-m", "not full and not slow", "-k", "lora", "-x"],

@@ -105,11 +105,10 @@ def run(name: str, arguments: list[str]) -> int:
     try:
         benchmark = find(name)
         options = vars(_parser(name, benchmark).parse_args(arguments))
-        texts, output = options.pop("texts"), options.pop("output")
-        data = output / f"{name}.json" if output else benchmark.data or data
+        texts, data = options.pop("texts"), benchmark.data or data
         for report in [load_report(data)] if texts else benchmark.measure(**options):
             files.write_text(data, json.dumps(report, indent=1) + "\n")
-            publish(name, benchmark, report, output)
+            publish(name, benchmark, report)
             measured = True
     except NothingToMeasure as reason:
         print(reason)
@@ -135,9 +134,6 @@ def _parser(name: str, benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--texts", action="store_true", help="write the texts of the last report without measuring"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write only to this folder, not to the docs"
     )
     benchmark.add_options(parser)
     return parser
@@ -172,16 +168,15 @@ def measured_here(*libraries: str) -> dict[str, str]:
 # --- texts ----------------------------------------------------------------------------------------
 
 
-def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None = None) -> None:
-    """Write the page of a report and, without `output`, the quotes of all pages."""
-    files.write_text((output or RESULTS) / f"{name}.md", page(name, benchmark, report))
-    if output is None:
-        quotes = {f"{name} {key}": text for key, text in _tables(benchmark, report).items()}
-        quotes[f"{name} made"] = provenance(name, benchmark, report)
-        for path in quoting_pages():
-            text = path.read_text(encoding="utf-8")
-            if (renewed := renew(text, quotes)) != text:
-                files.write_text(path, renewed)
+def publish(name: str, benchmark: Benchmark, report: Report) -> None:
+    """Write the page of a report, and the quotes of all pages."""
+    files.write_text(RESULTS / f"{name}.md", page(name, benchmark, report))
+    quotes = {f"{name} {key}": text for key, text in _tables(benchmark, report).items()}
+    quotes[f"{name} made"] = provenance(name, benchmark, report)
+    for path in quoting_pages():
+        text = path.read_text(encoding="utf-8")
+        if (renewed := renew(text, quotes)) != text:
+            files.write_text(path, renewed)
 
 
 def quoting_pages() -> list[Path]:
