@@ -108,7 +108,8 @@ def paged(monkeypatch):
 
 def test_without_cuda_nothing_is_measured_or_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert runner.run("gpu_check", ["--output", str(tmp_path / "out")]) == 0
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "out")
+    assert runner.run("gpu_check", []) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("torch sees no CUDA card, so there is nothing to measure")
     assert printed.count("\n") == 1 and not list(tmp_path.iterdir())
@@ -165,14 +166,8 @@ def fictitious_report():
         "machine": "a fictitious machine",
         "model": "smollm2-1.7b",
         "card": {
-            "capability": [7, 5],
-            "total": 15_800_000_000,
-            "free": 15_000_000_000,
-            "driver": None,
-            "cuda": "12.8",
-            "compute dtype": "float16: compute capability 7.5 has no native bfloat16",
-            "is_bf16_supported": True,
-            "workspace": CUBLAS_WORKSPACE,
+            "compute capability": "7.5",
+            gpu_check.WORKSPACE: CUBLAS_WORKSPACE,
         },
         "weights": {"measured": 1_032_576_416, "predicted": 1_032_576_416},
         "steps": [step | {"predicted": 1005 * 2**20, "tokens/s": 1234.5}],
@@ -216,7 +211,7 @@ def test_wrong_or_failed_measurement_is_a_problem_on_the_page(part, change, mess
 
 def test_larger_workspace_of_cublas_is_added_to_the_prediction():
     report = fictitious_report()
-    report["card"]["workspace"] += fresh_block(20 * 2**20)
+    report["card"][gpu_check.WORKSPACE] += fresh_block(20 * 2**20)
     assert gpu_check.extra_workspace(report) == 40 * 2**20
     (problem,) = gpu_check.problems(report)
     assert "off by +4.50%" in problem
@@ -244,8 +239,10 @@ def run(card, paged, tiny, monkeypatch, tmp_path):
     # Matrix products on a CPU need no workspace.
     monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
 
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "out")
+
     def run(*arguments):
-        status = runner.run("gpu_check", ["--output", str(tmp_path / "out"), *arguments])
+        status = runner.run("gpu_check", list(arguments))
         report, text = saved(tmp_path)
         assert text == page(report)
         return status, report

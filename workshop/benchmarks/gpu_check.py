@@ -65,6 +65,7 @@ RANK = 16
 BATCHES = ((1, 512), (4, 512), (1, 2048))
 # Number of timed steps, of which the median is reported, and of updates that are compared.
 REPEATS = 5
+WORKSPACE = "cuBLAS workspace of a thread (B)"
 # Maximum relative error of an estimated peak.
 TOLERANCE = 0.01
 
@@ -97,14 +98,14 @@ def card(device: torch.device) -> dict:
     free, total = torch.cuda.mem_get_info(device)
     found = {row.what: row.found for row in environment.check_environment().rows}
     return {
-        "capability": list(torch.cuda.get_device_capability(device)),
-        "total": total,
-        "free": free,
-        "driver": collect_env.get_nvidia_driver_version(collect_env.run),
-        "cuda": torch.version.cuda,
-        "compute dtype": found["compute dtype"],
-        "is_bf16_supported": torch.cuda.is_bf16_supported(),
-        "workspace": cublas_workspace(device),
+        "compute capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
+        "memory": format_bytes(total),
+        "free at the start": format_bytes(free),
+        "driver": collect_env.get_nvidia_driver_version(collect_env.run) or "unknown",
+        "CUDA": torch.version.cuda or "unknown",
+        "the course computes in": found["compute dtype"],
+        "torch.cuda.is_bf16_supported()": str(torch.cuda.is_bf16_supported()),
+        WORKSPACE: cublas_workspace(device),
     }
 
 
@@ -283,7 +284,7 @@ def step_name(predicted: Estimate) -> str:
 
 def extra_workspace(report: dict) -> int:
     """Return how many bytes (B) larger two cuBLAS workspaces are than the calculator assumes."""
-    return 2 * (report["card"].get("workspace", CUBLAS_WORKSPACE) - CUBLAS_WORKSPACE)
+    return 2 * (report["card"].get(WORKSPACE, CUBLAS_WORKSPACE) - CUBLAS_WORKSPACE)
 
 
 def problems(report: dict) -> list[str]:
@@ -329,18 +330,7 @@ def verdict(report: Report) -> str:
 def card_table(report: Report) -> str:
     """Return a table of the card's properties and of the model's bytes in NF4."""
     of_card, sizes = report["card"], report["weights"]
-    rows = [("the card", "failed")]
-    if "failed" not in of_card:
-        rows = [
-            ("compute capability", "{}.{}".format(*of_card["capability"])),
-            ("memory", format_bytes(of_card["total"])),
-            ("free at the start", format_bytes(of_card["free"])),
-            ("driver", of_card["driver"] or "unknown"),
-            ("CUDA", of_card["cuda"] or "unknown"),
-            ("the course computes in", of_card["compute dtype"]),
-            ("torch.cuda.is_bf16_supported()", str(of_card["is_bf16_supported"])),
-            ("cuBLAS workspace of a thread", f"{of_card['workspace']:,} B"),
-        ]
+    rows = [(what, str(found)) for what, found in of_card.items()]
     model = f"{report['model']} in NF4 with double quantization"
     if "failed" in sizes:
         return table(("", ""), [*rows, (model, "failed")])
