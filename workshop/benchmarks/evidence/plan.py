@@ -20,13 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from course_utils.evidence import (
-    ALL,
-    RATE_SEEDS,
-    best_rate,
-    mean_losses,
-    validation_losses,
-)
+from course_utils.evidence import ALL, RATE_SEEDS, best_rate, mean_losses, validation_losses
 from workshop.benchmarks.lora_against_full import untried
 
 Run = dict[str, Any]

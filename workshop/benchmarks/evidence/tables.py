@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from course_utils.evidence import (
-    BOUNDS,
-    LABELS,
-    Evidence,
-    best_rate,
-    best_trials,
-    mean_losses,
-    parse,
-    validation_losses,
-)
+from course_utils.evidence import BOUNDS, LABELS, Evidence, best_trials, parse
 from course_utils.significance import conclusion, difference
 from course_utils.variants import Trial
-from workshop.benchmarks.evidence.plan import CLAIM, FORMATS, STORIES, Group
+from workshop.benchmarks.evidence.plan import CLAIM, FORMATS, STORIES, Group, missing
 from workshop.benchmarks.runner import Report, table
 
 # The scores in the tables, and the columns of `results`.
@@ -28,26 +18,11 @@ SCORES = ("section_right", "house_style")
 HEAD = ("learning rate", "test loss", "section right", "house style")
 
 
-def measured(report: Report, groups: Iterable[Group]) -> tuple[Evidence, list[Group]]:
-    """Return the evidence of a report, and the groups whose seeds all have results."""
-    return parse(report), [group for group in groups if is_complete(report, group)]
-
-
-def is_complete(report: Report, group: Group) -> bool:
-    """Return whether all seeds of a group have results at its best learning rate."""
-    means = mean_losses(report["runs"], group.way, group.stories)
-    if group.missing(report["runs"]) or not any(map(math.isfinite, means.values())):
-        return False
-    losses = validation_losses(report["runs"], group.way, group.stories)
-    best = best_rate(report["runs"], group.way, group.stories)
-    return all(map(math.isfinite, losses[best].values()))
-
-
 def ways(report: Report) -> str | None:
     """Return a table with the results of each way, and its differences to full fine-tuning."""
-    evidence, groups = measured(report, (*CLAIM, *FORMATS))
-    if not groups or groups[0].way != "full":
+    if missing(report["runs"]):
         return None
+    evidence = parse(report)
     against = ("against full: test loss", "section right", "house style")
     rows = [
         [
@@ -55,7 +30,7 @@ def ways(report: Report) -> str | None:
             *results(evidence, group),
             *(against_full(evidence, group.way, metric) for metric in ("test_losses", *SCORES)),
         ]
-        for group in groups
+        for group in (*CLAIM, *FORMATS)
     ]
     return table(("", *HEAD, *against), rows)
 
@@ -81,9 +56,9 @@ def against_full(evidence: Evidence, way: str, metric: str) -> str:
 
 def stories(report: Report) -> str | None:
     """Return a table with the results of QLoRA by the number of training stories."""
-    evidence, groups = measured(report, (*reversed(STORIES), CLAIM[1]))
-    if not groups:
+    if missing(report["runs"]):
         return None
+    evidence, groups = parse(report), (*reversed(STORIES), CLAIM[1])
     rows = [[str(group.stories), *results(evidence, group)] for group in groups]
     return table(("stories", *HEAD), rows)
 
