@@ -19,7 +19,6 @@ from workshop.benchmarks import (
     grading,
     lora_against_full,
     neighbours,
-    quality,
     runner,
 )
 
@@ -150,16 +149,12 @@ def test_the_suite_names_benchmarks():
 # --- memory calculators ---------------------------------------------------------------------------
 
 
-def test_calculator_above_its_error_bound_or_worse_than_another_is_a_problem():
+def test_calculator_above_its_error_bound_is_a_problem():
     row = {"measured": 1000, "this course": 1000, "fitcheck": 1100, "accelerate": None}
     report = {name: [dict(row)] for name in calculators.WORST}
     assert calculators.problems(report) == []
     report["weights"][0]["this course"] = 1001
-    report["peaks"][0] |= {"this course": 1009, "fitcheck": 1008}
-    assert calculators.problems(report) == [
-        "weights: off by 0.10%, more than 0.00%",
-        "peaks: fitcheck is nearer to the measured bytes",
-    ]
+    assert calculators.problems(report) == ["weights: off by 0.10%, more than 0.00%"]
 
 
 def test_fitcheck_gets_the_settings_of_the_measured_runs():
@@ -213,84 +208,16 @@ def test_examples_in_the_docs_print_what_they_show():
 # --- grading --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "points", "problems"),
-    [
-        ("", 6.0, []),
-        ("", 5.0, ["one (honest): 5 instead of 6"]),
-        ("", 7.0, ["one (honest): 7 instead of 6"]),
-        ("fork bomb", 0.0, []),
-        ("fork bomb", 6.0, []),
-        ("fork bomb", 7.0, ["one (fork bomb): 7 instead of at most 6"]),
-        ("fork bomb", None, ["one (fork bomb): no record"]),
-    ],
-)
-def test_honest_points_are_exact_and_hostile_points_have_a_maximum(kind, points, problems):
-    found = {} if points is None else {"one": points}
-    assert grading.unexpected({"one": (kind, 6.0)}, found) == problems
-
-
-def test_a_part_that_is_measured_alone_keeps_the_other_part(course, monkeypatch):
-    monkeypatch.setattr(grading, "RESULTS", course / "build")
-    parts = {name: lambda count: {"submissions": count} for name in ("peers", "class")}
-    monkeypatch.setattr(grading, "PARTS", parts)
-    for options in ({"only": "class"}, {"only": "peers"}):
-        for report in grading.measure(**options):
-            runner.files.write_text(course / "build" / "grading.json", json.dumps(report))
-    assert report["peers"]["submissions"] == 40 and report["class"]["submissions"] == 1000
-
-
 @pytest.mark.slow
-def test_grading_of_few_submissions_is_measured(monkeypatch, tmp_path):
+def test_grading_of_few_submissions_is_measured():
     if not shutil.which("bwrap"):
         pytest.skip("there is no bubblewrap")
-    monkeypatch.setattr(grading, "RESULTS", tmp_path)
-    *_, report = grading.measure(sizes={"peers": 4, "class": 20})
+    (report,) = grading.measure(count=4)
     text = runner.page("grading", grading.BENCHMARK, report)
     assert "the same points in all 24 graded cells" in text
-    assert "20 submissions: 20 graded." in text
 
 
-def test_slow_grading_is_a_problem():
-    sides = {"nbgrader": {"seconds": 150.0}, "ours": {"seconds": [9.0, 10.0]}}
-    assert grading.problems({}) == grading.problems({"peers": sides}) == []
-    sides["ours"]["seconds"][0] = 12.5
-    assert grading.problems({"peers": sides}) == ["12.0 times as fast as nbgrader, below 15"]
-
-
-# --- speed and quality ----------------------------------------------------------------------------
-
-
-def results(**rights):
-    """Fictitious results: for each way, how many of 40 stories have the right section and style."""
-    n = 40
-    return {
-        name: {
-            "scores": {
-                "valid_json": [1.0] * n,
-                "section_right": [1.0] * section + [0.0] * (n - section),
-                "house_style": [1.0] * style + [0.0] * (n - style),
-            },
-            **({"losses": []} if name.startswith("tuned") else {"prompt tokens": 99.6}),
-        }
-        for name, (section, style) in rights.items()
-    }
-
-
-def test_tuning_that_is_not_better_than_a_prompt_is_a_problem():
-    prompts = {quality.LECTURE: (8, 8), "8-shot": (12, 24)}
-
-    def problems(*tuned):
-        return quality.problems({"results": results(**prompts, **{"tuned, seed 0": tuned})})
-
-    assert problems(30, 25) == []
-    assert problems(30, 24) == ["tuned, seed 0: house style is no better than 8-shot"]
-    # 5 stories gained and none lost: p = 0.06.
-    assert problems(17, 25) == ["tuned, seed 0: sections are not better than 8-shot beyond chance"]
-    assert problems(30, 13) == [
-        f"tuned, seed 0: house style is not better than {quality.LECTURE} beyond chance",
-        "tuned, seed 0: house style is no better than 8-shot",
-    ]
+# --- busy neighbours ------------------------------------------------------------------------------
 
 
 def test_busy_programs_run_until_the_end_of_the_block():

@@ -40,17 +40,15 @@ Chats = list[list[dict[str, str]]]
 # --- the ways -------------------------------------------------------------------------------------
 
 
-def conversations(kind: str) -> Chats:
-    """Return the prompts of lecture 07 for all test stories; kind: a key of PROMPTS."""
-    shots = PROMPTS[kind]()
-    return [news.messages(story, shots) for story in news.load_news()["test"]]
-
-
 def answer_in_turns(
     turn: Turn, kind: str, answer: Callable[[Chats], list[str]], stories: int
 ) -> None:
-    """Answer the next prompts in each turn. After the last story, continue with the first."""
-    chats = conversations(kind)
+    """Answer the next prompts of lecture 07 in each turn; after the last story, begin again.
+
+    `kind` is a key of PROMPTS.
+    """
+    shots = PROMPTS[kind]()
+    chats = [news.messages(story, shots) for story in news.load_news()["test"]]
     turn.begin()
     while True:
         for first in range(0, len(chats), stories):

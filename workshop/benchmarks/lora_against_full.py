@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from course_utils import news, sft
+from course_utils import evaluation, news, sft
 from course_utils.machine import runtime
 from course_utils.models import load_base
 from course_utils.training import (
@@ -103,10 +103,8 @@ def loss(model: PreTrainedModel, examples: Sequence[sft.Features], tokenizer: An
     """Return the mean loss of the answers in nats per token, computed in float32."""
     collate = sft.collator(tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
-    was_training = model.training
-    model.eval()
-    total = sum(answer_loss(model, batch).item() for batch in batches)
-    model.train(was_training)
+    with evaluation.evaluating(model):
+        total = sum(answer_loss(model, batch).item() for batch in batches)
     return total / count_answer_tokens(batches).item()
 
 

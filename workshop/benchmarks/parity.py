@@ -193,13 +193,9 @@ def as_trained(adapters: Path) -> Subject:
     started = time.perf_counter()
     model, tokenizer = load_base(quantization="nf4")
     model = load_adapters(model, adapters).eval()
-    files = [adapters / "adapter_model.safetensors", *base_weights(adapters)]
+    weights = sorted(export.read_adapters(adapters).base_folder().glob("*.safetensors"))
+    files = [adapters / "adapter_model.safetensors", *weights]
     return in_transformers(model, tokenizer, files, time.perf_counter() - started)
-
-
-def base_weights(adapters: Path) -> list[Path]:
-    """Return the paths of the files with the base model's weights."""
-    return sorted(export.read_adapters(adapters).base_folder().glob("*.safetensors"))
 
 
 def merged_16(adapters: Path, into: str) -> Subject:
@@ -329,46 +325,42 @@ def measure(adapters: Path) -> Iterator[Report]:
     """Measure all forms and all mistakes, and yield the report after each measurement."""
     adapters = trained(adapters)
     report: Report = {"forms": {}, "mistakes": {}}
-    reference: Facts | None = None
+    reference: dict[str, Any] = {}
     for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
         for name, load in loaders.items():
             print(name, flush=True)
-            facts = Facts.of(load())
+            facts = facts_of(load())
             reference = reference or facts
             report[part][name] = compared(facts, reference)
             yield report | measured_here("xllamacpp")
 
 
-@dataclass
-class Facts:
-    """What is measured of a form: its prompts as tokens, its answers and their time, its files.
+def facts_of(subject: Subject) -> dict[str, Any]:
+    """Measure a form, and free its memory.
 
-    The probabilities are those of the token after BEGINNING, which decides on the section, for each
-    of KL_STORIES.
+    Returns:
+        A dict with the prompts as tokens, the answers, the seconds for all answers, the bytes of
+        the files, the seconds of loading, and for each of KL_STORIES the probabilities of the token
+        after BEGINNING, which decides on the section.
     """
-
-    prompts: list[list[int]]
-    answers: list[str]
-    seconds: float
-    probabilities: Tensor
-    bytes: int
-    load_seconds: float
-
-    @classmethod
-    def of(cls, subject: Subject) -> Facts:
-        """Measure a form, and free its memory."""
-        prompts = [subject.token_ids(chat) for chat in chats()]
-        started = time.perf_counter()
-        answers = subject.answers(chats())
-        seconds = time.perf_counter() - started
-        begun = [[*ids, *beginning()] for ids in prompts[KL_STORIES]]
-        found = probabilities(subject.probabilities, begun)
-        subject.close()
-        size = sum(file.stat().st_size for file in subject.files)
-        return cls(prompts, answers, seconds, found, size, subject.load_seconds)
+    prompts = [subject.token_ids(chat) for chat in chats()]
+    started = time.perf_counter()
+    answers = subject.answers(chats())
+    seconds = time.perf_counter() - started
+    begun = [[*ids, *beginning()] for ids in prompts[KL_STORIES]]
+    found = probabilities(subject.probabilities, begun)
+    subject.close()
+    return {
+        "prompts": prompts,
+        "answers": answers,
+        "probabilities": found,
+        "bytes": sum(file.stat().st_size for file in subject.files),
+        "load_seconds": subject.load_seconds,
+        "seconds": seconds,
+    }
 
 
-def compared(facts: Facts, reference: Facts) -> dict[str, Any]:
+def compared(facts: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     """Compare a form with the reference.
 
     Returns:
@@ -381,16 +373,14 @@ def compared(facts: Facts, reference: Facts) -> dict[str, Any]:
             load_seconds: the time in seconds that it took to load the model
             seconds: the time in seconds that it took to generate all answers
     """
-    scores = evaluation.score(facts.answers, stories())
-    divergences = kl_divergence(reference.probabilities, facts.probabilities).tolist()
+    scores = evaluation.score(facts["answers"], stories())
+    divergences = kl_divergence(reference["probabilities"], facts["probabilities"]).tolist()
     return {
         "divergences": [round(x, 6) for x in divergences],
-        "equal_prompts": sum(map(eq, facts.prompts, reference.prompts)),
-        "equal_answers": sum(map(eq, facts.answers, reference.answers)),
+        "equal_prompts": sum(map(eq, facts["prompts"], reference["prompts"])),
+        "equal_answers": sum(map(eq, facts["answers"], reference["answers"])),
         "scores": {metric: scores[metric].astype(int).tolist() for metric in SCORES},
-        "bytes": facts.bytes,
-        "load_seconds": facts.load_seconds,
-        "seconds": facts.seconds,
+        **{name: facts[name] for name in ("bytes", "load_seconds", "seconds")},
     }
 
 
