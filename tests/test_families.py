@@ -45,7 +45,16 @@ def conversations(answers):
     ]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+# A process makes and trains the model of a family once.
+pytestmark = [pytest.mark.xdist_group("families"), pytest.mark.usefixtures("frozen_imports")]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(f, marks=[] if f == "llama" else pytest.mark.full) for f in CONFIGS
+    ],
+)
 def family(request):
     return request.param
 

@@ -125,7 +125,12 @@ def assert_close(ours, theirs):
 # -- models and adapters in llama.cpp --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def at_each_commit(*names, among):
+    """Return a parameter for each name; the tests of the other names are marked `full`."""
+    return [pytest.param(n, marks=[] if n in names else pytest.mark.full) for n in among]
+
+
+@pytest.mark.parametrize("name", at_each_commit("llama 3.1", among=FAMILIES))
 def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
     folder = save_model(FAMILIES[name], tmp_path / "model")
     adapters = save_adapters(folder, tmp_path / "adapters")
@@ -140,20 +145,24 @@ def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
         assert_close(engine.next_token_probabilities(IDS, "tuned"), tuned)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"up_proj": 2}}],
-)
-def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path, settings):
-    adapters = save_adapters(tiny, tmp_path / "adapters", **settings)
-    lora = export.save_adapter_gguf(adapters, tmp_path / "adapters.gguf")
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(adapters))
+def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
+    settings = {
+        "rslora": {"use_rslora": True},
+        "patterns": {"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"up_proj": 2}},
+    }
+    files, expected = {}, {}
+    for name, options in settings.items():
+        adapters = save_adapters(tiny, tmp_path / name, **options)
+        files[name] = export.save_adapter_gguf(adapters, tmp_path / f"{name}.gguf")
+        base = AutoModelForCausalLM.from_pretrained(tiny)
+        expected[name] = probabilities(PeftModel.from_pretrained(base, str(adapters)))
     file = export.save_gguf(tiny, tmp_path / "model.gguf", "F32")
-    with Engine(file, {"tuned": lora}, threads=1) as engine:
-        assert_close(engine.next_token_probabilities(IDS, "tuned"), probabilities(model))
+    with Engine(file, files, threads=1) as engine:
+        for name, right in expected.items():
+            assert_close(engine.next_token_probabilities(IDS, name), right)
 
 
-@pytest.mark.parametrize("split", gguf_files.SPLITS)
+@pytest.mark.parametrize("split", at_each_commit("smollm", among=gguf_files.SPLITS))
 def test_llama_cpp_splits_text_into_the_same_tokens(split, tmp_path):
     folder = save_model(FAMILIES["llama"], tmp_path / "model", split)
     tokenizer = make_tokenizer(split)
