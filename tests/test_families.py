@@ -51,9 +51,7 @@ pytestmark = [pytest.mark.xdist_group("families"), pytest.mark.usefixtures("froz
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(f, marks=[] if f == "llama" else pytest.mark.full) for f in CONFIGS
-    ],
+    params=[pytest.param(f, marks=[] if f == "llama" else pytest.mark.full) for f in CONFIGS],
 )
 def family(request):
     return request.param
