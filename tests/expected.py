@@ -35,7 +35,11 @@ def expected(path: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as temporary, offline():
         run = execute(path, Path(temporary))
         assert not run.error, run.error
-        cells = notebooks.load(run.executed)["cells"]
+        return texts(notebooks.load(run.executed)["cells"])
+
+
+def texts(cells: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the sources of cells with expected outputs, by their ids, from the cells that ran."""
     return {
         cell["id"].removesuffix("-try") + "-expected": FOLDED.format(_text(cell["outputs"]))
         for cell in cells
@@ -52,11 +56,11 @@ def _text(outputs: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Write the expected outputs of one assignment, or of all assignments."""
     for path in sources(ROOT, *sys.argv[1:2]):
-        texts, notebook = expected(path), notebooks.load(path)
+        sources_by_id, notebook = expected(path), notebooks.load(path)
         for cell in notebook["cells"]:
-            cell["source"] = texts.get(cell["id"], cell["source"])
+            cell["source"] = sources_by_id.get(cell["id"], cell["source"])
         write_text(path, notebooks.dump(notebook))
-        print(f"{path.name}: {len(texts)} outputs")
+        print(f"{path.name}: {len(sources_by_id)} outputs")
 
 
 if __name__ == "__main__":

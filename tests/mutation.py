@@ -171,15 +171,21 @@ def _grade(
     name: str, submissions: dict[str, Answers], stock: bool, workers: int = 1
 ) -> dict[str, Points]:
     with tempfile.TemporaryDirectory() as temporary, offline():
-        course = release.copy_course(ROOT, Path(temporary), only=name)
-        release.release(course)
-        for student, answers in submissions.items():
-            submit(course, name, student, answers)
+        course = hand_in(name, submissions, Path(temporary))
         if stock:
             autograde_as_nbgrader_does(course, name)
         else:
             classroom.grade(course, name, workers=workers)
         return {student: _points(course, name, student, stock) for student in submissions}
+
+
+def hand_in(name: str, submissions: dict[str, Answers], folder: Path) -> Path:
+    """Create a course with submissions of one assignment in a folder, and return the course."""
+    course = release.copy_course(ROOT, folder, only=name)
+    release.release(course)
+    for student, answers in submissions.items():
+        submit(course, name, student, answers)
+    return course
 
 
 @contextlib.contextmanager

@@ -1,31 +1,53 @@
 """Test each assignment: its rules, its release, and the points of right and wrong answers."""
 
-import ast
-import contextlib
 import functools
 import linecache
 import re
 import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from course_utils.exercise import checks, values
+from course_utils.exercise import checks
 from course_utils.machine import notebooks
 from course_utils.machine.execution import execute
-from course_utils.machine.threads import one_thread
 from tests import expected, mutation, rules, tables
-from workshop.grading import assignments, release
+from workshop.grading import assignments, classroom, release
 from workshop.publishing import notebook_check
 
 ROOT = mutation.ROOT
 PATHS = assignments.sources(ROOT)
 NAMES = [path.stem for path in PATHS]
-# All tests of an assignment run in the same process, which grades the assignment only once.
-every = pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in PATHS],
-)
+# The solutions of these exercises train or export models, which needs many seconds.
+HEAVY = ("07_qlora", "09_export")
+
+
+def each_path(heavy=(), others=()):
+    """Return a decorator that runs a test for each assignment, with these additional marks.
+
+    All tests of an assignment run in the same process, which grades the assignment only once.
+    """
+    return pytest.mark.parametrize(
+        "path",
+        [
+            pytest.param(
+                path,
+                id=path.stem,
+                marks=[
+                    pytest.mark.xdist_group(path.stem),
+                    *(heavy if path.stem in HEAVY else others),
+                ],
+            )
+            for path in PATHS
+        ],
+    )
+
+
+every = each_path()
+light = each_path(heavy=[pytest.mark.full])
+variants = each_path(heavy=[pytest.mark.slow], others=[pytest.mark.full])
 
 
 @functools.cache
@@ -78,81 +100,73 @@ def without_regions(cell):
     return hidden.sub("", source)
 
 
-@every
-def test_the_first_and_the_last_cell_link_to_a_lecture(path):
-    cells = read(path).cells
-    assert all("(../../lectures/" in cell["source"] for cell in (cells[0], cells[-1]))
-
-
 # --- points ---------------------------------------------------------------------------------------
+
+MAIN = ("solution", "release")
+VARIANTS = ("crossed-1", "crossed-2", *(f"table-{name}" for name in (*tables.FALLBACKS, "other")))
+
+
+def graded(path, names):
+    """Return `grade` of these submissions, or of all of them if that needs less than a minute."""
+    return grade(path, names if path.stem in HEAVY else MAIN + VARIANTS)
 
 
 @functools.cache
-def points(path):
-    """Return the points of the solution, of the release, and of mixed right and wrong answers."""
+def grade(path, names):
+    """Grade submissions in one run; return their points, and the cells of the graded solution."""
     assignment = read(path)
-    untouched = {task.id: None for task in assignment.tasks}
-    mixed = mutation.answers_of(mutation.crossed(assignment))
-    return mutation.grade(path.stem, {"solution": {}, "release": untouched} | mixed, workers=2)
+    answers = {"solution": {}, "release": {task.id: None for task in assignment.tasks}}
+    if VARIANTS[0] in names:
+        answers |= mutation.answers_of(mutation.crossed(assignment))
+        visible = tables.known_calls(assignment)
+        for fallback in tables.FALLBACKS:
+            answers[f"table-{fallback}"] = tables.answers(assignment, visible, fallback)
+        # Not even all inputs and answers of a submission help another one.
+        known = tables.known_calls(assignment, seed=1)
+        answers["table-other"] = tables.answers(assignment, known, "raise")
+    answers = {name: answers[name] for name in names}
+    with tempfile.TemporaryDirectory() as folder, mutation.offline():
+        course = mutation.hand_in(path.stem, answers, Path(folder))
+        records = classroom.grade(course, path.stem, workers=2).records
+        solved = course / "autograded" / "solution" / path.stem / path.name
+        cells = notebooks.load(solved)["cells"] if solved.exists() else []
+    return {record.student: record.points for record in records}, cells
 
 
 @pytest.mark.full
 @every
-def test_the_solution_gets_all_points(path):
-    scored = mutation.by_task(read(path), points(path)["solution"])
+def test_the_solution_gets_all_points_and_prints_the_expected_outputs(path):
+    points, solved = graded(path, MAIN)
+    scored = mutation.by_task(read(path), points["solution"])
     assert scored == {task.id: task.points for task in mutation.code_tasks(read(path))}
-
-
-@pytest.mark.full
-@every
-def test_the_release_gets_no_points(path):
-    assert not any(points(path)["release"].values())
-
-
-@pytest.mark.full
-@every
-def test_each_graded_cell_of_the_release_fails(path):
-    """A student who presses Validate before answering sees only failed checks."""
-    from nbgrader.validator import Validator
-
-    with mutation.offline():
-        result = Validator(invert=True).validate(str(ROOT / "exercises" / path.stem / path.name))
-    # For nbgrader, a cell for bonus points passes with 0 of 0 points.
-    bonus = {cell["source"] for t in released(path).tasks if t.bonus for cell in t.graded}
-    passed = {cell["source"] for cell in result.get("passed", [])}
-    assert passed - bonus == set()
-
-
-@pytest.mark.full
-@every
-def test_expected_outputs_are_what_the_solution_prints(path):
+    texts = expected.texts(solved)
     cells = {cell["id"]: cell["source"] for cell in read(path).cells}
-    texts = expected.expected(path)
     assert texts == {name: cells.get(name) for name in texts}
 
 
 @pytest.mark.full
 @every
-@pytest.mark.parametrize("fallback", tables.FALLBACKS)
-def test_a_table_of_the_visible_answers_gets_no_points(path, fallback):
-    assignment = read(path)
-    table = tables.answers(assignment, tables.known_calls(assignment), fallback)
-    points = mutation.grade(path.stem, {"table": table})["table"]
-    assert {cell: value for cell, value in points.items() if value} == {}
+def test_the_release_gets_no_points(path):
+    points, _ = graded(path, MAIN)
+    assert not any(points["release"].values())
 
 
-@pytest.mark.full
-@every
-def test_a_table_of_another_submission_gets_no_points(path):
-    """Not even all inputs and answers of a submission help another one."""
-    assignment = read(path)
-    table = tables.answers(assignment, tables.known_calls(assignment, seed=1), "raise")
-    points = mutation.grade(path.stem, {"table": table})["table"]
-    assert {cell: value for cell, value in points.items() if value} == {}
+@variants
+def test_a_table_of_known_answers_gets_no_points(path):
+    points, _ = graded(path, VARIANTS)
+    tables = {name: each for name, each in points.items() if name.startswith("table-")}
+    assert len(tables) == 3
+    assert {name for name, each in tables.items() if any(each.values())} == set()
 
 
-@pytest.mark.full
-@every
+@variants
+def test_a_wrong_answer_loses_points_only_at_its_own_task(path):
+    points, _ = graded(path, VARIANTS)
+    for name, replaced in mutation.crossed(read(path)).items():
+        assert mutation.problems(read(path), points[name], replaced) == []
+
+
+@light
 def test_each_hidden_check_has_a_hint_or_can_be_tried_again(path, monkeypatch):
     """A student who fails a hidden check learns the likely mistake, or the call with its inputs."""
     unexplained = set()
@@ -178,14 +192,6 @@ def test_each_hidden_check_has_a_hint_or_can_be_tried_again(path, monkeypatch):
             monkeypatch.setitem(linecache.cache, file, (len(cell["source"]), None, lines, file))
             exec(compile(cell["source"], file, "exec"), dict(namespace))
     assert unexplained == set()
-
-
-@pytest.mark.full
-@every
-def test_a_wrong_answer_loses_points_only_at_its_own_task(path):
-    assignment = read(path)
-    for name, replaced in mutation.crossed(assignment).items():
-        assert mutation.problems(assignment, points(path)[name], replaced) == []
 
 
 @every
@@ -214,73 +220,3 @@ def test_a_solution_runs_in_less_than_a_gigabyte(path, tmp_path):
     with mutation.offline():
         run = execute(path, tmp_path, progress=False)
     assert run.error is None and run.peak_memory < 1e9
-
-
-# --- answers in another process -------------------------------------------------------------------
-
-
-class Remote:
-    """A function or an object of a student whose calls send and return encoded values only.
-
-    Grading calls answers in another process. This class does the same within one process.
-    """
-
-    def __init__(self, target, withheld):
-        self._target, self._withheld = target, withheld
-        self.__name__ = getattr(target, "__name__", "object")
-
-    def __call__(self, *args, **kwargs):
-        assert callable(self._target), "only a method can be used from another process"
-        args, kwargs = values.decode(values.encode((args, kwargs)))
-        with without(self._withheld):
-            result = self._target(*args, **kwargs)
-        if isinstance(self._target, type):
-            return Remote(result, self._withheld)
-        return values.decode(values.encode(result))
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Remote(getattr(self._target, name), self._withheld)
-
-
-@contextlib.contextmanager
-def without(modules):
-    """Make importing these modules fail, as in a student's process while grading."""
-    before = {name: sys.modules.get(name) for name in modules}
-    sys.modules.update(dict.fromkeys(modules))
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            sys.modules.pop(name) if module is None else sys.modules.update({name: module})
-
-
-@pytest.mark.parametrize(
-    "path",
-    # The solution of exercise 07 trains models, which needs several seconds.
-    [pytest.param(p, marks=[pytest.mark.full] * (p.stem == "07_qlora")) for p in PATHS],
-    ids=NAMES,
-)
-def test_the_solution_passes_its_checks_from_another_process(path, monkeypatch):
-    """The answers run without the withheld modules, and checks call them through `Remote`."""
-    monkeypatch.chdir(path.parent)
-    # Operations on tiny tensors are slower with more threads.
-    with one_thread():
-        run_as_two_processes(read(path))
-
-
-def run_as_two_processes(assignment):
-    """Run the student's cells in one namespace, and the graded cells in another one."""
-    student, tester = {"__name__": "student"}, {"__name__": "test"}
-    for cell in assignment.cells:
-        if cell["cell_type"] != "code":
-            continue
-        if not assignments.is_graded(cell):
-            with without(assignment.withheld):
-                exec(compile(cell["source"], cell["id"], "exec"), student)
-        else:
-            task = next(task for task in assignment.tasks if cell in task.checks)
-            for name in assignments.top_level(task.answer["source"], ast.FunctionDef, ast.ClassDef):
-                tester[name] = Remote(student[name], assignment.withheld)
-            exec(compile(cell["source"], cell["id"], "exec"), tester)
