@@ -1,7 +1,7 @@
 """The rules that every assignment must follow; tests/test_exercises.py applies them.
 
-`violations` returns every violation in a solution notebook. Each group of rules yields triples: the
-rule's id, what the rule demands in one sentence, and what violates it ("" if nothing does).
+`violations` returns every violation in a solution notebook. Each group of rules yields pairs: what
+the rule demands in one sentence, and what violates it ("" if nothing does).
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ FIXED_SEED = re.compile(r"(?:Random|manual_seed|default_rng)\(\d*\)")
 # The names that tests must not use.
 FORBIDDEN = {"isinstance", "type", "print", "eval", "exec", "open", "globals", "locals", "warn"}
 
-Rules = Iterator[tuple[str, str, str]]
+Rules = Iterator[tuple[str, str]]
 
 
 def violations(path: Path | str) -> list[str]:
-    """Return lines such as "cell imports: Only tests may import … (course_utils.lora) [import]"."""
+    """Return lines such as "cell imports: Only tests may import … (course_utils.lora)"."""
     try:
         assignment = read(path)
     except CourseError as error:
         return [str(error)]
     return [
-        f"{where}{sentence} ({violation}) [{name}]"
+        f"{where}{sentence} ({violation})"
         for where, rules in _groups(assignment)
-        for name, sentence, violation in rules
+        for sentence, violation in rules
         if violation
     ]
 
@@ -74,28 +74,20 @@ def _groups(assignment: Assignment) -> Iterator[tuple[str, Rules]]:
 
 
 def _of_assignment(assignment: Assignment) -> Rules:
-    folder, name, tasks = assignment.path.parent.name, assignment.name, assignment.tasks
-    yield (
-        "folder",
-        "The notebook must be in a folder that has the notebook's name.",
-        f"it is in the folder {folder}" if folder != name else "",
-    )
+    name, tasks = assignment.name, assignment.tasks
     count = sum(not task.bonus for task in tasks)
     yield (
-        "tasks",
         f"An assignment must have {TASKS[0]} to {TASKS[-1]} tasks without bonus points.",
         f"it has {count} tasks" if count not in TASKS else "",
     )
     allowed = f"{MINUTES[0]} to {MINUTES[-1]} minutes"
     yield (
-        "minutes",
         f"The tasks without bonus points must take {allowed} together.",
         f"they take {assignment.minutes} minutes" if assignment.minutes not in MINUTES else "",
     )
     numbers = [task.number for task in tasks]
     expected = [f"{int(name[:2])}.{number}" for number in range(1, len(tasks) + 1)]
     yield (
-        "numbers",
         "The tasks of lecture 3 must be numbered 3.1, 3.2 and so on.",
         f"they are {_joined(numbers)} instead of {_joined(expected)}"
         if numbers != expected
@@ -105,18 +97,15 @@ def _of_assignment(assignment: Assignment) -> Rules:
     arranged = {cell.get("id") or "": cell for cell in layout.arranged(assignment)}
     wrong = [cell_id for cell_id, cell in arranged.items() if cells.get(cell_id) != cell]
     yield (
-        "layout",
         "Checks must have titles and hidden sources, and a cell shows the points.",
         f"{_joined(wrong)}: run `course notebooks fix`" if wrong else "",
     )
     yield (
-        "withheld",
         "The metadata must name the modules that contain solutions.",
         "" if assignment.withheld else "qlora_course.withheld is missing or empty",
     )
     unknown = [module for module in assignment.withheld if importlib.util.find_spec(module) is None]
     yield (
-        "modules",
         "Each withheld module must exist.",
         f"there is no {_joined(unknown)}" if unknown else "",
     )
@@ -125,19 +114,16 @@ def _of_assignment(assignment: Assignment) -> Rules:
 def _of_cell(cell: Cell, assignment: Assignment) -> Rules:
     graded = [c.get("id") for task in assignment.tasks for c in task.graded]
     yield (
-        "stray",
         "A graded cell must belong to a task: its id must begin with the task's id.",
         "it belongs to no task" if is_graded(cell) and cell.get("id") not in graded else "",
     )
     withheld = tuple(f"{module}." for module in assignment.withheld)
     imported = set() if is_graded(cell) else _imports(cell)
     yield (
-        "import",
         "Only tests may import a withheld module.",
         _joined(sorted(name for name in imported if f"{name}.".startswith(withheld))),
     )
     yield (
-        "marker",
         "Only nbgrader's cells may contain markers of solutions and hidden tests.",
         "" if grading(cell) else _joined(sorted(_markers(cell))),
     )
@@ -145,32 +131,22 @@ def _of_cell(cell: Cell, assignment: Assignment) -> Rules:
 
 def _of_nbgrader_cell(cell: Cell) -> Rules:
     data, points, bonus = grading(cell), grading(cell).get("points", 0), bonus_points(cell)
-    version = data.get("schema_version")
     yield (
-        "schema",
-        "nbgrader's schema_version must be 3.",
-        f"it is {version!r}" if version != 3 else "",
-    )
-    yield (
-        "grade-id",
         "The grade_id must be the cell's id.",
         f"it is {grade_id(cell)!r}" if grade_id(cell) != cell.get("id") else "",
     )
     is_valid = not is_graded(cell) or (type(points) is int and (points > 0) != (bonus > 0))
     yield (
-        "points",
         "A graded cell must have a whole number of points, or of bonus points.",
         "" if is_valid else f"it has {points!r} points and {bonus} bonus points",
     )
     is_locked = data.get("locked")
     yield (
-        "lock",
         "A test must be locked, and an answer must not be locked.",
         f"the value of locked is {is_locked!r}" if is_locked is not (not is_answer(cell)) else "",
     )
     comment = _grade_comment(cell)
     yield (
-        "comment",
         "The first line after the title must state the grade_id and any points.",
         ""
         if layout.without_title(cell["source"]).startswith(comment)
@@ -179,7 +155,6 @@ def _of_nbgrader_cell(cell: Cell) -> Rules:
     markers = _markers(cell)
     allowed = [{BEGIN, END}] if is_answer(cell) else [set(), {HIDDEN, HIDDEN_END}]
     yield (
-        "regions",
         "An answer must have the markers of a solution; a test has both or none.",
         f"its markers: {_joined(sorted(markers)) or 'none'}" if markers not in allowed else "",
     )
@@ -191,7 +166,6 @@ def _of_task(task: Task, assignment: Assignment) -> Rules:
     bonus = sum(map(bonus_points, task.graded))
     stated = (0, task.points) if task.bonus else (task.points, 0)
     yield (
-        "sum",
         "The points in a task's text must be the sum of the points of its cells.",
         f"the text states {task.points}{kind} points, and the cells have {ordinary} points and "
         f"{bonus} bonus points"
@@ -199,7 +173,6 @@ def _of_task(task: Task, assignment: Assignment) -> Rules:
         else "",
     )
     yield (
-        "lecture",
         "A task must link to a code cell: (../../lectures/03_lora.ipynb#cell).",
         "" if LECTURE.search(text) else "there is no such link",
     )
@@ -212,27 +185,23 @@ def _of_task(task: Task, assignment: Assignment) -> Rules:
         return
     count = len(task.checks)
     yield (
-        "two-tests",
         "One graded cell tests the form of the result, another its values.",
         f"the number of its graded cells is {count}" if count < 2 else "",
     )
     hints = text.count("<details>")
     yield (
-        "hints",
         "A task of the highest difficulty must have two folded hints (<details>).",
         f"the number of its hints is {hints}" if task.stars == "●●●" and hints < HINTS else "",
     )
     ids = [cell.get("id") for cell in assignment.cells]
     missing = {f"{task.id}-try", f"{task.id}-expected"}.difference(ids)
     yield (
-        "try",
         "A task must have a cell that tries the answer, and a cell with its output.",
         f"there is no cell {' and no cell '.join(sorted(missing))}" if missing else "",
     )
     imports = next((c["source"] for c in assignment.cells if c.get("id") == "imports"), "")
     answer = task.answer["source"]
     yield (
-        "answer-names",
         "An answer may use only names of its own and of the imports cell.",
         _joined(sorted(_used(answer) - _defined(answer) - _defined(imports))),
     )
@@ -240,51 +209,38 @@ def _of_task(task: Task, assignment: Assignment) -> Rules:
 
 def _of_test(source: str, answer: str) -> Rules:
     """Yield the rules for the source of a test cell and the answer that it tests."""
-    try:
-        ast.parse(source)
-        problem = ""
-    except SyntaxError as error:
-        problem = f"line {error.lineno}: {error.msg}"
-    yield "syntax", "A test must be valid Python.", problem
     names = top_level(answer, ast.FunctionDef, ast.ClassDef)
     visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
     yield (
-        "visible",
         "Each test must have a visible check that uses the answer.",
         "" if names & _used(visible) else "the test would pass in a release",
     )
     yield (
-        "test-names",
         "A test may use only names that it defines or that the answer defines.",
         _joined(sorted(_used(source) - _defined(source) - names)),
     )
     hidden = "".join(re.findall(rf"{HIDDEN}(.*?){HIDDEN_END}", source, re.S))
     yield (
-        "hidden",
         "Each test must have hidden checks with inputs drawn for each submission.",
         "" if {"check", "seed"} <= _used(hidden) else "there are none",
     )
     yield (
-        "fixed-seed",
         "Hidden tests must draw inputs with seed(…), not with a fixed seed.",
         _joined(match[0] for match in FIXED_SEED.finditer(hidden)),
     )
     yield (
-        "forbidden",
         f"A test must not use {_joined(sorted(FORBIDDEN))}.",
         _joined(sorted(_used(source, builtins_too=True) & FORBIDDEN)),
     )
     last = syntax_tree(source).body[-1:]
     values = [n.value for n in last if isinstance(n, ast.Expr) and not _is_check_result(n.value)]
     yield (
-        "value",
         "A test must not end with a value, which nbgrader takes as partial credit.",
         _joined(map(ast.unparse, values)),
     )
     calls = [node for node in ast.walk(syntax_tree(source)) if isinstance(node, ast.Call)]
     called = {getattr(node.func, "id", "") for node in calls}
     yield (
-        "direct",
         "A test must call the answer only through check(…).",
         _joined(sorted(called & top_level(answer, ast.FunctionDef))),
     )

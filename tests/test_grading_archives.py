@@ -1,11 +1,8 @@
 """Test intake.archives: each file in a class's archive gets to its student, or to a person."""
 
 import os
-import shutil
 import stat
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 
@@ -16,7 +13,7 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import ExtractorPlugin
 
-from tests.classroom import ASSIGNMENT, course, zipped
+from tests.classroom import ASSIGNMENT, zipped
 from workshop.grading.intake import collected
 from workshop.grading.intake.archives import Archives, owner_of
 from workshop.grading.intake.submissions import LEFT_OUT, MAX_FILES, NOBODY
@@ -243,16 +240,6 @@ def test_a_file_in_a_folder_can_t_name_another_student(box, evil, is_alone, is_u
     assert "Jane" not in notes
 
 
-def test_an_archive_beside_the_class_s_archive_is_its_student_s(box):
-    """Some instructors unpack the class's archive themselves."""
-    evil = zipped((in_zip(f"{JANE}{NOTEBOOK}", time=NEW), b"evil"))
-    (box / "archive" / "eve_1_2_work.zip").write_bytes(evil)
-    (box / "archive" / "submissions").mkdir()
-    (box / "archive" / "submissions" / f"{JANE}{NOTEBOOK}").write_bytes(MINE)
-    found, notes = extract(box)
-    assert found == {f"jane/{NOTEBOOK}": MINE, f"eve/{JANE}{NOTEBOOK}": b"evil"} and not notes
-
-
 def test_an_honest_archive_is_unpacked_without_the_folder_around_it(box):
     big = os.urandom(3_000_000)
     inside = (("03/03_lora (1).ipynb", MINE), ("03/data/big.bin", big), ("03/", b""))
@@ -283,19 +270,6 @@ def test_the_newest_archive_with_files_of_a_student_counts(box):
     (box / "archive" / "submissions.zip").write_bytes(first)
     (box / "archive" / "submissions (1).zip").write_bytes(late)
     assert extract(box) == ({f"jane/{NOTEBOOK}": b"new", "sam/b.py": b"s"}, {})
-
-
-def test_of_two_notebooks_in_one_archive_the_newer_counts_and_a_person_decides(box):
-    entries = [
-        (in_zip(f"{JANE}03_lora (1).ipynb", time=NEW), b"new"),
-        (f"{JANE}{NOTEBOOK}", b"old"),
-    ]
-    (box / "archive" / "submissions.zip").write_bytes(zipped(*entries))
-    found, notes = extract(box)
-    assert found == {f"jane/{NOTEBOOK}": b"new"}
-    assert notes == {
-        "jane": ["'03_lora.ipynb' was left out: only the newest file of this name is collected"]
-    }
 
 
 def test_a_corrected_file_beside_the_archive_is_never_dropped_in_silence(box):
@@ -335,25 +309,3 @@ def test_whatever_belongs_to_no_student_is_noted(box, tmp_path):
         assert f"'{name}' was left out" in lines
     assert f"'class.zip/{NOTEBOOK}' was left out: its name doesn't begin with a student's" in lines
     assert lines.count("\n") == 5 and not notes
-
-
-# --- nbgrader's command ---------------------------------------------------------------------------
-
-
-@pytest.mark.full
-def test_zip_collect_collects_again_and_forgets_old_notes(tmp_path, monkeypatch):
-    folder = course(tmp_path / "course")
-    shutil.copytree(folder / "solutions", folder / "exercises")
-    archive = folder / "downloaded" / ASSIGNMENT / "archive"
-    archive.mkdir(parents=True)
-    (archive / "report.ipynb").write_bytes(b"?")
-    (archive / "class.zip").write_bytes(zipped((f"{JANE}work.zip", zipped((NOTEBOOK, MINE)))))
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
-    command = [sys.executable, "-m", "nbgrader", "zip_collect", ASSIGNMENT, "--force"]
-    subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    place = f"{ASSIGNMENT}/{NOTEBOOK}"
-    found = files(folder / "submitted")
-    assert found.pop(f"{NOBODY}/{ASSIGNMENT}/{LEFT_OUT}") and found == {f"jane/{place}": MINE}
-    (archive / "report.ipynb").rename(archive / f"sam_{NOTEBOOK}")
-    subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert files(folder / "submitted") == {f"jane/{place}": MINE, f"sam/{place}": b"?"}

@@ -84,13 +84,6 @@ def test_each_guarantee_has_a_test():
 
 
 @needed
-@pytest.mark.parametrize("path", ["/usr", COURSE, f"{COURSE}/lora.py"])
-def test_mounted_files_and_folders_cannot_be_changed(policy, path):
-    assert succeeds(policy, f"[ -r {path} ]")
-    assert succeeds(policy, f"! touch {path} && ! touch {path}/canary")
-
-
-@needed
 @pytest.mark.parametrize("die_with_parent", [True, False])
 def test_the_program_ends_with_its_parent_because_of_its_field(policy, die_with_parent):
     command = [*replace(policy, die_with_parent=die_with_parent).argv(), "sleep", "60"]

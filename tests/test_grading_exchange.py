@@ -18,10 +18,10 @@ from tests.classroom import zipped
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
 from workshop.grading import classroom
-from workshop.grading.intake import exchange, submissions
+from workshop.grading.intake import exchange
 from workshop.grading.intake.exchange import parse_time
 from workshop.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
-from workshop.grading.results.records import PERSON, UNGRADABLE
+from workshop.grading.results.records import UNGRADABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")
 
@@ -153,41 +153,6 @@ def test_nobody_can_hand_in_for_another_account(course):
         "alice": [f"'alice+{NAME}+{ONE}' was left out: the account 'bob' handed it in"],
         "me": [f"'me+{NAME}+{NOON}' may be another student's: the account 'bob' handed it in"],
     }
-
-
-@needed
-@pytest.mark.full
-def test_one_bad_entry_stops_no_other_and_each_is_in_the_report(course):
-    inbound = submit(course, "me").parent
-    (inbound / f"dangling+{NAME}+{NOON}+x").symlink_to("nothing")
-    (inbound / f"link+{NAME}+{NOON}+x").symlink_to(inbound / f"me+{NAME}+{NOON}+abc")
-    os.mkfifo(inbound / f"fifo+{NAME}+{NOON}+x")
-    (inbound / f"file+{NAME}+{NOON}+x").write_text("x")
-    for name in ("late+{}+soon+x", "zone+{}+2026-11-30 12:00:00 /dev/zero+x", "short+{}+x"):
-        (inbound / name.format(NAME).replace("/", "_")).mkdir()
-    (inbound / f"a*b+{NAME}+{NOON}+x").mkdir()
-    os.mkfifo(inbound / f"me+{NAME}+{ONE}+x")
-    fifo = submit(course, "pipe")
-    (fifo / f"{NAME}.ipynb").unlink()
-    os.mkfifo(fifo / f"{NAME}.ipynb")
-    deep = submit(course, "deep")
-    for _ in range(submissions.MAX_DEPTH + 5):
-        (deep := deep / "d").mkdir()
-    notes = collect(course, update=True)
-    bad = {"dangling", "link", "fifo", "file", "late", "zone", "short"}
-    assert notes.keys() == bad | {"me", "pipe", "deep", NOBODY}
-    records = {r.student: r for r in classroom.grade(course, NAME, limits=QUICK).records}
-    assert records.keys() == notes.keys()
-    states = {student: record.state for student, record in records.items()}
-    assert states == dict.fromkeys((*bad, "pipe", NOBODY), UNGRADABLE) | {
-        "me": PERSON,
-        "deep": PERSON,
-    }
-    for student, lines in notes.items():
-        assert all(line in "; ".join(records[student].reasons) for line in lines)
-    assert sum(value or 0 for value in records["me"].points.values()) == 9
-    with sums.gradebook(course) as book:
-        assert NOBODY not in {student.id for student in book.students}
 
 
 @needed

@@ -30,7 +30,6 @@ from traitlets.config import Config
 
 from course_utils.exercise.checks import CheckFailed
 from tests import sums
-from tests.browser import PICTURES
 from workshop.grading.release import settings
 from workshop.grading.results import feedback
 
@@ -257,78 +256,6 @@ def test_the_policy_stops_attacks_that_were_not_removed(browser, kind):
 
 # --- the page of an honest notebook ---------------------------------------------------------------
 
-TABLE = """
-<div><style scoped>.dataframe tbody tr th { vertical-align: top; }</style>
-<table border="1" class="dataframe"><thead><tr style="text-align: right;"><th></th><th>rank</th>
-</tr></thead><tbody><tr><th>0</th><td>8</td></tr></tbody></table></div>"""
-TEXT = """# LoRA
-
-A rank $r$, with $a < b$, as [the paper](https://arxiv.org/abs/2106.09685) has it; `W + BA`.
-
-```python
-def f(x: int): ...
-```
-
-> a quote, a < b && c
-
-| a | b |
-|---|---|
-| 1 | 2 |
-
-![dot](attachment:dot.png) ![away](plot.png) <b style="color: red">red</b> $\\href{http://localhost}{x}$
-"""
-RAISED = ["\x1b[31mZeroDivisionError\x1b[39m: division by zero", "----> 1/0 <b>"]
-ERROR = {"output_type": "error", "ename": "Z", "evalue": "", "traceback": RAISED}
-HONEST = [
-    text(TEXT, attachments={"dot.png": {"image/png": DOT}}),
-    output({"text/html": TABLE, "text/plain": "   rank"}),
-    output({"image/png": DOT, "text/plain": "<Figure>"}),
-    output(
-        {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "Slider()"}
-    ),
-    code("1 / 0", [{"output_type": "stream", "name": "stdout", "text": "a <b>\n"}, ERROR]),
-    text("as *it* is <b>", "raw"),
-    text("No added latency.", **graded(grade_id="why", solution=True, locked=False)),
-]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("kind", ["formgrader", "feedback"])
-def test_the_page_of_an_honest_notebook_shows_its_content(browser, kind):
-    visit = Visit(browser, page(HONEST, kind))
-    visit.page.locator("details.notebook").evaluate_all("all => all.map(one => one.open = true)")
-    notebook = visit.page.locator("#notebook").first
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    visit.page.screenshot(path=PICTURES / f"page-{kind}.png", full_page=True)
-    cells = notebook.locator(".dataframe th, .dataframe td").all()
-    assert [cell.inner_text() for cell in cells] == ["", "rank", "0", "8"]
-    sizes = "pictures => pictures.map(picture => picture.naturalWidth)"
-    assert notebook.locator("img").evaluate_all(sizes) == [1, 1]
-    color = "part => getComputedStyle(part).color"
-    assert notebook.locator(".ansi-red-fg").evaluate(color) == "rgb(178, 34, 34)"
-    assert notebook.get_by_text("red", exact=True).evaluate(color) == "rgb(255, 0, 0)"
-    assert notebook.locator(".highlight .k").first.inner_text() == "def"
-    visible = notebook.inner_text()
-    for part in (
-        "A rank $r$, with $a < b$",
-        "a quote, a < b && c",
-        "(a picture that is not shown)",
-        "Slider()",
-        "(not shown: application/vnd.jupyter.widget-view+json)",
-        "a <b>",
-        "----> 1/0 <b>",
-        "as *it* is <b>",
-        "No added latency.",
-    ):
-        assert part in visible, part
-    # MathJax would turn \\href into a link.
-    assert "\\href" not in visible
-    link = notebook.get_by_text("the paper")
-    address = {"formgrader": "title", "feedback": "href"}[kind]
-    assert link.get_attribute(address) == "https://arxiv.org/abs/2106.09685"
-    assert (link.get_attribute("href") is None) == (kind == "formgrader")
-    assert not [line for line in visit.messages if "Content Security Policy" in line]
-
 
 @pytest.mark.parametrize(
     ("markup", "cleaned"),
@@ -419,7 +346,7 @@ class Parts(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
 
-@property_test(max_examples=200, deadline=None)
+@property_test(max_examples=60, deadline=None)
 @given(markup=MARKUP.map("".join))
 def test_clean_leaves_only_harmless_tags_and_attributes_of_random_markup(markup):
     for context in ({}, {"resources": {"submission_id": "x"}}):

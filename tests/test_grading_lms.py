@@ -100,14 +100,6 @@ def test_points_that_moodle_would_ignore_are_named(found):
     assert result.unknown == [("ada", "Moodle ignores 13 points, because the maximum is 12")]
 
 
-def test_feedback_stays_as_it_is_unless_it_begins_with_a_formula(found):
-    feedback = "<p>Good&nbsp;- but late; -1 for style</p>"
-    text = MOODLE.replace(',"12,00",\r\nParticipant 102', f',"12,00",{feedback}\r\nParticipant 102')
-    rows, _ = filled(found, "moodle", text, record("ada"))
-    assert rows[0]["Feedback comments"] == feedback
-    assert rows[1]["Feedback comments"].startswith("'=cmd")
-
-
 def test_nobody_is_lost(found):
     students = [record("ada"), record("eve"), record("Doe, Jane")]
     _, result = filled(found, "canvas", CANVAS, *students)

@@ -190,23 +190,6 @@ def test_the_students_version_contains_no_line_of_a_solution_or_a_hidden_test(wh
     assert searched > 900
 
 
-@pytest.mark.full
-def test_links_in_the_students_version_lead_to_existing_files(whole):
-    _, tree, _ = whole
-    followed = 0
-    for name, path in files(tree).items():
-        if path.suffix not in (".md", ".ipynb"):
-            continue
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".ipynb":
-            cells = json.loads(text)["cells"]
-            text = text_of([c["source"] for c in cells if c["cell_type"] == "markdown"])
-        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
-            followed += 1
-            assert (path.parent / link).exists(), f"{name} links to {link}"
-    assert followed > 40
-
-
 def in_tree(tree, *command):
     """Run Python in the students' version, with the package that it contains."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -367,16 +350,6 @@ def test_an_untracked_assignment_is_an_error(course, tmp_path):
     assert str(caught.value) == (
         "solutions/10_draft/10_draft.ipynb is not in git: commit it, or move it out of solutions/"
     )
-
-
-@pytest.mark.full
-def test_without_git_files_are_chosen_by_their_names(course, no_release, tmp_path):
-    write(course, tmp_path / "with-git")
-    shutil.rmtree(course / ".git")
-    put(course, "lectures/whom-to-ask.txt", "private")
-    put(course, "exercises/09_sums/marks.csv", "student01,3")
-    assert write(course, tmp_path / "students") == []
-    assert set(files(tmp_path / "students")) == set(files(tmp_path / "with-git"))
 
 
 # --- the target -----------------------------------------------------------------------------------

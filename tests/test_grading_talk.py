@@ -91,45 +91,6 @@ def test_a_question_that_would_make_no_sense_is_not_asked(source, kind):
     assert kind not in asked(source)
 
 
-def test_failed_checks_are_asked_about_without_the_likely_mistake():
-    message = (
-        "Not right yet, in a check that grading adds: f(3,\n  rank=2)\n  returned  6\n"
-        "  expected  (not shown)\n  likely    B was forgotten"
-    )
-    record = Record("04_nf4", "s01", GRADED, messages={TASKS["nf4-pack"].checks[0]["id"]: message})
-    question = asked("x = 1", record=record)["check"]
-    assert question.text == (
-        "A check says: “f(3, rank=2) returned 6 expected (not shown)”. Which line is the reason? "
-        "What would you change?"
-    )
-    assert "check" not in asked("x = 1", "int4-absmax", record)
-
-
-def test_texts_are_asked_about_sentences_with_numbers():
-    text = (
-        "<!-- grade_id: x 1 -->\nNF4 is a code. It has 16 values, and 0 is one of them! So it is.\n"
-        "| a table | 3 |\nA line of its own with 3.99 bits\n"
-    )
-    found = [question.text for question in talk._candidates(TASKS[TEXT], text, RECORD)]
-    assert len(found) == 2
-    assert found[0].startswith(
-        "You wrote: “It has 16 values, and 0 is one of them!” How do you know"
-    )
-    assert found[1].startswith("You wrote: “A line of its own with 3.99 bits”")
-
-
-def test_questions_are_about_many_things_and_tasks():
-    answers = dict.fromkeys(TASKS, "y = a / b\nz = c[1:]\nok = a < b\nk = math.ceil(n / 2)\n")
-    answers[TEXT] = "There are 16 codes in it."
-    found = talk.questions(NF4, answers, RECORD)
-    assert len(found) == talk.QUESTIONS
-    assert {q.kind for q in found} == {"text", "divisor", "boundary", "rounding", "slice"}
-    assert len({q.task.id for q in found}) == 5
-    order = list(TASKS)
-    assert [order.index(q.task.id) for q in found] == sorted(order.index(q.task.id) for q in found)
-    assert found == talk.questions(NF4, dict(reversed(answers.items())), RECORD)
-
-
 @pytest.mark.parametrize("path", sources(mutation.ROOT), ids=lambda path: path.stem)
 def test_the_solution_of_each_assignment_has_questions(path):
     answers = {task.id: task.answer["source"] for task in read(path).tasks}

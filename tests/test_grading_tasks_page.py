@@ -86,22 +86,6 @@ def test_a_task_shows_its_points_the_failed_check_and_what_to_read():
     assert "<script>" not in text
 
 
-def test_the_lecture_is_linked_if_the_course_is_published():
-    badge = "[![Colab](x)](https://colab.research.google.com/github/o/r/blob/v1/exercises/03_lora/03_lora.ipynb)"
-    notebook = nbformat.v4.new_notebook(
-        cells=[markdown(badge), markdown(PROMPT), answer(), check(0, 1, MESSAGE)]
-    )
-    (task,) = tasks_page.results(notebook)
-    assert task.lectures == [
-        (
-            "the count by hand",
-            "03_lora.ipynb",
-            "https://colab.research.google.com/github/o/r/blob/v1/lectures/03_lora.ipynb"
-            "#scrollTo=hand-sum",
-        )
-    ]
-
-
 def test_an_answer_that_waits_for_a_person_is_not_counted_as_0():
     _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown("## Why?"), written(0, True))
     assert "<b>3 of 7 points</b> so far. 4 points are not graded yet." in text
@@ -131,9 +115,3 @@ def test_a_late_penalty_that_exceeds_the_points_is_subtracted_from_the_bonus_poi
 def test_the_comment_of_the_person_who_graded_is_shown():
     _, text = page(markdown(PROMPT), answer(comment="**Good** <script>x</script>"), check(1))
     assert "<strong>Good</strong>" in text and "<script>" not in text
-
-
-def test_the_rest_of_the_notebook_has_no_checks_and_no_scores():
-    rest, _ = page(markdown(PROMPT), answer(), check(1))
-    assert len(rest.cells) == 3
-    assert not any("nbgrader" in cell.metadata for cell in rest.cells)

@@ -155,19 +155,3 @@ def test_connections_are_recorded():
         assert listeners.reached == {"TCP", "UDP", "abstract socket"}
     finally:
         listeners.close()
-
-
-@pytest.mark.parametrize(
-    ("page", "elements"),
-    [
-        ("<script>hostile-script()</script>", ["<script>"]),
-        ("<pre>&lt;script&gt;hostile-script()&lt;/script&gt;</pre>", []),
-        ("<img src=x onerror='hostile-script()'>", ["<img onerror>"]),
-        ("<div style='position:fixed;top:0'>", ["<div style>"]),
-        ("<style>body:before{content:'Score: 12.0 / 12.0'}</style>", ["<style>"]),
-        ("<iframe src='http://127.0.0.1:47113'>", ["<iframe src>"]),
-        ("<p>hostile-script Score: 12.0 / 12.0</p>", []),
-    ],
-)
-def test_active_elements_of_a_page_are_found(page, elements):
-    assert canaries.active(page) == elements

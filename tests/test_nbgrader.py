@@ -1,7 +1,7 @@
 """Test the repository as an nbgrader course, from the release of an assignment to the feedback.
 
-The instructor uses the functions that formgrader's buttons call. The students use those that the
-Assignment List calls. Each person has a copy of the course.
+The instructor uses the functions that formgrader's buttons call. The students' files come from a
+learning management system. test_nbgrader_browser.py tests the exchange in JupyterLab.
 """
 
 import csv
@@ -19,7 +19,6 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 
 from nbgrader.apps.api import NbGraderAPI
 from nbgrader.apps.baseapp import NbGrader
-from nbgrader.server_extensions.assignment_list.handlers import AssignmentList
 from traitlets.config.loader import PyFileConfigLoader
 
 from tests.classroom import (
@@ -41,10 +40,10 @@ pytestmark = [
 COMMENT = "Name the latency, too."
 
 
-class Person:
+class Instructor:
     """A person with a copy of the course and with separate settings, on the class's machine."""
 
-    def __init__(self, folder, exchange, monkeypatch, name=None):
+    def __init__(self, folder, exchange, monkeypatch):
         self.folder, self.monkeypatch = course(folder), monkeypatch
         self.environment = {
             "QLORA_COURSE_EXCHANGE": str(exchange),
@@ -52,16 +51,6 @@ class Person:
             "JUPYTER_DATA_DIR": str(folder / "data"),
         }
         (folder / "config").mkdir()
-        # nbgrader would use the name of the system's user, which is the same for all persons here.
-        if name:
-            settings = folder / "config" / "nbgrader_config.py"
-            settings.write_text(f"get_config().CourseDirectory.student_id = {name!r}\n")
-
-    def log_in(self):
-        """Set the environment and the current folder of this person."""
-        for name, value in self.environment.items():
-            self.monkeypatch.setenv(name, value)
-        self.monkeypatch.chdir(self.folder)
 
     def nbgrader(self, *arguments):
         """Run a command of nbgrader, and return its log."""
@@ -73,8 +62,6 @@ class Person:
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-
-class Instructor(Person):
     def do(self, action, *arguments):
         """Do what one of formgrader's buttons does, and return nbgrader's log."""
         result = getattr(self.api(), action)(ASSIGNMENT, *arguments)
@@ -82,7 +69,9 @@ class Instructor(Person):
         return result.get("log", "")
 
     def api(self):
-        self.log_in()
+        for name, value in self.environment.items():
+            self.monkeypatch.setenv(name, value)
+        self.monkeypatch.chdir(self.folder)
         app = NbGrader()
         app.initialize([])
         return NbGraderAPI(app.coursedir, parent=app)
@@ -104,68 +93,14 @@ class Instructor(Person):
             return {row["student_id"]: row for row in csv.DictReader(file)}
 
 
-class Student(Person):
-    def do(self, action, *arguments):
-        """Do what a button of the Assignment List does, and return what the list then shows."""
-        self.log_in()
-        extension = AssignmentList()
-        extension.root_dir = str(self.folder)
-        result = getattr(extension, action)(*arguments)
-        assert result["success"], result["value"]
-        return result.get("value")
-
-    def listed(self):
-        return self.do("list_assignments", "qlora")
-
-    def notebook(self):
-        return self.folder / "my_assignments" / NOTEBOOK
-
-
 @pytest.fixture
-def exchange(tmp_path):
-    return tmp_path / "exchange"
-
-
-@pytest.fixture
-def instructor(tmp_path, exchange, monkeypatch):
+def instructor(tmp_path, monkeypatch):
     # nbgrader adds the course to this list.
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return Instructor(tmp_path / "instructor", exchange, monkeypatch)
-
-
-@pytest.fixture
-def students(tmp_path, exchange, monkeypatch):
-    names = ("student01", "student02")
-    return [Student(tmp_path / name, exchange, monkeypatch, name) for name in names]
+    return Instructor(tmp_path / "instructor", tmp_path / "exchange", monkeypatch)
 
 
 # --- a whole cycle --------------------------------------------------------------------------------
-
-
-@pytest.mark.full
-def test_an_assignment_is_released_submitted_graded_and_returned(instructor, students):
-    instructor.do("generate_assignment")
-    released = (instructor.folder / "exercises" / NOTEBOOK).read_text(encoding="utf-8")
-    assert "NotImplementedError" in released and "rank * (d_in + d_out)" not in released
-    instructor.do("release_assignment")
-
-    for student, code in zip(students, (RIGHT, ONLY_A), strict=True):
-        assert [listed["status"] for listed in student.listed()] == ["released"]
-        student.do("fetch_assignment", "qlora", ASSIGNMENT)
-        (listed,) = student.listed()
-        assert (listed["assignment_id"], listed["status"]) == (ASSIGNMENT, "fetched")
-        assert listed["notebooks"][0]["path"] == f"my_assignments/{NOTEBOOK}"
-        assert student.notebook().read_text(encoding="utf-8") == released
-        answer(student.notebook(), code, "No added latency.")
-        student.do("submit_assignment", "qlora", ASSIGNMENT)
-
-    instructor.do("collect")
-    grade(instructor)
-    instructor.do("release_feedback")
-    pages = [feedback_of(student) for student in students]
-    assert COMMENT in pages[0] and MESSAGE not in pages[0]
-    assert MESSAGE in pages[1] and COMMENT not in pages[1]
-    assert "likely mistake" in pages[1] and "Traceback (most recent" not in pages[1]
 
 
 @pytest.mark.full
@@ -219,15 +154,6 @@ def scores(instructor, names):
     rows = instructor.export()
     assert rows.keys() == set(names) and {float(row["max_score"]) for row in rows.values()} == {5}
     return [float(rows[name]["score"]) for name in names]
-
-
-def feedback_of(student):
-    """Return the page with feedback that a student gets."""
-    student.do("fetch_feedback", "qlora", ASSIGNMENT)
-    (submitted,) = [listed for listed in student.listed() if listed["status"] == "submitted"]
-    (submission,) = submitted["submissions"]
-    folder = student.folder / submission["local_feedback_path"]
-    return (folder / f"{ASSIGNMENT}.html").read_text(encoding="utf-8")
 
 
 # --- the settings ---------------------------------------------------------------------------------
