@@ -104,18 +104,6 @@ def comments(course):
         }
 
 
-@pytest.mark.full
-def test_a_submission_that_became_ungradable_loses_its_earlier_points(course):
-    path = sums.hand_in(course, "one", RIGHT)
-    grade(course)
-    path.write_bytes(b"PK\x03\x04 a zip")
-    record = by_student(grade(course))["one"]
-    assert record.state == UNGRADABLE
-    assert {(auto, look) for auto, _, look in sums.grades(course).values()} == {(None, True)}
-    page = (course / "autograded" / "one" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
-    assert "This submission could not be graded" in page
-
-
 def test_an_unknown_assignment_and_a_class_without_submissions_are_errors(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")
@@ -127,26 +115,20 @@ def test_an_unknown_assignment_and_a_class_without_submissions_are_errors(course
 
 
 @pytest.mark.full
-def test_only_new_and_changed_submissions_are_graded_again(course):
-    sums.hand_in(course, "one", RIGHT)
-    sums.hand_in(course, "two", RIGHT)
-    grade(course)
-    sums.hand_in(course, "two", WRONG)
-    sums.hand_in(course, "three", RIGHT)
-    assert grade(course).graded == 2
-
-
-@pytest.mark.full
-def test_a_lost_gradebook_or_record_is_written_again(course):
-    sums.hand_in(course, "one", RIGHT)
+def test_what_was_lost_is_written_again_and_ungradable_submissions_lose_their_points(course):
+    path = sums.hand_in(course, "one", RIGHT)
     grade(course)
     kept = sums.grades(course)
     (course / "gradebook.db").unlink()
     assert grade(course).graded == 1 and sums.grades(course) == kept
-    (course / "grading" / NAME / "records" / "one" / "record.json").write_text(
-        "{", encoding="utf-8"
-    )
+    record = course / "grading" / NAME / "records" / "one" / "record.json"
+    record.write_text("{", encoding="utf-8")
     assert grade(course).graded == 1 and sums.grades(course) == kept
+    path.write_bytes(b"PK\x03\x04 a zip")
+    assert by_student(grade(course))["one"].state == UNGRADABLE
+    assert {(auto, look) for auto, _, look in sums.grades(course).values()} == {(None, True)}
+    page = (course / "autograded" / "one" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
+    assert "This submission could not be graded" in page
 
 
 def change_a_hidden_test(course):
@@ -163,43 +145,36 @@ def change_a_hidden_test(course):
 
 
 @pytest.mark.full
-def test_after_a_changed_test_all_are_graded_again_and_keep_points_by_hand(course):
-    sums.hand_in(course, "one", RIGHT)
-    sums.hand_in(course, "two", {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"})
+def test_changes_are_graded_again_and_points_by_hand_are_kept(course):
+    wrong = {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"}
+    for student, answers in {"one": RIGHT, "two": wrong, "three": RIGHT}.items():
+        sums.hand_in(course, student, answers)
     grade(course)
-    sums.give(course, "one", "sum-why", 3)
-    assert by_student(grade(course))["one"].state == GRADED
-    change_a_hidden_test(course)
+    for student in ("one", "three"):
+        sums.give(course, student, "sum-why", 3)
+    sums.give(course, "two", "sum-largest-values", 1)
+    sums.hand_in(course, "four", RIGHT)
+    result = grade(course)
+    assert result.graded == 1 and by_student(result)["one"].state == GRADED
+    assert sums.grades(course)["two", "sum-largest-values"] == (0, 1, False)
+    # A person has to look again at a changed answer, and at points by hand for another result.
+    sums.hand_in(course, "one", {**RIGHT, "sum-why": "Something else."})
+    sums.hand_in(course, "two", RIGHT)
     result = grade(course)
     assert result.graded == 2
-    assert sums.grades(course)["one", "sum-why"] == (None, 3, False)
-    assert by_student(result)["one"].points["sum-why"] == 3
-    assert by_student(result)["one"].state == GRADED
-    summary = classroom.write_results(course, result)
-    assert "one: sum-largest-values 2 → 0" in summary and "two:" not in summary
-
-
-@pytest.mark.full
-def test_a_changed_answer_keeps_its_points_by_hand_but_needs_a_person_again(course):
-    sums.hand_in(course, "one", RIGHT)
-    grade(course)
-    sums.give(course, "one", "sum-why", 3)
-    sums.hand_in(course, "one", {**RIGHT, "sum-why": "Something else."})
-    record = by_student(grade(course))["one"]
     assert sums.grades(course)["one", "sum-why"] == (None, 3, True)
-    assert record.state == PERSON and record.points["sum-why"] is None
-
-
-@pytest.mark.full
-def test_points_by_hand_for_a_test_need_a_person_again_if_the_test_s_points_change(course):
-    sums.hand_in(course, "one", {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"})
-    grade(course)
-    sums.give(course, "one", "sum-largest-values", 1)
-    grade(course, again=True)
-    assert sums.grades(course)["one", "sum-largest-values"] == (0, 1, False)
-    sums.hand_in(course, "one", RIGHT)
-    grade(course)
-    assert sums.grades(course)["one", "sum-largest-values"] == (2, 1, True)
+    assert by_student(result)["one"].state == PERSON
+    assert by_student(result)["one"].points["sum-why"] is None
+    assert sums.grades(course)["two", "sum-largest-values"] == (2, 1, True)
+    # After a changed test, everything is graded again.
+    change_a_hidden_test(course)
+    result = grade(course)
+    assert result.graded == 4
+    assert sums.grades(course)["three", "sum-why"] == (None, 3, False)
+    assert by_student(result)["three"].points["sum-why"] == 3
+    assert by_student(result)["three"].state == GRADED
+    summary = classroom.write_results(course, result)
+    assert "three: sum-largest-values 2 → 0" in summary
 
 
 # --- late submissions -----------------------------------------------------------------------------

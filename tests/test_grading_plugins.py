@@ -99,6 +99,7 @@ def test_both_roads_give_the_same_points_and_states(course, tmp_path):
     assert classroom.grade(course, NAME).graded == 0
 
 
+@pytest.mark.full
 def test_the_process_that_grades_never_parses_a_submission(course, monkeypatch):
     sums.hand_in(course, "a", RIGHT)
     real, read = json.loads, []

@@ -101,6 +101,7 @@ def submit(course, place, student, answers):
     return folder
 
 
+@pytest.mark.full
 def test_no_page_for_students_contains_a_secret_of_the_class(course, place):
     spy = SPY.format(places=[str(course), str(place), f"/proc/self/cwd/{course}"])
     submit(course, place, "spy", RIGHT | {"sum-all": spy + RIGHT["sum-all"]})
