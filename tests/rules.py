@@ -178,7 +178,6 @@ def _of_task(task: Task, assignment: Assignment) -> Rules:
     )
     if task.by_hand:
         yield (
-            "rubric",
             "The text of a task that is graded by hand must contain a rubric.",
             "" if "rubric" in text.lower() else "the word 'rubric' is missing",
         )

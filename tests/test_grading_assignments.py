@@ -1,9 +1,9 @@
-"""Test how assignments are read."""
+"""Test how assignments are read, and that the rules for assignments find what breaks them."""
 
 import pytest
 
 from course_utils.machine.validation import CourseError
-from tests import assignment
+from tests import assignment, rules
 from workshop.grading import assignments
 
 
@@ -46,6 +46,30 @@ def test_a_file_that_is_no_notebook_is_an_error(tmp_path):
         path.write_text(text)
         with pytest.raises(CourseError, match="is not a notebook"):
             assignments.read(path)
+
+
+VALUES = "sum-all-values"
+# Changes that give points in error or show a solution, and a word of the rule that they break.
+BROKEN = [
+    ("imports", "import math", "from course_utils import lora", "withheld module"),
+    ("sum-all", "### END SOLUTION", "", "markers of a solution"),
+    (VALUES, "### END HIDDEN TESTS", "", "a test has both or none"),
+    (VALUES, "HIDDEN TESTS", "TESTS", "inputs drawn for each submission"),
+    (VALUES, "random.Random(seed(2))", "random.Random(3)", "not with a fixed seed"),
+    (VALUES, "check(add, [3, 4, 5])", "check(len, [3, 4, 5])", "visible check"),
+    (VALUES, "sum(numbers)", "isinstance(numbers, list)", "must not use"),
+    (VALUES, "### END HIDDEN", "numbers\n### END HIDDEN", "partial credit"),
+    (VALUES, "check(add, [3, 4, 5])", "check(add, [add([3]), 4, 5])", "only through check"),
+]
+
+
+@pytest.mark.parametrize(("cell", "old", "new", "words"), BROKEN)
+def test_a_broken_rule_is_reported(tmp_path, cell, old, new, words):
+    content = assignment.notebook()
+    assert rules.violations(assignment.write(tmp_path, content)) == []
+    assignment.change(content, cell, old, new)
+    violations = rules.violations(assignment.write(tmp_path, content))
+    assert any(words in violation for violation in violations), violations
 
 
 @pytest.mark.parametrize(("old", "new"), [("●●○", "**"), ('"id": "sum-all-prompt"', '"id": "x"')])

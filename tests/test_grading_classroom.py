@@ -50,6 +50,7 @@ def by_student(result):
 # --- points and states ----------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_each_submission_gets_its_state_and_points(course):
     sums.hand_in(course, "right", RIGHT)
     sums.hand_in(course, "wrong", WRONG)
