@@ -32,15 +32,6 @@ from course_utils.machine.validation import names_of, positive, whole_number
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-__all__ = [
-    "LoRALinear",
-    "add_lora",
-    "break_even_rank",
-    "count_lora_parameters",
-    "count_trainable",
-    "subspace_similarity",
-]
-
 
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     """Count the trainable parameters of LoRA on one matrix: d_in × rank in A, rank × d_out in B.

@@ -36,22 +36,6 @@ if TYPE_CHECKING:
     from course_utils.memory import StepPhase
     from course_utils.memory.step import PhaseKind
 
-__all__ = [
-    "PAGE",
-    "PAGES",
-    "Event",
-    "OutOfMemory",
-    "Page",
-    "Run",
-    "StateTensor",
-    "UnifiedMemory",
-    "arithmetic_seconds",
-    "longest_text",
-    "paged_tensors",
-    "pcie_x16",
-    "simulate",
-]
-
 # The largest number of bytes that CUDA's unified memory moves in one transfer.
 PAGE = 2 * MiB
 # The name of the group of paged optimizer states, which `memory.GROUPS` does not contain.

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import psutil
@@ -226,6 +228,38 @@ def grade_the_rest(course):
     """Grade what an ended run has left, without waiting for the slow submission."""
     sums.hand_in(course, "s2", WRONG)
     return classroom.grade(course, NAME)
+
+
+RUN = f"""
+    import sys
+    from workshop.grading import classroom
+    from pathlib import Path
+
+    def progress(*_):
+        print(1, flush=True)
+
+    classroom.grade(Path(sys.argv[1]), "{NAME}", workers=1, progress=progress)
+    """
+
+
+def start(course):
+    command = [sys.executable, "-c", textwrap.dedent(RUN), str(course)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.full
+def test_after_a_killed_run_the_next_run_grades_the_rest(course):
+    hand_in_with_a_slow_third(course)
+    other = Path(shutil.copytree(course, course.parent / "other"))
+    run = start(course)
+    assert run.stdout.readline() == "1\n" and run.stdout.readline() == "1\n"
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert len(list(course.glob("grading/*/*/*/record.json"))) == 2
+    assert grade_the_rest(course).graded == 3
+    assert grade_the_rest(other).graded == 5
+    assert sums.grades(course) == sums.grades(other)
+    assert {p.name for p in course.rglob("*.part")} == set()
 
 
 @pytest.mark.full

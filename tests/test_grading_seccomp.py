@@ -141,6 +141,70 @@ assert call("unshare", 0) == errno.EPERM
 """)
 
 
+@here
+@pytest.mark.full
+def test_libraries_that_exercises_use_work_with_the_filter(tmp_path):
+    source = """
+import multiprocessing, socket, subprocess, threading
+
+def square(x):
+    return x * x
+
+if __name__ == "__main__":
+    install(errno.EPERM)
+    os.environ["MPLCONFIGDIR"] = os.environ["HF_HOME"] = os.getcwd()
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import pandas as pd
+    import safetensors.torch
+    import torch
+
+    torch.set_num_threads(2)
+    a = torch.randn(600, 600, requires_grad=True)
+    (a @ a).sum().backward()
+    ones = torch.ones(600, 600)
+    assert torch.allclose(a.grad, ones @ a.T + a.T @ ones, atol=1e-2)
+    batches = torch.utils.data.DataLoader(range(8), batch_size=4, num_workers=1)
+    assert [len(batch) for batch in batches] == [4, 4]
+    safetensors.torch.save_file({"a": a.detach()}, "a.safetensors")
+    assert torch.equal(safetensors.torch.load_file("a.safetensors")["a"], a)
+    assert np.linalg.svd(np.eye(200))[1].sum() == 200
+    pd.DataFrame({"x": [1, 2]}).to_csv("x.csv")
+    plt.plot([1, 2])
+    plt.savefig("x.png")
+    assert os.path.getsize("x.png") > 1000
+
+    assert subprocess.check_output("echo $((6 * 7))", shell=True) == b"42\\n"
+    assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
+    for method in ("fork", "spawn", "forkserver"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(square, range(4)) == [0, 1, 4, 9]
+
+    server = socket.create_server(("127.0.0.1", 0))
+    def answer():
+        connection, _ = server.accept()
+        connection.sendall(connection.recv(5))
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with socket.create_connection(server.getsockname()) as client:
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+    thread.join()
+
+    import sqlite3, warnings
+    from filelock import FileLock
+    # The warning says that filelock uses a file instead of flock.
+    warnings.simplefilter("ignore")
+    for _ in range(2):
+        with FileLock("own.lock", timeout=5):
+            sqlite3.connect("own.db").execute("create table if not exists t (x)")
+    print("complete")
+"""
+    assert run(source, folder=tmp_path).stdout.strip() == "complete"
+
+
 def action(machine, number, arguments=(0,) * 6, architecture=None):
     """Run the filter's program for a call as the kernel does, and return the resulting action."""
     if architecture is None:

@@ -32,13 +32,7 @@ from safetensors import SafetensorError
 from course_utils.machine import runtime
 from course_utils.machine.runtime import HUB_TIMEOUT
 from course_utils.machine.validation import CourseError, first_line, one_of
-from course_utils.models.silence import (
-    hide_tqdm,
-    hub_progress_bars,
-    progress_bars_are_visible,
-    silence,
-    silence_transformers,
-)
+from course_utils.models.silence import hide_tqdm, silence, silence_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -281,7 +275,7 @@ def fetch_repository(hub: str, *, weights: bool = True) -> Path:
         return folder
     patterns = [*SMALL_FILES, *(["*.safetensors"] if weights else [])]
     try:
-        with silence("huggingface_hub"), hub_progress_bars(progress_bars_are_visible()):
+        with silence("huggingface_hub"):
             # This request fails after HUB_TIMEOUT seconds if the hub doesn't answer. Without this
             # request, the download would wait forever.
             HfApi().model_info(hub, timeout=HUB_TIMEOUT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,25 +46,6 @@ def silence_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def hub_progress_bars(shown: bool) -> Iterator[None]:
-    """Hide the progress bars of the Hugging Face hub in the with block, unless `shown` is true."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    hide = not shown and not are_progress_bars_disabled()
-    if hide:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
-
-
-@contextmanager
 def hide_tqdm(module: Any) -> Iterator[None]:
     """Hide the progress bar of a module that has no option to hide it, inside the with block.
 
@@ -76,8 +56,3 @@ def hide_tqdm(module: Any) -> Iterator[None]:
         yield
     finally:
         module.tqdm = tqdm
-
-
-def progress_bars_are_visible() -> bool:
-    """Return whether output goes to a terminal or a notebook, where users see progress bars."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
