@@ -27,7 +27,7 @@ class Hub:
         repositories: by "owner/name", the folder of a repository, or the HTTP status of every
             answer about it.
         missing: the files, as "owner/name/file", that the hub lists but doesn't send, so a download
-            of their repository fails. A request for /repair empties the set.
+            of their repository fails.
         requests: the method, path and Authorization header of each request.
         url: the address of the hub.
     """
@@ -44,11 +44,19 @@ class Hub:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def be_used(self, monkeypatch) -> None:
-        """Let huggingface_hub in this process ask this hub until the end of the test."""
+    def be_used(self, monkeypatch, cache: Path | None = None) -> None:
+        """Let huggingface_hub in this process ask this hub until the end of the test.
+
+        Args:
+            cache: the folder of the client's cache; by default, it stays the same.
+        """
         from huggingface_hub import constants
 
+        if cache is not None:
+            monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
         template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
@@ -62,9 +70,6 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Return the status, headers and body of the answer to a request for a path."""
-        if path == "/repair":
-            self.missing.clear()
-            return as_json({})
         for repository, folder in self.repositories.items():
             if f"/{repository}/" in f"{path}/":
                 if isinstance(folder, int):

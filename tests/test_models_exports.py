@@ -12,7 +12,11 @@ from course_utils.parity import kl_divergence
 
 PRECISE = ("F16", "Q8_0")
 # Hidden checks draw their seeds, so the promises of the exercise must hold for all of them.
-SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(3, 20))]
+SEEDS = [
+    0,
+    pytest.param(1, marks=pytest.mark.full),
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20)),
+]
 
 
 def ratios(seed, forms):
@@ -47,15 +51,6 @@ def test_a_broken_export_can_have_the_score_of_a_right_one():
     assert broken["score"] == right["score"] > coarse["score"]
     assert broken["equal"] > coarse["equal"]
     assert fmean(broken["divergences"]) < fmean(coarse["divergences"])
-
-
-def test_exports_are_measured_with_the_same_prompts_and_named_in_order():
-    found = tiny_exports(0, [("Q8_0", None), ("F16", "scale")])
-    assert [(e["name"], e["format"]) for e in found["exports"]] == [("A", "Q8_0"), ("B", "F16")]
-    assert sorted(found["controls"]) == ["F16", "Q8_0"]
-    lengths = {len(e["divergences"]) for e in found["exports"]}
-    assert lengths | {len(values) for values in found["controls"].values()} == {48}
-    assert found == tiny_exports(0, [("Q8_0", None), ("F16", "scale")])
 
 
 def test_only_long_prompts_change_if_the_context_is_too_small():

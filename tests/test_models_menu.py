@@ -98,31 +98,25 @@ def test_the_check_can_be_skipped_and_does_not_concern_the_small_model(free, mon
     assert wanted == ["qwen2.5-7b", SMALL_MODEL]
 
 
-def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="unknown model 'gpt2'; choose one of smollm2-135m, "):
-        check_fits("gpt2")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-@pytest.mark.parametrize(
-    ("device", "message"),
-    [("cuda", "PyTorch sees no CUDA device"), ("foo", 'a CUDA device, got "foo"')],
-)
-def test_devices_that_are_not_there_are_refused(device, message):
-    with pytest.raises(ValueError, match=message):
-        menu(device)
-    with pytest.raises(ValueError, match=message):
-        check_fits("qwen2.5-7b", device)
-
-
-def test_a_quantization_that_the_course_does_not_use_is_refused():
-    with pytest.raises(ValueError, match="quantization must be None or 'nf4', got 'int8'"):
-        check_fits("qwen2.5-7b", "cpu", quantization="int8")
-
-
 def test_free_memory_of_a_gpu_includes_what_pytorch_reserved_and_does_not_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 200)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150)
     assert runtime.free_memory("cuda") == 750
     assert runtime.free_memory("cpu") == pytest.approx(runtime.available_memory(), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "gpt2"}, "unknown model 'gpt2'; choose one of smollm2-135m, "),
+        ({"device": "foo"}, 'a CUDA device, got "foo"'),
+        (
+            {"device": "cpu", "quantization": "int8"},
+            "quantization must be None or 'nf4', got 'int8'",
+        ),
+    ],
+)
+def test_impossible_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_fits(**{"name": "qwen2.5-7b"} | options)

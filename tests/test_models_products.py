@@ -100,12 +100,6 @@ def test_load_base_changes_the_layers_only_without_bf16_instructions(has, tiny_b
     assert dense_weight(base_layer(model.lm_head), dtype).dtype == dtype
 
 
-def test_float32_and_4_bit_weights_are_left_alone(no_bf16):
-    for model in (make_model(), models.tiny_base()):
-        models.finish_loading(model)
-        assert not any(isinstance(module, Float32Linear) for module in model.modules())
-
-
 def test_the_course_computes_such_a_model_by_hand(no_bf16):
     model, _ = pair()
     assert decoding.supports(model)

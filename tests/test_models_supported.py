@@ -138,21 +138,11 @@ def test_a_model_that_is_already_quantized_is_refused(tiny, no_weights, method, 
     assert f"it is already quantized ({method})" in refused(tiny, quantization)
 
 
-def test_an_encoder_is_refused(saved, no_weights):
-    config = tf.BertConfig(**SIZES)
-    assert "it is a BertForMaskedLM" in refused(saved(tf.BertForMaskedLM, config))
-
-
 def test_an_encoder_with_a_head_for_the_next_token_is_refused(saved, no_weights):
     """Unless it was trained as a decoder, each of its tokens sees the tokens after it."""
     folder = saved(tf.BertLMHeadModel, tf.BertConfig(**SIZES))
     assert "it is an encoder (BertLMHeadModel), which also sees the tokens" in refused(folder)
     assert "which also sees the tokens" in refused(edited(folder, architectures=None))
-
-
-def test_a_model_without_a_head_for_the_next_token_is_refused(tiny, no_weights):
-    message = refused(edited(tiny, model_type="vit", architectures=None))
-    assert "models of its model_type 'vit' don't predict the next token" in message
 
 
 def test_an_encoder_decoder_is_refused(saved, no_weights):
@@ -176,10 +166,6 @@ def test_a_model_that_needs_code_of_its_own_is_refused(tiny, no_weights):
     edited(tiny, model_type="own", auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
     (tiny / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
     assert "'own' only with code from the model's folder (trust_remote_code)" in refused(tiny)
-
-
-def test_an_unknown_type_of_model_is_refused(tiny, no_weights):
-    assert "doesn't know its model_type 'own'" in refused(edited(tiny, model_type="own"))
 
 
 def test_a_folder_with_only_a_gguf_file_is_refused(tmp_path):
@@ -216,12 +202,6 @@ def test_weights_of_another_shape_are_noticed(tiny):
     )
 
 
-@pytest.mark.parametrize("text", ["{}", "not json"])
-def test_a_damaged_tokenizer_is_refused(tiny, text):
-    (tiny / "tokenizer.json").write_text(text)
-    assert "can't be loaded" in refused(tiny)
-
-
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -229,14 +209,23 @@ def test_a_damaged_tokenizer_is_refused(tiny, text):
         ({"model_type": ["llama"]}, "doesn't know its model_type ['llama']"),
         ({"hidden_act": "nope"}, "unknown entry 'nope'"),
         ({"num_attention_heads": 7}, "can't be loaded"),
+        ({"model_type": "own"}, "doesn't know its model_type 'own'"),
+        ({"model_type": "vit", "architectures": None}, "'vit' don't predict the next token"),
     ],
 )
 def test_a_config_with_a_wrong_entry_is_refused(tiny, entries, message):
     assert message in refused(edited(tiny, **entries))
 
 
-def test_a_damaged_config_is_refused(tiny):
-    (tiny / "config.json").write_text("[]")
-    assert "doesn't contain a JSON object" in refused(tiny)
-    (tiny / "config.json").write_text("{")
-    assert "can't be loaded" in refused(tiny)
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "[]", "doesn't contain a JSON object"),
+        ("config.json", "{", "can't be loaded"),
+        ("tokenizer.json", "{}", "can't be loaded"),
+        ("tokenizer.json", "not json", "can't be loaded"),
+    ],
+)
+def test_a_damaged_file_is_refused(tiny, file, text, message):
+    (tiny / file).write_text(text)
+    assert message in refused(tiny)

@@ -1,11 +1,8 @@
 """Tests of `memory.shapes` against the model classes of transformers, and of bad configs."""
 
 import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -153,15 +150,17 @@ def test_presets_have_the_parameters_of_the_real_class(preset):
     assert ModelShape.preset(preset).parameters == real
 
 
-def test_gpt3_has_175_billion_parameters():
-    assert ModelShape.preset("GPT3-175b").parameters / 1e9 == pytest.approx(175, rel=0.005)
-
-
 # --- LoRA ---
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("targets", ["all-linear", ["c_proj"], ["q_proj", "v_proj"]])
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        *((name, "all-linear") for name in CONFIGS),
+        *((name, ["q_proj", "v_proj"]) for name in ("llama-no-groups", "qwen3", "phi3", "gpt2")),
+        *((name, ["c_proj"]) for name in ("starcoder2", "gpt2", "gemma")),
+    ],
+)
 def test_adapter_parameters_equal_those_of_peft(name, targets):
     from peft import LoraConfig, get_peft_model
 
@@ -190,50 +189,21 @@ def test_a_config_is_read_from_dict_file_and_folder(tmp_path):
     assert ModelShape.from_config(str(tmp_path), name="x") == from_dict
 
 
-ASK_THE_HUB = """
-import json, sys
-from course_utils.memory.shapes import ModelShape
-try:
-    shape = ModelShape.from_config(sys.argv[1])
-    print(json.dumps([shape.name, shape.parameters]))
-except ValueError as error:
-    print(json.dumps(str(error)))
-"""
-
-
-@pytest.fixture
-def ask_the_hub(tmp_path):
-    """Return a function that reads a repository's config from the hub at an endpoint."""
-
-    def ask(name, endpoint):
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
-        command = [sys.executable, "-c", ASK_THE_HUB, name]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-        return json.loads(done.stdout)
-
-    return ask
-
-
-def test_a_config_is_read_from_the_hub_and_later_from_the_cache(ask_the_hub, tmp_path):
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    (repository / "config.json").write_text(json.dumps(PRESETS["smollm2-135m"]), encoding="utf-8")
+def test_a_config_is_read_from_the_hub_and_later_from_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(PRESETS["smollm2-135m"]), encoding="utf-8")
     name = "HuggingFaceTB/SmolLM2-135M"
-    with Hub({name: repository}) as hub:
-        assert ask_the_hub(name, hub.url) == [name, 134_515_008]
+    with Hub({name: tmp_path, "closed/model": 401}) as hub:
+        hub.be_used(monkeypatch, tmp_path / "cache")
+        assert ModelShape.from_config(name).parameters == 134_515_008
+        for missing in ("closed/model", "nobody/nothing"):
+            message = f"^the config of {missing} can't be read from the hub: .*$"
+            with pytest.raises(ValueError, match=message):
+                ModelShape.from_config(missing)
     # The hub is gone, so the config must come from the cache.
-    assert ask_the_hub(name, "http://127.0.0.1:9") == [name, 134_515_008]
-
-
-def test_an_unavailable_repository_raises_an_error_of_one_line(ask_the_hub):
-    with Hub({"closed/model": 401}) as hub:
-        for name in ("closed/model", "nobody/nothing"):
-            message = ask_the_hub(name, hub.url)
-            assert message.startswith(f"the config of {name} can't be read from the hub: ")
-            assert "\n" not in message
-    message = ask_the_hub("a/b", "http://127.0.0.1:9")
-    assert message.startswith("the config of a/b can't be read from the hub: ")
+    shape = ModelShape.from_config(name)
+    assert (shape.name, shape.parameters) == (name, 134_515_008)
+    with pytest.raises(ValueError, match=r"^the config of a/b can't be read from the hub: .*$"):
+        ModelShape.from_config("a/b")
 
 
 SMOLLM2 = ModelShape.preset("smollm2-135m")
@@ -244,7 +214,6 @@ GEMMA3 = PRESETS["gemma-3-270m"]
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LLAMA | {"num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "mixtral", **SIZES, "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder–decoder"),
         (
@@ -269,10 +238,8 @@ GEMMA3 = PRESETS["gemma-3-270m"]
         (GPT2 | {"n_embd": 100}, r"n_embd \(100\) must be a multiple of n_head \(12\)"),
         (GPT2 | {"attn_pdrop": 2}, "attn_pdrop must be a number from 0 to 1, got 2"),
         (LLAMA | {"hidden_size": "576"}, "hidden_size must be a whole number .* got '576'"),
-        (LLAMA | {"num_attention_heads": None}, "has no 'num_attention_heads'"),
         (LLAMA | {"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
         (LLAMA | {"model_type": ["llama"]}, "model_type .*'llama'.*, which is not supported"),
-        ({"model_type": "gemma3", "vision_config": {}, "text_config": {}}, "model_type 'gemma3'"),
         (
             {"model_type": "gemma3", "vision_config": {"hidden_size": 8}},
             "^gemma3 also reads images; only models that read nothing but text are supported$",
@@ -291,7 +258,6 @@ GEMMA3 = PRESETS["gemma-3-270m"]
         (7e9, "a model must be a preset's name, a config .* got 7000000000.0"),
         ("x" * 5000, "^x{300} can't be read"),
         ("no/such/place/config.json", "no config at 'no/such/place/config.json'"),
-        ("nowhere", "no config at 'nowhere'"),
     ],
 )
 def test_an_unsupported_config_raises_a_value_error(config, message):
@@ -305,13 +271,6 @@ def test_a_file_without_a_json_object_raises_a_value_error(tmp_path, text):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json"):
         ModelShape.from_config(file)
-
-
-def test_a_byte_order_mark_and_a_causal_class_are_accepted(tmp_path):
-    file = tmp_path / "config.json"
-    config = LLAMA | {"architectures": ["LlamaForCausalLM"], "num_experts": None}
-    file.write_text(json.dumps(config), encoding="utf-8-sig")
-    assert ModelShape.from_config(file).parameters == 134_515_008
 
 
 @pytest.mark.parametrize(
@@ -329,16 +288,9 @@ def test_a_byte_order_mark_and_a_causal_class_are_accepted(tmp_path):
         (lambda: SMOLLM2.adapter_parameters(8, ()), "targets must name at least one layer"),
         (lambda: SMOLLM2.adapter_parameters(8, [["q_proj"]]), "targets must be a name"),
         (lambda: ModelShape("mine"), "layers of mine must be a whole number of at least 1"),
+        (lambda: replace(SMOLLM2, kv_heads=4), "9 heads can't share 4"),
     ],
 )
 def test_a_number_or_a_layer_that_is_not_allowed_raises_a_value_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_the_sizes_of_a_new_shape_are_checked():
-    sizes = {"layers": 1, "hidden": 8, "heads": 4, "kv_heads": 3, "head_dim": 2}
-    with pytest.raises(ValueError, match="4 heads can't share 3"):
-        ModelShape("mine", intermediate=8, vocab=10, **sizes)
-    sizes |= {"kv_heads": 4, "hidden": np.int64(8)}
-    assert type(ModelShape("mine", intermediate=8, vocab=10, **sizes).parameters) is int
