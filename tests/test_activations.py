@@ -1,13 +1,9 @@
-"""Tests of activations against published formulas and the real model; see also test_memory."""
+"""Tests of activations against published formulas; see also test_memory."""
 
 import pytest
-import torch
 
-from course_utils.machine.measure import saved_for_backward
-from course_utils.memory import ModelShape, Plan, Settings, estimate
-from course_utils.memory.activations import layer_backward, layer_saved, saved_terms
-from course_utils.models import load_base
-from course_utils.training import Recipe, attach_adapters
+from course_utils.memory import ModelShape, Plan, Settings
+from course_utils.memory.activations import layer_saved
 
 LLAMA = ModelShape.preset("llama-7b")
 GROUPED = ModelShape.preset("llama-3.1-8b")
@@ -54,43 +50,3 @@ def test_eager_attention_stores_every_score():
         for s in (2048, 1024)
     )
     assert long - short == 1024 * LLAMA.heads * (4 + 2)
-
-
-def test_checkpointing_stores_one_input_per_layer():
-    plan = Plan(LLAMA, Settings(method="lora", batch_size=2, recipe="fp32"))
-    sizes = {term.name: term.size for term in saved_terms(plan)}
-    assert sizes["inputs of layers"] == 32 * 2048 * 4096 * 2
-    assert not any("queries" in name for name in sizes)
-
-
-def test_eager_attention_dominates_a_layers_backward_pass_at_4096_tokens():
-    options = {"method": "qlora", "recipe": "fp32"}
-    runs = [Settings(sequence_length=4096, attention=a, **options) for a in ("sdpa", "eager")]
-    sdpa, eager = (sum(term.size for term in layer_backward(Plan(LLAMA, run))) for run in runs)
-    scores = 4096 * 4096 * LLAMA.heads * 4
-    assert sdpa < scores and eager > 4 * scores
-
-
-@pytest.mark.full
-def test_the_activations_of_the_real_model_are_predicted():
-    """The model is in NF4 with adapters of rank 8 on all linear layers, as in lecture 07."""
-    model, _ = load_base(
-        "smollm2-135m", quantization="nf4", compute_dtype=torch.bfloat16, device="cpu"
-    )
-    model = attach_adapters(model, Recipe()).train()
-    options = {"rank": 8, "targets": "all-linear", "upcast": False, "compute_dtype": "bfloat16"}
-    options |= {"gradient_checkpointing": False, "device": "cpu"}
-    for length in (64, 256):
-        ids = torch.arange(length)[None] + 1000
-        with saved_for_backward(model) as saved:
-            model(input_ids=ids, labels=ids, use_cache=False)
-        e = estimate("smollm2-135m", "qlora", sequence_length=length, **options)
-        assert e.activations == pytest.approx(saved.size, rel=1e-4)
-
-
-# The activations in MiB were measured with peft's upcast, 512 tokens and rank 8.
-@pytest.mark.parametrize(("checkpointing", "measured"), [(False, 685.2), (True, 130.9)])
-def test_activations_after_the_upcast_are_predicted(checkpointing, measured):
-    options = {"rank": 8, "targets": "all-linear", "sequence_length": 512, "device": "cpu"}
-    e = estimate("smollm2-135m", "qlora", gradient_checkpointing=checkpointing, **options)
-    assert e.activations / 2**20 == pytest.approx(measured, rel=0.001)

@@ -2,15 +2,16 @@
 
 import subprocess
 import sys
+from itertools import cycle
 
 import bitsandbytes
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils.memory import (
+    GPU,
     GPUS,
     OPTIMIZERS,
     RESERVE,
@@ -60,37 +61,12 @@ def small(budget=10, pages=4, kind=UnifiedMemory):
     return memory
 
 
-def test_the_last_page_of_a_tensor_may_be_smaller():
-    memory = UnifiedMemory(100, page_size=8)
-    assert memory.allocate(20) == [0, 1, 2] and memory.allocate(8) == [3]
-    assert [page.size for page in memory.on_gpu.values()] == [8, 8, 4, 8]
-    assert memory.used == 28 and len(memory) == 4
-
-
-def test_the_least_recently_used_page_is_evicted_first():
-    memory = small()
-    memory.touch(0)
-    memory.hold(5)
-    assert list(memory.in_cpu) == [1, 2] and list(memory.on_gpu) == [3, 0]
-    assert (memory.moved_out, memory.used) == (4, 9)
-
-
 def test_touching_a_page_in_cpu_memory_moves_it_back_and_evicts_another_page():
     memory = small()
     memory.hold(4)
     memory.touch(0).value = 7.0
     assert list(memory.in_cpu) == [1] and memory.values() == (7.0, 0, 0, 0)
     assert (memory.moved_in, memory.moved_out) == (2, 4)
-
-
-def test_memory_runs_out_if_a_single_page_does_not_fit():
-    memory = small()
-    memory.hold(9)
-    with pytest.raises(OutOfMemory):
-        memory.touch(2)
-    assert 2 in memory.in_cpu and memory.moved_in == 0
-    memory.hold(8)
-    assert memory.touch(2).size == 2
 
 
 def test_pages_and_fixed_bytes_are_kept_when_memory_runs_out():
@@ -122,7 +98,7 @@ def scenarios(draw):
     return budget, page_size, tensors, draw(st.lists(touches | holds, max_size=40))
 
 
-@repeatable(max_examples=200)
+@repeatable(max_examples=100)
 @given(scenarios())
 def test_pages_bytes_and_budget_stay_correct_in_any_scenario(scenario):
     budget, page_size, tensors, actions = scenario
@@ -242,20 +218,11 @@ def test_paging_prevents_out_of_memory_for_a_long_mini_batch():
     assert paged.out_of_memory is None and paged.peak <= paged.budget
     assert paged.moved > 0 and paged.seconds == paged.moved / pcie_x16(3)
     assert paged.moved_by_step == (0, 0, paged.moved, 0) and unpaged.moved_by_step == (0, 0, 0)
-
-
-def test_pages_move_back_at_the_update():
-    events = simulate("llama-13b", "qlora", **LONG).events
-    evicted = [e for e in events if e.cpu]
+    evicted = [e for e in paged.events if e.cpu]
     assert {e.step for e in evicted} == {3} and evicted[0].name == "the loss"
-    (back,) = [e for e in events if e.moved_in]
+    (back,) = [e for e in paged.events if e.moved_in]
     assert (back.step, back.name, back.cpu) == (3, "the update", 0)
-    assert back.moved_in == sum(e.moved_out for e in events)
-
-
-def test_memory_may_run_out_only_in_the_second_step():
-    run = simulate("llama-13b", "qlora", optimizer="adamw", **LONG | {"lengths": (1400, 1400)})
-    assert (run.out_of_memory.step, run.out_of_memory.name) == (2, "the loss")
+    assert back.moved_in == sum(e.moved_out for e in paged.events)
 
 
 def test_paging_does_not_help_if_no_state_can_page():
@@ -315,6 +282,16 @@ def test_the_bandwidth_depends_on_the_gpu():
     assert simulate("smollm2-135m", "full", gpu="T4", bandwidth=5, **case).bandwidth == 5
 
 
+def test_a_new_gpu_can_be_used_although_its_bus_and_its_speed_are_unknown(monkeypatch):
+    monkeypatch.setitem(GPUS, "new", GPU(10**10))
+    case = {"gpu": "new", "lengths": (8,), "recipe": "fp32"}
+    assert simulate("smollm2-135m", "full", bandwidth=1e9, **case).bandwidth == 1e9
+    with pytest.raises(ValueError, match="PCIe generation of new is unknown: pass the bandwidth"):
+        simulate("smollm2-135m", "full", **case)
+    with pytest.raises(ValueError, match="the speed of new with numbers of 2 B is unknown: add it"):
+        arithmetic_seconds("new", "llama-7b", "qlora")
+
+
 def test_memory_runs_out_if_no_page_fits_at_the_update():
     options = {"recipe": "fp32", "optimizer": "paged_adamw"}
     update = timeline("smollm2-135m", "full", sequence_length=8, **options)[-1]
@@ -335,7 +312,7 @@ def bytes_needed(method, options, lengths):
     return max(m.total for m in phases), max(m.total - m.paged for m in phases)
 
 
-@repeatable(max_examples=50)
+@repeatable(max_examples=30)
 @given(
     ways=st.sampled_from([("full", {"recipe": "fp32"}), ("full", {}), ("qlora", {"rank": 256})]),
     eight_bit=st.booleans(),
@@ -373,8 +350,7 @@ def test_any_run_fits_its_budget_and_ends_in_the_same_state(
     assert unpaged.moved == 0 and (unpaged.out_of_memory or not run.out_of_memory)
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("length", [128, 1024, 3000])
+@pytest.mark.parametrize(("gpu", "length"), zip(GPUS, cycle((128, 1024, 3000))))
 def test_without_paging_memory_runs_out_exactly_if_the_estimate_does_not_fit(gpu, length):
     e = estimate("llama-13b", "qlora", sequence_length=length, batch_size=4, **LLAMA)
     run = simulate(
@@ -383,12 +359,6 @@ def test_without_paging_memory_runs_out_exactly_if_the_estimate_does_not_fit(gpu
     assert (run.out_of_memory is None) == e.fits(gpu) and run.budget == usable_bytes(gpu)
     if run.out_of_memory is None:
         assert run.peak == e.total
-
-
-def test_lengths_may_be_a_numpy_array():
-    options = {"gpu": "T4", "recipe": "fp32"}
-    run = simulate("smollm2-135m", "full", lengths=np.array([8, 16]), **options)
-    assert run == simulate("smollm2-135m", "full", lengths=(8, 16), **options)
 
 
 def test_paging_and_its_picture_do_not_import_torch():
