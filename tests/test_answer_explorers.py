@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from course_utils import evaluation, news
-from course_utils.notebook import explorers
 from course_utils.notebook.explorers import (
     MAX_STORY,
     answer_cards,
@@ -59,24 +58,12 @@ def generate(monkeypatch):
 # -- the verdict -----------------------------------------------------------------------------------
 
 
-def test_the_verdict_on_a_good_answer():
-    assert verdict(GOOD, STORY) == {
-        "form": "✓ valid JSON",
-        "section": "✓ weather",
-        "house style": "✓ follows all 4 rules",
-    }
-
-
 def test_the_verdict_names_each_error_of_an_answer():
     found = verdict(BAD, STORY)
     assert found["section"] == "✗ “wet” is no section"
+    assert set(verdict(CHAT, STORY)) == {"form"}
     errors = news.house_style_errors("It Rained.", STORY)
     assert len(errors) == 4 and found["house style"] == f"✗ {'; '.join(errors)}"
-
-
-@pytest.mark.parametrize("answer", ["", CHAT, GOOD + GOOD, '{"section": "weather"}'])
-def test_other_text_has_only_a_verdict_on_its_form(answer):
-    assert verdict(answer, STORY) == {"form": "✗ not one JSON object with section and headline"}
 
 
 def test_answers_are_escaped():
@@ -116,12 +103,6 @@ def test_a_new_story_is_answered_once(model, tokenizer, generate):
     field.value = "  A goal. "
     press(box)
     assert [prompt[-1]["content"] for _, prompt in generate[2:]] == ["A goal.", "A goal."]
-
-
-def test_a_second_press_on_the_same_story_does_nothing(model, tokenizer, generate):
-    box = story_explorer(model, tokenizer, STORY)
-    box.children[0].children[0].value = "A goal."
-    press(box)
     before = box.children[-1].value
     press(box)
     assert len(generate) == 4 and box.children[-1].value == before
@@ -143,17 +124,6 @@ def test_a_press_in_another_thread_does_not_answer_again(model, tokenizer, gener
     box.children[0].children[0].value = "A goal."
     other.join()
     assert len(generate) == 4 and GOOD in shown(box)
-
-
-def test_the_explorer_says_that_the_models_are_answering(model, tokenizer, generate):
-    box = story_explorer(model, tokenizer, STORY)
-    values = []
-    box.children[-1].observe(lambda change: values.append(change.new), "value")
-    first = box.children[-1].value
-    box.children[0].children[0].value = "A goal."
-    press(box)
-    assert len(values) == 2 and "Both models are answering." in values[0] and first in values[0]
-    assert "are answering" not in values[1]
 
 
 @pytest.mark.parametrize(
@@ -200,28 +170,6 @@ def test_an_error_shows_the_last_answers_again(model, tokenizer, generate, monke
     monkeypatch.setattr(evaluation, "generate", answer)
     press(box)
     assert len(generate) == 4 and "are answering" not in shown(box)
-
-
-def test_the_adapter_changes_the_answer_of_a_real_model(model, tokenizer, monkeypatch):
-    generate = evaluation.generate
-    monkeypatch.setattr(
-        evaluation,
-        "generate",
-        lambda *values, **_: generate(*values, max_new_tokens=2, progress=False),
-    )
-    monkeypatch.setattr(news, "shots", lambda: [])
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.5)
-    cards, _ = explorers.story_answer(STORY, model, tokenizer)
-    shown_answers = re.findall(r">([^<]*)</div><div><b>form", cards.data)
-    off, on = map(html.unescape, shown_answers)
-    short = news.tuned_messages({"story": STORY}, answered=False)
-    assert on == evaluation.generate(model, tokenizer, [short])[0]
-    with model.disable_adapter():
-        assert on != evaluation.generate(model, tokenizer, [short])[0]
-        long = news.messages({"story": STORY})
-        assert off == evaluation.generate(model, tokenizer, [long])[0]
 
 
 # -- the strength of the adapter -------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from course_utils import news
 from course_utils.machine import runtime
 from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
-from course_utils.models.llama import Adapter, linears
+from course_utils.models.llama import linears
 from course_utils.sft import IGNORE, collate, encode_all, pack
 from course_utils.training import (
     Recipe,
@@ -25,7 +25,7 @@ from course_utils.training import (
     loop,
 )
 from course_utils.training.by_hand import LlamaByHand, supports
-from tests.conftest import make_model, random_examples
+from tests.conftest import SIZES, make_model, random_examples
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -106,7 +106,7 @@ def largest_difference(model, features, checkpointing=True, multiple=1, llama=No
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("multiple", [1, 64])
-@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 7])
 def test_loss_and_gradients_equal_those_of_autograd(checkpointing, multiple, count):
     model = adapted_model()
     difference = largest_difference(model, examples(count), checkpointing, multiple)
@@ -174,7 +174,7 @@ def test_other_adapters_have_the_gradients_of_autograd(changes):
     assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
 
 
-@pytest.mark.parametrize("length", [2, 3, 47, 48, 49, 97])
+@pytest.mark.parametrize("length", [2, 47, 48, 97])
 def test_sequences_of_any_length_have_the_gradients_of_autograd(length):
     ids = torch.randint(3, 96, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     long = {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}
@@ -238,115 +238,6 @@ def test_losses_are_those_of_each_answer_token():
     assert len(ours) == count_answer_tokens([collate(features, 0)])
 
 
-# -- faults ----------------------------------------------------------------------------------------
-
-
-def missing_scale(monkeypatch):
-    adapter_of = by_hand.adapter_of
-    monkeypatch.setattr(by_hand, "adapter_of", lambda m: Adapter(*adapter_of(m)[:2], 1.0))
-
-
-def transposed_b(monkeypatch):
-    def refresh(self):
-        correct(self)
-        for b in self.b:
-            b.copy_(b.T.reshape(b.shape))
-
-    correct = by_hand.Linears.refresh
-    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
-
-
-def no_gradient_through_the_adapter(monkeypatch):
-    def backward(self, *arguments):
-        a, self.a = self.a, torch.zeros_like(self.a)
-        correct(self, *arguments)
-        self.a = a
-
-    correct = by_hand.Linears.backward
-    monkeypatch.setattr(by_hand.Linears, "backward", backward)
-
-
-def forgotten_mask(monkeypatch):
-    def places(*arguments):
-        found = correct(*arguments)
-        found.mask.zero_()
-        return found
-
-    correct = by_hand.Places
-    monkeypatch.setattr(by_hand, "Places", places)
-
-
-def empty_places_with_a_gradient(monkeypatch):
-    def places(*arguments):
-        found = correct(*arguments)
-        found.empty = found.empty[:0]
-        return found
-
-    correct = by_hand.Places
-    monkeypatch.setattr(by_hand, "Places", places)
-
-
-def stale_buffer(monkeypatch):
-    """Use the activations that another layer has left in the shared buffers."""
-
-    def backward(self, *arguments):
-        self.kept.owner = self
-        return correct(self, *arguments)
-
-    correct = by_hand.Half.backward
-    monkeypatch.setattr(by_hand.Half, "backward", backward)
-
-
-def stale_adapters(monkeypatch):
-    """Keep the adapters as they were when the model was made."""
-
-    def refresh(self):
-        if not hasattr(self, "scales"):
-            correct(self)
-
-    correct = by_hand.Linears.refresh
-    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
-
-
-def gradients_rotated_forward(monkeypatch):
-    rotated = by_hand.Attention._rotated
-    monkeypatch.setattr(by_hand.Attention, "_rotated", lambda self, qkv, _: rotated(self, qkv, 1))
-
-
-def forgotten_residual(monkeypatch):
-    backward = by_hand.Norm.backward
-
-    def without(self, x, dy, g):
-        backward(self, x, dy, g.zero_())
-
-    monkeypatch.setattr(by_hand.Norm, "backward", without)
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        missing_scale,
-        transposed_b,
-        no_gradient_through_the_adapter,
-        forgotten_mask,
-        empty_places_with_a_gradient,
-        stale_buffer,
-        gradients_rotated_forward,
-        forgotten_residual,
-    ],
-)
-def test_a_fault_is_found(monkeypatch, fault):
-    assert largest_difference(adapted_model(), examples(5)) < TOLERANCE
-    fault(monkeypatch)
-    assert largest_difference(adapted_model(), examples(5)) > 100 * TOLERANCE
-
-
-def test_adapters_of_an_earlier_step_are_found(monkeypatch):
-    stale_adapters(monkeypatch)
-    with pytest.raises(AssertionError):
-        test_nothing_of_earlier_batches_is_left(checkpointing=True)
-
-
 # -- training runs ---------------------------------------------------------------------------------
 
 
@@ -399,61 +290,74 @@ def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):
         finetune(make_model(), tokenizer, examples(), output_dir=tmp_path, recipe=recipe)
 
 
-def test_only_llamas_with_plain_lora_are_supported():
-    assert supports(adapted_model()) and supports(attach_adapters(make_model(), RECIPE))
-    assert not supports(tiny_base()) and not supports(make_model())
-    assert not supports(attach_adapters(make_model().half(), RECIPE))
-    assert not supports(adapted_model(replace(RECIPE, dropout=0.1)))
-    float16, mixed, half_frozen = adapted_model(), adapted_model(), adapted_model()
-    for layer in linear4bit_layers(float16).values():
+def kept_out(change):
+    """Return a supported model after a change."""
+    change(model := adapted_model())
+    return model
+
+
+def in_float16(model):
+    for layer in linear4bit_layers(model).values():
         layer.compute_dtype = torch.float16
-    next(iter(linear4bit_layers(mixed).values())).compute_dtype = torch.bfloat16
-    next(p for n, p in half_frozen.named_parameters() if "lora_A" in n).requires_grad_(False)
-    assert not any(map(supports, (float16, mixed, half_frozen)))
-    more = adapted_model()
-    more.get_base_model().model.norm.weight.requires_grad_(True)
-    assert not supports(more)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"hidden_act": "gelu"},
-        {"attention_bias": True},
-        {"mlp_bias": True},
-        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-    ],
-    ids=str,
-)
-def test_other_llamas_are_not_supported(tmp_path, changes):
-    assert not supports(with_adapters(four_bit_llama(tmp_path, **changes)))
+def partly_in_bfloat16(model):
+    next(iter(linear4bit_layers(model).values())).compute_dtype = torch.bfloat16
 
 
-def test_mistral_is_not_supported():
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2,
-    )  # fmt: skip
-    assert not supports(attach_adapters(MistralForCausalLM(config), RECIPE))
+def half_frozen(model):
+    next(p for n, p in model.named_parameters() if "lora_A" in n).requires_grad_(False)
 
 
-def test_disabled_adapters_and_other_kinds_of_adapters_are_not_supported():
+def with_a_trained_norm(model):
+    model.get_base_model().model.norm.weight.requires_grad_(True)
+
+
+def with_other_adapters(**options):
     from peft import LoraConfig, get_peft_model
 
+    return get_peft_model(tiny_base(), LoraConfig(r=4, task_type="CAUSAL_LM", **options))
+
+
+def mistral():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return attach_adapters(MistralForCausalLM(MistralConfig(**SIZES)), RECIPE)
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+UNSUPPORTED = {
+    "no adapters": tiny_base,
+    "float16": lambda: attach_adapters(make_model().half(), RECIPE),
+    "dropout": lambda: adapted_model(replace(RECIPE, dropout=0.1)),
+    "float16 products": lambda: kept_out(in_float16),
+    "two dtypes": lambda: kept_out(partly_in_bfloat16),
+    "half of an adapter": lambda: kept_out(half_frozen),
+    "a trained norm": lambda: kept_out(with_a_trained_norm),
+    "activation": lambda: attach_adapters(make_model(hidden_act="gelu"), RECIPE),
+    "biases": lambda: attach_adapters(make_model(attention_bias=True), RECIPE),
+    "biases of the MLP": lambda: attach_adapters(make_model(mlp_bias=True), RECIPE),
+    "rotation": lambda: attach_adapters(make_model(rope_parameters=DYNAMIC), RECIPE),
+    "Mistral": mistral,
+    "DoRA": lambda: with_other_adapters(target_modules="all-linear", use_dora=True),
+    "a bias of B": lambda: with_other_adapters(target_modules="all-linear", lora_bias=True),
+    "head": lambda: with_other_adapters(target_modules=["q_proj", "lm_head"]),
+    "a trained embedding": lambda: with_other_adapters(
+        target_modules=["q_proj"], modules_to_save=["embed_tokens"]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_only_llamas_with_plain_lora_are_supported(name):
+    assert not supports(UNSUPPORTED[name]())
+
+
+def test_supported_models_are_not_supported_without_their_adapters():
     model = adapted_model()
+    assert supports(model) and supports(attach_adapters(make_model(), RECIPE))
     with model.disable_adapter():
         assert not supports(model)
-    assert supports(model)
-    task = {"task_type": "CAUSAL_LM"}
-    for options in (
-        {"target_modules": "all-linear", "use_dora": True},
-        {"target_modules": "all-linear", "lora_bias": True},
-        {"target_modules": ["q_proj", "lm_head"]},
-        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
-    ):
-        assert not supports(get_peft_model(tiny_base(), LoraConfig(r=4, **options, **task)))
 
 
 def test_a_second_adapter_is_trained(tokenizer, tmp_path):
@@ -469,42 +373,15 @@ def test_a_second_adapter_is_trained(tokenizer, tmp_path):
 # -- the real model --------------------------------------------------------------------------------
 
 
-def lecture_model(dtype):
-    """Return SmolLM2-135M in NF4 with adapters, the tokenizer and the first training examples."""
-    exact = dtype == torch.float32
-    model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=dtype)
+@pytest.mark.full
+def test_the_real_model_has_the_gradients_of_autograd():
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float32)
     for parameter in model.parameters():
-        if exact and parameter.dtype == torch.bfloat16:
+        if parameter.dtype == torch.bfloat16:
             parameter.data = parameter.data.float()
-    for layer in linear4bit_layers(model).values() if exact else ():
+    for layer in linear4bit_layers(model).values():
         # Otherwise the backward pass of peft would dequantize the weights to bfloat16.
         layer.weight.quant_state.dtype = torch.float32
-    stories = news.load_news()["train"]
+    stories = news.load_news()["train"].select(range(2))
     rows = encode_all([news.tuned_messages(story) for story in stories], tokenizer)
-    return model, tokenizer, rows
-
-
-def lecture_losses(folder, fast, dtype):
-    """Return the losses of lecture 07's first steps, with all computations in `dtype`."""
-    model, tokenizer, rows = lecture_model(dtype)
-    recipe = Recipe(max_steps=STEPS, fast=fast)
-    model = attach_adapters(model, recipe)
-    run = finetune(model, tokenizer, rows, recipe=recipe, output_dir=folder)
-    return torch.tensor([record["loss"] for record in run.history])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_the_real_model_has_the_gradients_of_autograd(checkpointing):
-    model, _, rows = lecture_model(torch.float32)
-    model = with_adapters(model, Recipe())
-    assert largest_difference(model, rows[:3], checkpointing, 64) < TOLERANCE
-
-
-@pytest.mark.slow
-def test_steps_by_hand_have_the_losses_of_autograd_in_lecture_07(tmp_path):
-    plain, fast = (lecture_losses(tmp_path, fast, torch.float32) for fast in (False, True))
-    assert (fast / plain - 1).abs().max() < TOLERANCE
-    # In bfloat16, both round differently from float32. Neither is much further from it.
-    plain16, fast16 = (lecture_losses(tmp_path, fast, torch.bfloat16) for fast in (False, True))
-    assert (fast16 / plain - 1).norm() < 1.5 * (plain16 / plain - 1).norm()
+    assert largest_difference(with_adapters(model, Recipe()), rows, True, 64) < TOLERANCE

@@ -22,7 +22,7 @@ from tests.conftest import make_model
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
-NEW = 8
+NEW = 6
 # The logits may differ by this part of the largest logit.
 TOLERANCE = 1e-4
 
@@ -187,8 +187,7 @@ def test_disabled_and_weakened_adapters_count_as_they_do_in_transformers(state, 
     assert_equal(decoded(model, "prefix", monkeypatch), full)
 
 
-@pytest.mark.parametrize("new", [1, 2, NEW])
-@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(("new", "place"), [(1, 0), (2, 1), (NEW, 0), (NEW, 3)])
 def test_an_answer_ends_at_an_end_token(new, place, monkeypatch):
     model = adapted(tiny_base())
     # These tokens end some of the answers, and the answers of a batch have different lengths.
@@ -197,13 +196,6 @@ def test_an_answer_ends_at_an_end_token(new, place, monkeypatch):
     assert_equal(decoded(model, "prefix", monkeypatch, tuple(ends), new), theirs)
     if new == NEW and place:
         assert len(set(map(len, theirs.tokens))) > 1
-
-
-def test_batches_after_the_first_are_not_changed_by_it(monkeypatch):
-    model, (prefix, rests) = tiny_base(), PROMPTS["prefix"]
-    decoder = Decoder(model, prefix)
-    alone = [decoder.answers([rest], (), NEW)[0] for rest in rests]
-    assert decoder.answers(rests, (), NEW) == alone == generated(model, "prefix").tokens
 
 
 def test_products_are_computed_in_the_compute_dtype(monkeypatch):
@@ -215,9 +207,6 @@ def test_products_are_computed_in_the_compute_dtype(monkeypatch):
     rounded = decoded(model, "prefix", monkeypatch)
     first, close = (found.logits[2][0] for found in (exact, rounded))
     assert 0 < (first - close).norm() / first.norm() < 0.05
-
-
-# -- faults, which the comparison with transformers must notice ------------------------------------
 
 
 # -- which models are supported --------------------------------------------------------------------
@@ -293,10 +282,6 @@ def test_what_a_decoder_would_compute_differently_is_not_supported(name):
     assert not supports(UNSUPPORTED[name]())
 
 
-def test_sampling_options_of_a_model_do_not_matter():
-    assert supports(with_option(do_sample=True, temperature=0.3, top_p=0.9, max_length=20))
-
-
 def test_dequantized_weights_need_at_most_half_of_the_free_memory(monkeypatch):
     needed = 2 * 36_864 * 4
     for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
@@ -312,21 +297,6 @@ def test_dequantized_weights_need_at_most_half_of_the_free_memory(monkeypatch):
 def questions():
     texts = ["a", "Rain.", "Write about " + "rain " * 9, "Write", "12, 13"]
     return [[{"role": "user", "content": text}] for text in texts]
-
-
-def test_generate_gives_the_answers_of_the_general_path(tokenizer, questions, monkeypatch):
-    model = adapted(make_model())
-    answers = {}
-    for fast in (True, False):
-        if not fast:
-            monkeypatch.setattr(decoding, "supports", lambda _: False)
-            monkeypatch.setattr(decoding, "Decoder", None)
-        for size in (1, 2, 32):
-            answers[fast, size] = evaluation.generate(
-                model, tokenizer, questions, batch_size=size, max_new_tokens=20, progress=False
-            )
-    first = answers[True, 1]
-    assert all(found == first for found in answers.values()) and len(set(first)) > 3
 
 
 def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypatch):

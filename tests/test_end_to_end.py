@@ -54,21 +54,6 @@ def test_the_loss_of_the_pretrained_model_is_low_and_falls(trained):
     assert first < 0.6 * math.log(49_152)
 
 
-# This test trains the model a second time.
-@pytest.mark.slow
-def test_answering_prompts_during_training_does_not_change_the_losses(trained, stories, tmp_path):
-    prompts = [news.tuned_messages(stories[0], answered=False)]
-
-    def answer(history):
-        evaluation.generate(base, tokenizer, prompts, max_new_tokens=2, progress=False)
-
-    base, tokenizer = load_base("smollm2-135m", quantization="nf4")
-    model = attach_adapters(base, RECIPE)
-    features = sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
-    run = finetune(model, tokenizer, features, recipe=RECIPE, output_dir=tmp_path, on_step=answer)
-    assert losses(run) == losses(trained[2])
-
-
 def test_training_does_not_change_the_base_and_adapters_have_the_expected_size(trained):
     model, _, _ = trained
     fresh, _ = load_base("smollm2-135m", quantization="nf4")

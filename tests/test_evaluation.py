@@ -12,30 +12,12 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course_utils import decoding, evaluation, news, significance
 from course_utils.training import set_checkpointing
+from tests.conftest import make_model
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
-
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}<a>{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    """Return a tokenizer whose tokens are bytes, and whose end token is also its padding token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
-    fast.chat_template = TEMPLATE
-    return fast
 
 
 @pytest.fixture(params=["by hand", "transformers"])
@@ -47,21 +29,9 @@ def path(request, monkeypatch):
 
 
 @pytest.fixture
-def model(tokenizer):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        # The weights are large, so that different prompts get different answers.
-        initializer_range=0.4,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).float()
+def model():
+    # The weights are large, so that different prompts get different answers.
+    return make_model(initializer_range=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +80,8 @@ def test_the_common_prefix_is_processed_once_and_does_not_change_the_answers(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, record_size)
         answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
-    prefix = len(f"<s>{shared}<u>")
+    start = f"<|im_start|>system\n{shared}<|im_end|>\n<|im_start|>user\n"
+    prefix = len(tokenizer(start)["input_ids"])
     # Each of the 3 batches then needs only the rest of its prompts.
     assert sizes[0] == prefix and sum(n > prefix for n in sizes) <= 3
     assert answers == one_by_one(model, tokenizer, prompts, 4)
@@ -225,10 +196,6 @@ def test_generate_is_greedy_although_the_models_config_asks_for_sampling(
         assert evaluation.generate(model, tokenizer, conversations, progress=False) == expected
 
 
-def test_generate_returns_no_answers_for_no_conversations(model, tokenizer, path):
-    assert evaluation.generate(model, tokenizer, [], progress=False) == []
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -246,11 +213,6 @@ def test_generate_rejects_wrong_sizes_and_conversations(model, tokenizer, wrong,
     options = {"conversations": [[{"role": "user", "content": "x"}]], "progress": False} | wrong
     with pytest.raises(ValueError, match=message):
         evaluation.generate(model, tokenizer, **options)
-
-
-def test_mean_prompt_tokens_includes_the_chat_template(tokenizer):
-    prompts = [[{"role": "user", "content": text}] for text in ("abc", "abcde")]
-    assert evaluation.mean_prompt_tokens(prompts, tokenizer) == len("<u>abc<a>") + 1
 
 
 # -- reading answers
@@ -325,10 +287,9 @@ def test_the_reference_answers_of_the_test_split_have_the_best_scores():
 
 
 def test_score_rejects_another_number_of_answers_than_examples():
-    with pytest.raises(ValueError, match="1 answers for 2 examples"):
-        evaluation.score(["x"], [EXAMPLE, EXAMPLE])
-    with pytest.raises(ValueError, match="0 answers"):
-        evaluation.score([], [])
+    for count, message in ((1, "1 answers for 2 examples"), (0, "0 answers")):
+        with pytest.raises(ValueError, match=message):
+            evaluation.score(["x"] * count, [EXAMPLE] * 2 * count)
 
 
 def test_bare_sections_must_be_equal_to_the_section():
@@ -343,16 +304,13 @@ def test_bare_sections_must_be_equal_to_the_section():
     ("candidate", "reference", "f1"),
     [
         ("the cat sat", "the cat sat", 1),
-        ("The CAT, sat!", "the cat sat", 1),
         # Precision is 1 and recall is 1/2.
         ("the cat", "the cat sat down", 2 / 3),
         # The order of the words matters.
         ("sat cat the", "the cat sat", 1 / 3),
-        ("dog", "the cat sat", 0),
         ("", "the cat sat", 0),
         ("...", "...", 0),
         ("Москва растёт", "москва, растёт", 1),
-        ("Café", "Cafe", 0),
     ],
 )
 def test_rouge_l_of_short_texts(candidate, reference, f1):
@@ -370,23 +328,6 @@ def test_rouge_l_equals_that_of_the_package_rouge_score():
 
 
 # -- intervals
-
-
-def test_summary_uses_wilson_for_rates_and_bootstrap_for_rouge_l():
-    scores = pd.DataFrame(
-        {
-            "valid_json": [1.0] * 9 + [0.0],
-            "section_right": [1.0] * 5 + [0.0] * 5,
-            "house_style": [0.0] * 10,
-            "rouge_l": np.linspace(0, 1, 10),
-        }
-    )
-    summary = evaluation.summary(scores)
-    assert list(summary) == list(evaluation.METRICS)
-    assert summary["valid_json"] == significance.wilson(9, 10)
-    assert summary["section_right"] == significance.wilson(5, 10)
-    assert summary["house_style"] == significance.wilson(0, 10)
-    assert summary["rouge_l"] == significance.bootstrap(np.linspace(0, 1, 10))
 
 
 # -- comparisons
@@ -431,22 +372,19 @@ def test_pairing_finds_a_difference_where_the_separate_intervals_overlap():
 def test_comparisons_use_the_metrics_that_both_tables_contain():
     both = evaluation.compare(table(3, 3)[["house_style"]], table(4, 4, np.zeros(40)))
     assert list(both) == ["house_style"]
-    with pytest.raises(ValueError, match="no common metric"):
-        evaluation.compare(table(1, 1)[["house_style"]], table(1, 1)[["section_right"]])
 
 
-def test_missing_scores_are_not_compared():
-    before, after = table(30, 20), table(20, 30)
-    after.loc[3, "house_style"] = np.nan
-    with pytest.raises(ValueError, match="'house_style' are missing for 1 of 40 stories"):
-        evaluation.compare(before, after)
-
-
-@pytest.mark.parametrize("rows", [(40, 39), (0, 0)])
-def test_tables_of_different_stories_are_not_compared(rows):
-    before, after = (table(3, 3).iloc[:n] for n in rows)
-    with pytest.raises(ValueError, match=f"got {rows[0]} and {rows[1]} rows"):
-        evaluation.compare(before, after)
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (table(20, 30).replace({"house_style": {0.0: np.nan}}), "'house_style' are missing for 10"),
+        (table(3, 3).iloc[:39], "got 40 and 39 rows"),
+        (table(1, 1)[[]], "no common metric"),
+    ],
+)
+def test_scores_that_cannot_be_compared_are_refused(after, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.compare(table(30, 20), after)
 
 
 # -- tables
@@ -475,38 +413,18 @@ def test_before_after_has_a_row_for_each_metric_and_each_cost(two_scores):
     assert "40% (17–69)" in table.to_html()
 
 
-def test_before_after_leaves_the_cells_of_missing_metrics_empty(two_scores):
-    sections = evaluation.score_sections(["sport"] * 4 + ["health"] * 6, [EXAMPLE] * 10)
-    table = evaluation.before_after({**two_scores, "n-grams": sections})
-    assert table["n-grams"].tolist() == ["", "40% (17–69)", "", ""]
-
-
-def test_comparison_table_has_a_row_for_each_metric(two_scores):
-    shown = evaluation.comparison_table(two_scores["few-shot"], two_scores["tuned"])
-    assert list(shown.index) == list(evaluation.METRICS.values())
-    row = shown.loc["section right"]
-    assert row["difference in points"].startswith("+60 (+")
-    assert row[["gained", "lost", "p", "verdict"]].tolist() == [6, 0, "0.031", "higher"]
-
-
 def test_intervals_has_the_numbers_of_the_summary(two_scores):
     numbers = evaluation.intervals(two_scores)
     assert numbers.loc["section right", ("few-shot", "mean")] == 0.4
     for name, scores in two_scores.items():
-        for metric, interval in evaluation.summary(scores).items():
+        summary = evaluation.summary(scores)
+        assert summary["section_right"] == significance.wilson(
+            int(scores["section_right"].sum()), 10
+        )
+        assert summary["rouge_l"] == significance.bootstrap(scores["rouge_l"])
+        for metric, interval in summary.items():
             row = numbers.loc[evaluation.METRICS[metric], name]
             assert tuple(row[["mean", "low", "high"]]) == interval
-
-
-def test_side_by_side_shows_stories_answers_and_references():
-    examples = [EXAMPLE | {"story": f"Story {n}"} for n in range(6)]
-    answers = {
-        "few-shot": [f"few {n}" for n in range(6)],
-        "tuned": [f"tuned\n{n}" for n in range(6)],
-    }
-    shown = evaluation.side_by_side(examples, answers, n=2)
-    page = shown._repr_html_()
-    assert page.count("<table") == 2 and "few 1" in page and "few 2" not in page
 
 
 def test_side_by_side_escapes_all_text():

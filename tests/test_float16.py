@@ -1,5 +1,9 @@
 """Test training and answering in float16, as on a T4, on a CPU.
 
+A float16 number has 11 significant bits and at most the value 65,504. So float16 changes a training
+run in two ways. Each result is rounded, and a gradient can overflow to infinity. The gradient
+scaler must then skip the step and halve the scale by which it multiplies the loss.
+
 PyTorch's autocast and gradient scaler compute in float16 on a CPU, too. So these tests run the same
 loop as a T4. Only the kernels and the optimizer differ: on CUDA, the optimizer is PagedAdamW8bit.
 """
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 from course_utils import evaluation, news
-from course_utils.models import load_base, tiny_base
+from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.sft import collate, encode_all
 from course_utils.training import (
     Recipe,
@@ -24,7 +28,6 @@ from course_utils.training import (
     trainable_parameters,
 )
 from course_utils.training.loop import Trainer
-from tests import float16
 from tests.conftest import make_model, random_examples
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
@@ -33,13 +36,57 @@ RECIPE = Recipe(
     rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=6, compute_dtype=torch.float16
 )
 EXAMPLES = random_examples(12, seed=3)
+# Maximum relative error of one rounding to float16.
+ROUNDING = 2.0**-11
+# Maximum relative difference of the losses in float16 and float32. The first loss is the mean over
+# many tokens of equal models, so most of the rounding errors cancel. In later steps the weights
+# differ, too. In bfloat16, a rounding error is 8 times as large, and the losses of SmolLM2-135M
+# with two stories per step exceed both limits.
+FIRST, LATER = ROUNDING, 8 * ROUNDING
+# A first scale at which no step overflows, so that no step is skipped. At the scaler's own first
+# scale, 65,536, a step of SmolLM2-135M overflows if it has only one story.
+SMALL_SCALE = 2.0**10
 BASES = {"float weights": make_model, "NF4": tiny_base}
+
+
+def run_steps(model, tokenizer, features, recipe, scale=None):
+    """Train new adapters with all computations in the recipe's compute_dtype, and remove them.
+
+    Args:
+        model: a base model, whose dtype is changed to the recipe's compute_dtype (None: float32).
+        tokenizer: the tokenizer of the model.
+        features: tokenized conversations to train on.
+        recipe: the recipe of the run.
+        scale: the first scale of the gradient scaler; default: the scaler's own.
+
+    Returns:
+        The history of the run, and the scale after the last step (1 without a scaler).
+    """
+    compute_in(model, recipe.compute_dtype or torch.float32)
+    tuned = attach_adapters(model, recipe).train()
+    trainer = Trainer(tuned, tokenizer, features, (), recipe)
+    scaler = trainer.accelerator.scaler
+    if scale is not None:
+        set_scale(trainer, scale)
+    history = [trainer.step(number) for number in range(1, trainer.steps + 1)]
+    trainer.accelerator.free_memory()
+    tuned.unload()
+    return history, 1.0 if scaler is None else scaler.get_scale()
+
+
+def compute_in(model, dtype):
+    """Convert all weights that are not quantized to `dtype`, and compute all products in it."""
+    for layer in linear4bit_layers(model).values():
+        layer.compute_dtype = layer.weight.quant_state.dtype = dtype
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def adapted(recipe=RECIPE, base=tiny_base):
     """Return a tiny model with adapters that computes in the recipe's compute_dtype."""
     model = base()
-    float16.compute_in(model, recipe.compute_dtype)
+    compute_in(model, recipe.compute_dtype)
     return attach_adapters(model, recipe).train()
 
 
@@ -107,7 +154,7 @@ def histories(request, tokenizer):
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     recipes = {dtype: replace(RECIPE, compute_dtype=dtype, fast=False) for dtype in dtypes}
     base = BASES[request.param]()
-    return {d: float16.train(base, tokenizer, EXAMPLES, r)[0] for d, r in recipes.items()}
+    return {d: run_steps(base, tokenizer, EXAMPLES, r)[0] for d, r in recipes.items()}
 
 
 def test_losses_in_float16_equal_those_in_float32_up_to_rounding(histories):
@@ -115,24 +162,19 @@ def test_losses_in_float16_equal_those_in_float32_up_to_rounding(histories):
         torch.tensor([record["loss"] for record in history]) for history in histories.values()
     )
     error = (rounded / exact - 1).abs()
-    assert error[0] < float16.FIRST and error.max() < float16.LATER / 2
+    assert error[0] < FIRST and error.max() < LATER / 2
     assert error.min() > 0
+    norms = ([record["grad_norm"] for record in histories[d]] for d in list(histories)[:2])
+    torch.testing.assert_close(*map(torch.tensor, norms), rtol=0.02, atol=0)
     # bfloat16 rounds 8 times as coarsely.
     assert (coarse / exact - 1).norm() > 4 * error.norm()
-
-
-def test_gradient_norms_in_float16_equal_those_in_float32_up_to_rounding(histories):
-    exact, rounded, _ = (
-        torch.tensor([record["grad_norm"] for record in history]) for history in histories.values()
-    )
-    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("kind", BASES)
 def test_products_are_computed_in_float16_and_adapters_stay_in_float32(tokenizer, kind):
     model = BASES[kind]()
     if kind == "NF4":
-        float16.compute_in(model, torch.float16)
+        compute_in(model, torch.float16)
     # The other weights are float32, so only autocast can compute in float16.
     model = attach_adapters(model, RECIPE).train()
     trainer = Trainer(model, tokenizer, EXAMPLES, (), RECIPE)
@@ -212,21 +254,6 @@ def test_training_recovers_from_a_scale_that_is_too_large(make_trainer):
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_an_infinite_gradient_of_one_example_costs_one_step(make_trainer, value):
-    trainer = make_trainer()
-    parameter = next(iter(trainable_parameters(trainer.model).values()))
-    history = []
-    for number in range(1, 6):
-        if number == 3:
-            hook = parameter.register_hook(lambda gradient: gradient * value)
-        history.append(trainer.step(number))
-        if number == 3:
-            hook.remove()
-    assert skipped(history) == [3]
-    assert all(p.isfinite().all() for p in trainable_parameters(trainer.model).values())
-
-
 def test_an_overflow_in_one_micro_batch_skips_the_whole_step(make_trainer, monkeypatch):
     calls = []
 
@@ -256,22 +283,15 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(train, monkeypatch, 
         train("short", recipe=replace(RECIPE, max_steps=3))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_float16_too(train, monkeypatch):
-    monkeypatch.setattr(step, "answer_loss", lambda *a: answer_loss(*a) * math.inf)
-    with pytest.raises(TrainingError, match="stopped at step 1: the loss is inf"):
-        train()
-
-
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [2, pytest.param(4, marks=pytest.mark.full)])
-def test_a_resumed_run_has_the_scaler_of_an_uninterrupted_run(train, monkeypatch, stop):
+def test_a_resumed_run_has_the_scaler_of_an_uninterrupted_run(train, monkeypatch):
     """Test with a scale that overflows in the first steps, and then grows after every two steps."""
     begin_with(monkeypatch, 2.0**18, growth_interval=2)
 
     def interrupt(history):
-        if len(history) == stop:
+        if len(history) == 4:
             raise KeyboardInterrupt
 
     whole = train("whole")
@@ -282,14 +302,6 @@ def test_a_resumed_run_has_the_scaler_of_an_uninterrupted_run(train, monkeypatch
     assert resumed.finished and losses(resumed) == losses(whole)
     assert skipped(resumed.history) == skipped(whole.history) != []
     assert len(skipped(whole.history)) < len(whole.history)
-
-
-def test_the_scale_and_its_growth_are_saved(train, monkeypatch, tmp_path):
-    begin_with(monkeypatch, 2.0**12, growth_interval=5)
-    train()
-    state = torch.load(tmp_path / "run" / "step-000006" / "state" / "scaler.pt")
-    # The scale grew after step 5. Since then, one step succeeded.
-    assert state["scale"] == 2.0**13 and state["_growth_tracker"] == 1
 
 
 def test_a_run_cannot_be_resumed_in_another_precision(tokenizer, tmp_path):
@@ -313,7 +325,7 @@ def test_a_run_cannot_be_resumed_in_another_precision(tokenizer, tmp_path):
 def test_padding_on_the_left_gives_no_nan_in_float16(base, attention):
     """Test rows whose padding positions may attend to no token at all."""
     model = base()
-    float16.compute_in(model, torch.float16)
+    compute_in(model, torch.float16)
     model.set_attn_implementation(attention)
     batch = collate([{"input_ids": e["input_ids"], "labels": e["labels"]} for e in EXAMPLES], 0)
     with torch.no_grad():
@@ -330,7 +342,7 @@ def test_answers_in_float16_equal_those_in_float32(tokenizer):
     prompts = [[{"role": "user", "content": word}] for word in words]
     answers = {}
     for dtype in (torch.float32, torch.float16):
-        float16.compute_in(model, dtype)
+        compute_in(model, dtype)
         answers[dtype] = evaluation.generate(
             model, tokenizer, prompts, max_new_tokens=6, progress=False
         )
@@ -360,60 +372,26 @@ def real_recipe(steps, dtype=torch.float16):
 def real_losses(real, stories, recipe):
     features = encode_all([news.tuned_messages(story) for story in stories], real[1])
     # Without overflow, no step is skipped.
-    scale = float16.SMALL_SCALE if recipe.compute_dtype == torch.float16 else None
-    history, _ = float16.train(*real, features, recipe, scale)
+    scale = SMALL_SCALE if recipe.compute_dtype == torch.float16 else None
+    history, _ = run_steps(*real, features, recipe, scale)
     return torch.tensor([record["loss"] for record in history])
 
 
 @pytest.mark.full
-@pytest.mark.xdist_group("float16")
 def test_losses_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
     exact, rounded = (
-        real_losses(real, stories, real_recipe(3, dtype))
+        real_losses(real, stories, real_recipe(2, dtype))
         for dtype in (torch.float32, torch.float16)
     )
     error = (rounded / exact - 1).abs()
-    assert error[0] < float16.FIRST and error.max() < float16.LATER and error.min() > 0
+    assert error[0] < FIRST and error.max() < LATER and error.min() > 0
 
 
-@pytest.mark.full
-@pytest.mark.xdist_group("float16")
+@pytest.mark.slow
 def test_the_real_model_recovers_from_an_overflow(real, stories):
     features = encode_all([news.tuned_messages(story) for story in stories], real[1])
-    history, scale = float16.train(*real, features, real_recipe(4), scale=2.0**17)
+    history, scale = run_steps(*real, features, real_recipe(4), scale=2.0**17)
     lost = skipped(history)
     assert lost and lost[0] == 1 and len(lost) < 4 and scale == 2.0 ** (17 - len(lost))
     # The other gradients are unscaled: without a scaler, the norms of these steps are near 2.
     assert all(r["grad_norm"] < 20 for r in history if r["step"] not in lost)
-
-
-@pytest.mark.full
-@pytest.mark.xdist_group("float16")
-def test_padded_prompts_of_the_real_model_have_finite_logits_in_float16(real, stories):
-    model, tokenizer = real
-    float16.compute_in(model, torch.float16)
-    texts = [stories[0]["story"][:40], stories[1]["story"]]
-    batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-    assert batch["attention_mask"].min() == 0
-    with torch.no_grad():
-        logits = model(**batch, logits_to_keep=8).logits
-        alone = model(tokenizer(texts[0], return_tensors="pt")["input_ids"]).logits[0, -1]
-        assert model(**batch).logits.isfinite().all()
-    assert logits[0, -1].argmax() == alone.argmax()
-    torch.testing.assert_close(logits[0, -1], alone, rtol=0, atol=0.02 * alone.abs().max().item())
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("float16")
-def test_most_answers_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
-    model, tokenizer = real
-    prompts = [news.tuned_messages(story, answered=False) for story in stories[:3]]
-    answers = {}
-    for dtype in (torch.float32, torch.float16):
-        float16.compute_in(model, dtype)
-        answers[dtype] = evaluation.generate(
-            model, tokenizer, prompts, max_new_tokens=12, progress=False
-        )
-    pairs = zip(answers[torch.float32], answers[torch.float16], strict=True)
-    # Two tokens can be equally likely up to rounding, so one answer may differ.
-    assert sum(exact == rounded for exact, rounded in pairs) >= 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils import evaluation, forgetting, news
+from course_utils import forgetting
 
 PARIS = {"question": "What is the capital of France?", "answers": ["Paris"]}
 FOUR = {"question": "What is 9 - 5?", "answers": ["4", "four"]}
@@ -12,14 +12,6 @@ FOUR = {"question": "What is 9 - 5?", "answers": ["4", "four"]}
 @pytest.fixture(scope="module")
 def questions():
     return forgetting.load_questions()
-
-
-def test_each_question_occurs_once_and_has_answers(questions):
-    assert len(questions) == 40
-    assert len({q["id"] for q in questions}) == len({q["question"] for q in questions}) == 40
-    assert all(q["answers"] and all(q["answers"]) for q in questions)
-    kinds = {q["id"].rsplit("-", 1)[0] for q in questions}
-    assert kinds == {"capital", "number", "opposite", "fact", "instruction"}
 
 
 def test_every_listed_answer_is_right(questions):
@@ -49,16 +41,6 @@ def test_every_listed_answer_is_right(questions):
 def test_scores_say_what_is_known_and_what_has_become_news(answer, question, right, news_json):
     scores = forgetting.score([answer], [question])
     assert scores.iloc[0].to_dict() == {"right": right, "news_json": news_json}
-
-
-def test_scores_before_and_after_are_compared_in_pairs():
-    example = {"section": "sport", "headline": "Owls win"}
-    before = forgetting.score(["Paris"] * 8 + ["Rome"] * 2, [PARIS] * 10)
-    after = forgetting.score([news.answer(example)] * 9 + ["Paris"], [PARIS] * 10)
-    compared = evaluation.compare(before, after)
-    assert (compared["right"].gained, compared["right"].lost) == (1, 8)
-    assert compared["news_json"].verdict == "higher" and compared["news_json"].gained == 9
-    assert list(evaluation.comparison_table(before, after).index) == ["right", "news JSON"]
 
 
 def test_each_answer_needs_a_question():
@@ -97,33 +79,6 @@ def test_loss_is_the_mean_over_all_tokens_of_the_answers_but_the_end_tokens(mode
     assert model.training
 
 
-@pytest.mark.full
-def test_the_real_model_answers_a_part_of_the_questions(questions):
-    from course_utils.models import load_base
-
-    model, tokenizer = load_base("smollm2-135m", quantization="nf4")
-    some = questions[::5]
-    answers = evaluation.generate(
-        model, tokenizer, forgetting.conversations(some), max_new_tokens=24, progress=False
-    )
-    scores = forgetting.score(answers, some)
-    assert 0.25 <= scores["right"].mean() < 1
-    assert not scores["news_json"].any()
-    shuffled = answers[1:] + answers[:1]
-    own, others = (forgetting.loss_on(model, tokenizer, some, a) for a in (answers, shuffled))
-    assert own < others
-
-
-def test_general_texts_have_six_kinds_and_no_news():
-    texts = forgetting.load_texts()
-    assert len(texts) == len({t["id"] for t in texts}) == len({t["text"] for t in texts}) == 48
-    kinds = ["explanation", "story", "dialogue", "instructions", "letter", "code"]
-    assert [t["kind"] for t in texts] == [kind for kind in kinds for _ in range(8)]
-    assert all(t["id"].rsplit("-", 1)[0] == t["kind"] for t in texts)
-    assert all(80 <= len(t["text"].split()) <= 130 for t in texts if t["kind"] != "code")
-    assert not any('"section"' in t["text"] for t in texts)
-
-
 def test_the_text_loss_is_the_mean_over_all_tokens_but_the_first_of_each_text(model, tokenizer):
     texts = [{"text": "ab" * n + "c"} for n in range(1, 12)]
     losses = []
@@ -134,8 +89,3 @@ def test_the_text_loss_is_the_mean_over_all_tokens_but_the_first_of_each_text(mo
         losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
     expected = torch.cat(losses).mean().item()
     assert forgetting.text_loss(model, tokenizer, texts) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_text_loss_needs_texts(model, tokenizer):
-    with pytest.raises(ValueError, match="the loss needs at least one row"):
-        forgetting.text_loss(model, tokenizer, [])

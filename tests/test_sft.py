@@ -11,7 +11,6 @@ from course_utils.sft import (
     encode,
     encode_all,
     pack,
-    token_texts,
 )
 
 CHAT = [
@@ -37,12 +36,6 @@ def test_the_ids_equal_the_beginning_of_the_rendered_chat_template(tokenizer):
     assert ids == rendered[: len(ids)]
     # In the template, only a line break follows the end token.
     assert tokenizer.decode(rendered[len(ids) :]) == "\n"
-
-
-def test_token_texts_show_spaces_and_line_breaks(tokenizer):
-    ids = [tokenizer.eos_token_id, *tokenizer("a b\nc")["input_ids"]]
-    assert token_texts(ids, tokenizer) == ["<|im_end|>", "a", "·", "b", "↵", "c"]
-    assert token_texts([], tokenizer) == []
 
 
 def test_only_the_last_of_several_answers_carries_loss(tokenizer):
@@ -109,17 +102,6 @@ def test_collate_rounds_the_width_up_to_a_multiple(tokenizer):
         width = collate(features, 0, multiple)["input_ids"].shape[1]
         assert width % multiple == 0 and 0 <= width - len(features[0]["input_ids"]) < multiple
     assert Collator(0)(features)["labels"].shape[1] % 32 == 0
-
-
-def test_the_collator_pads_with_the_padding_token_or_else_with_the_end_token():
-    class NoPad:
-        pad_token_id, eos_token_id = None, 7
-
-    class Pad:
-        pad_token_id, eos_token_id = 0, 7
-
-    assert collator(NoPad()).pad_token_id == 7
-    assert collator(Pad()).pad_token_id == 0
 
 
 @pytest.mark.parametrize("make", [collate, pack])
