@@ -1,9 +1,6 @@
 """Test that merges are exact where they can be, equal peft's merges, and keep what they say."""
 
 import copy
-import json
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -87,11 +84,28 @@ def test_a_merge_into_the_dequantized_weights_equals_pefts_bit_for_bit(
     assert torch.equal(logits(merged), logits(peft_merges[stored_as]))
 
 
-def test_a_float32_merge_computes_the_same_as_the_adapters(model):
+def with_a_bias():
+    model = tuned(tiny_base())
+    layer = model.get_base_model().get_submodule(GATE).base_layer
+    layer.bias = torch.nn.Parameter(torch.linspace(-1, 1, layer.out_features), requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tuned(tiny_base()),
+        # The 4-bit layers without adapters are dequantized, too.
+        lambda: tuned(tiny_base(), Recipe(rank=4, targets=("q_proj",))),
+        with_a_bias,
+    ],
+)
+def test_a_float32_merge_computes_the_same_as_the_adapters(make):
+    model = make()
     expected = logits(model)
-    torch.testing.assert_close(
-        logits(merge(model, stored_as="float32")), expected, rtol=1e-4, atol=1e-4
-    )
+    merged = merge(model, stored_as="float32")
+    assert not linear4bit_layers(merged)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stored_as", ["bfloat16", "float16"])
@@ -111,22 +125,6 @@ def test_a_merged_model_is_an_ordinary_model(model, tmp_path):
     assert torch.equal(logits(type(merged).from_pretrained(tmp_path)), expected)
     # transformers refuses to convert models that it treats as quantized.
     assert merged.to(torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_4_bit_layers_without_adapters_are_dequantized_too():
-    model = tuned(tiny_base(), Recipe(rank=4, targets=("q_proj",)))
-    expected = logits(model)
-    merged = merge(model, stored_as="float32")
-    assert not linear4bit_layers(merged)
-    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_bias_of_a_layer_is_kept(model):
-    layer = model.get_base_model().get_submodule(GATE).base_layer
-    layer.bias = torch.nn.Parameter(torch.linspace(-1, 1, layer.out_features), requires_grad=False)
-    expected = logits(model)
-    merged = merge(model, stored_as="float32")
-    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_active_adapter_is_merged_with_its_current_strength(model):
@@ -223,11 +221,6 @@ def test_update_left_measures_what_merge_does(model, stored_as):
     assert left != pytest.approx(update_left(model, stored_as=stored_as), rel=1e-4)
 
 
-def test_update_left_is_not_defined_for_adapters_that_are_not_trained():
-    with pytest.raises(ValueError, match="the update of the 4-bit layers is zero"):
-        update_left(attach_adapters(tiny_base(), RECIPE))
-
-
 @pytest.mark.parametrize("measure", [update_left, number_line])
 def test_a_layer_without_adapters_has_no_update(measure):
     model = tuned(tiny_base(), Recipe(targets=("q_proj",)))
@@ -288,14 +281,6 @@ def test_weights_that_reach_beyond_the_midpoint_change_their_level(model):
     assert torch.equal((nearest != line.codes)[inside], crossed[inside])
 
 
-def test_the_typical_weight_has_the_median_reach():
-    line = made_line([3, 4, 5, 9, 0, 15], [0.01, 0.02, 0.03, 0.04, 1.0, 1.0])
-    typical = line.typical()
-    assert typical["weight"] in typical["levels"]
-    assert typical["update"] == pytest.approx(0.02)
-    assert typical["levels"] == pytest.approx((2 * LEVELS).tolist())
-
-
 # -- bad input -------------------------------------------------------------------------------------
 
 
@@ -329,58 +314,3 @@ def test_adapters_that_are_more_than_a_and_b_raise_an_error():
     config = LoraConfig(use_dora=True, target_modules=["q_proj"])
     with pytest.raises(ValueError, match="the adapters use DoRA or a bias"):
         merge(get_peft_model(tiny_base(), config))
-
-
-# -- the real model --------------------------------------------------------------------------------
-
-REAL = """
-import json, warnings
-import torch
-from course_utils.machine import runtime
-from course_utils.export import merge, update_left
-from course_utils.models import linear4bit_layers, load_base
-from tests.test_export import RECIPE, tuned
-
-def load():
-    base, tokenizer = load_base(
-        "smollm2-135m", quantization="nf4", compute_dtype=torch.float32, device="cpu"
-    )
-    return tuned(base, RECIPE, size=0.01), tokenizer
-
-def logits(model):
-    with torch.no_grad():
-        return model(ids).logits
-
-model, tokenizer = load()
-ids = tokenizer("A town votes on a bridge today.", return_tensors="pt")["input_ids"]
-for parameter in model.parameters():
-    if parameter.dtype == torch.bfloat16:
-        parameter.data = parameter.data.float()
-expected = logits(model)
-merged = merge(model, stored_as="float32")
-error = ((logits(merged) - expected).abs().max() / expected.std()).item()
-peak = runtime.peak_memory()
-del model, merged
-
-model, _ = load()
-gate = "model.layers.15.mlp.gate_proj"
-left = {into: update_left(model, into, "nf4", gate) for into in ("dequantized", "original")}
-ours = linear4bit_layers(merge(model, stored_as="nf4"))
-with warnings.catch_warnings(action="ignore"):
-    theirs = linear4bit_layers(load()[0].merge_and_unload())
-pairs = [(ours[name].weight, layer.weight) for name, layer in theirs.items()]
-different = sum((a != b).sum().item() for a, b in pairs) / sum(len(a) for a, _ in pairs)
-print(json.dumps([left, different, error, peak]))
-"""
-
-
-@pytest.mark.full
-def test_merges_of_the_real_model():
-    run = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True)
-    left, different, error, peak = json.loads(run.stdout)
-    assert left["dequantized"] < 0.2
-    assert left["original"] == pytest.approx(1, abs=0.1)
-    # peft rounds the dequantized weights to bfloat16 before it adds the update.
-    assert 0 < different < 0.001
-    assert error < 1e-4
-    assert peak < 1.2e9

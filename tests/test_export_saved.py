@@ -1,6 +1,7 @@
 """Test that saved adapters are read, copied and merged exactly, and refused with a reason."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -69,8 +70,10 @@ def logits(model):
 # -- merging files ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("into", ["dequantized", "original"])
-@pytest.mark.parametrize("stored_as", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    ("into", "stored_as"),
+    [("dequantized", "bfloat16"), ("original", "float16"), ("dequantized", "float32")],
+)
 def test_merged_files_equal_the_merge_in_memory_bit_for_bit(
     adapters, base_16, tmp_path, into, stored_as
 ):
@@ -182,49 +185,45 @@ def test_the_weights_that_adapters_are_trained_on_can_be_saved(base_16, tmp_path
 # -- reading ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"use_dora": True}, "use_dora=True"),
-        ({"bias": "lora_only"}, "bias='lora_only'"),
-        ({"lora_bias": True}, "lora_bias=True"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save=\['lm_head'\]"),
-    ],
-)
-def test_adapters_that_are_more_than_a_and_b_are_refused(tiny_base, tmp_path, settings, message):
-    folder = with_peft(tiny_base, tmp_path / "adapters", target_modules=["q_proj"], **settings)
-    with pytest.raises(CourseError, match=f"can't be exported: .*{message}"):
-        export.read_adapters(folder)
+def damage(folder):
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
 
 
-def test_an_adapter_of_the_embedding_is_refused(tiny_base, tmp_path):
-    folder = with_peft(tiny_base, tmp_path / "adapters", target_modules=["embed_tokens"])
-    with pytest.raises(CourseError, match=r"embed_tokens.*, which is neither A nor B"):
-        export.read_adapters(folder)
-
-
-def test_other_kinds_of_adapters_are_refused(adapters):
-    IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(adapters)
-    with pytest.raises(CourseError, match="they are IA3 adapters, but only LoRA"):
-        export.read_adapters(adapters)
-
-
-def test_half_of_an_adapter_is_refused(adapters):
-    file = adapters / "adapter_model.safetensors"
+def lose_half(folder):
+    file = folder / "adapter_model.safetensors"
     weights = load_file(file)
     weights.pop(next(key for key in weights if "lora_B" in key))
     save_file(weights, file)
-    with pytest.raises(CourseError, match="but not the other matrix of this layer"):
-        export.read_adapters(adapters)
 
 
-def test_a_folder_without_adapters_and_damaged_adapters_are_refused(adapters, tmp_path):
-    with pytest.raises(CourseError, match="no adapters in"):
-        export.read_adapters(tmp_path)
-    file = adapters / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CourseError, match="can't be read"):
-        export.read_adapters(adapters)
+def become_ia3(folder):
+    IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        ({"use_dora": True}, None, "can't be exported: .*use_dora=True"),
+        ({"bias": "lora_only"}, None, "can't be exported: .*bias='lora_only'"),
+        ({"lora_bias": True}, None, "can't be exported: .*lora_bias=True"),
+        ({"modules_to_save": ["lm_head"]}, None, r"exported: .*modules_to_save=\['lm_head'\]"),
+        ({"target_modules": ["embed_tokens"]}, None, r"embed_tokens.*, which is neither A nor B"),
+        ({}, become_ia3, "they are IA3 adapters, but only LoRA"),
+        ({}, lose_half, "but not the other matrix of this layer"),
+        ({}, damage, "can't be read"),
+        ({}, shutil.rmtree, "no adapters in"),
+    ],
+)
+def test_adapters_that_cannot_be_exported_are_refused(
+    tiny_base, tmp_path, settings, change, message
+):
+    settings = {"target_modules": ["q_proj"]} | settings
+    folder = with_peft(tiny_base, tmp_path / "adapters", **settings)
+    if change:
+        change(folder)
+    with pytest.raises(CourseError, match=message):
+        export.read_adapters(folder)
 
 
 # -- the base model --------------------------------------------------------------------------------
@@ -237,16 +236,12 @@ def rename_base(adapters, name):
     )
 
 
-def test_a_missing_base_model_is_named(adapters, tmp_path):
+def test_a_base_model_in_the_cache_of_the_hub_is_found(adapters, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     rename_base(adapters, "owner/model")
     with pytest.raises(CourseError, match=r"base model 'owner/model' .* pass its folder as base"):
         export.save_merged(adapters, tmp_path / "new")
-
-
-def test_a_base_model_in_the_cache_of_the_hub_is_found(adapters, tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     snapshot = put_in_hub_cache(tiny_base, "owner/model")
-    rename_base(adapters, "owner/model")
     assert export.read_adapters(adapters).base_folder() == snapshot
 
 

@@ -40,8 +40,3 @@ def test_one_outlier_decides_the_levels_of_its_block():
     assert found.error == pytest.approx((0.01 + 0.04 + 0.09) / (0.14 + 49))
     alone = formats.rounded([0.1, -0.2, 0.3, 7.0], formats.linear(4), 1)
     assert alone.error == 0 and alone.codes == [14, 0, 14, 14]
-
-
-def test_a_block_of_zeros_stays_zero():
-    found = formats.rounded([0.0] * 4, formats.NF4, 2)
-    assert found.restored == [0.0] * 4 and found.error == 0

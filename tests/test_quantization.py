@@ -102,7 +102,7 @@ def assert_same_as_bitsandbytes(x, block_size, double_quant):
     assert torch.equal(ours.dequantize().view(-1), back.view(-1))
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(1200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [50, pytest.param(400, marks=pytest.mark.full)])
 def test_random_tensors_are_bit_identical_to_bitsandbytes(count):
     @settings(max_examples=count, deadline=None, derandomize=True, database=None)
     @given(x=tensors(), block_size=st.sampled_from(BLOCK_SIZES), double_quant=st.booleans())
@@ -112,7 +112,7 @@ def test_random_tensors_are_bit_identical_to_bitsandbytes(count):
     check()
 
 
-@pytest.mark.parametrize("constants", [60, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("constants", [60, pytest.param(400, marks=pytest.mark.full)])
 @pytest.mark.parametrize("size", [64, 63])
 def test_numbers_near_the_borders_are_rounded_as_in_bitsandbytes(size, constants):
     """Each block has a constant c and a number at, just below or just above a border times c."""
@@ -145,13 +145,6 @@ def test_matrices_are_bit_identical_to_bitsandbytes(shape, dtype):
     assert torch.equal(quantize_nf4(x).dequantize(), bnb_functional.dequantize_4bit(packed, state))
 
 
-def test_a_block_may_contain_the_end_of_a_row_and_the_beginning_of_the_next():
-    """On a CPU with AVX512, bitsandbytes 0.50 dequantizes such a matrix wrongly."""
-    x = normal(10, 96)
-    assert_same_as_bitsandbytes(x, 64, double_quant=False)
-    assert (quantize_nf4(x).dequantize() - x).abs().max() < 0.16 * x.abs().max()
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_fp4_is_bit_identical_to_bitsandbytes(dtype):
     x = normal(64, 64).to(dtype)
@@ -182,16 +175,6 @@ def test_the_quantiles_of_nf4_divide_each_half_into_slices_of_equal_probability(
     assert slices[7:].tolist() == pytest.approx([(delta - 0.5) / 8] * 8)
 
 
-def test_normal_float_of_3_bits_has_the_quantiles_of_the_standard_library():
-    """δ is the mean of 1 - 1/14 and 1 - 1/16. There are 4 positive and 3 negative levels."""
-    quantile = NormalDist().inv_cdf
-    delta = 209 / 224
-    above = [quantile(delta - n / 4 * (delta - 0.5)) for n in range(4)]
-    below = [-quantile(delta - n / 3 * (delta - 0.5)) for n in range(3)]
-    expected = [value / above[0] for value in (*below, 0, *reversed(above))]
-    assert normal_float(3).tolist() == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_normal_float_of_any_number_of_bits_contains_zero_and_both_ends(bits):
     levels = normal_float(bits)
@@ -207,21 +190,11 @@ def test_the_bins_of_nf4_are_narrow_near_zero():
     assert widths.sum() == pytest.approx(2)
 
 
-def test_the_inner_bins_of_int4_are_equal():
-    codebook = linear_codebook(4)
-    widths = bin_edges(codebook).diff()
-    assert len(codebook) == 15 and codebook[7] == 0
-    assert widths[1:-1] == pytest.approx(torch.full((13,), 1 / 7))
-    assert widths[[0, -1]] == pytest.approx(torch.full((2,), 1 / 14))
-
-
 def test_fp4_codebook_has_the_values_of_both_formats():
     ocp = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6
     assert torch.equal(fp4_codebook("ocp")[7:], ocp)
     theirs = bnb_functional.get_4bit_type("fp4", device="cpu").unique()
     assert torch.equal(fp4_codebook(), theirs)
-    with pytest.raises(ValueError, match="kind must be 'ocp' or 'bitsandbytes', got 'e3m0'"):
-        fp4_codebook("e3m0")
 
 
 def test_the_dynamic_codebook_equals_that_of_bitsandbytes():
@@ -240,15 +213,7 @@ def test_lloyd_max_levels_are_the_means_of_their_bins():
         assert mean.item() == pytest.approx(level.item(), abs=1e-5)
 
 
-def test_lloyd_max_levels_of_few_different_numbers_are_exact():
-    x = torch.tensor([-1.0, 0.5] * 32)
-    assert torch.equal(quantize(x, lloyd_max_codebook(x)).dequantize(), x)
-    assert not quantize(torch.zeros(64), lloyd_max_codebook(torch.zeros(64))).dequantize().any()
-    with pytest.raises(ValueError, match="16 levels need at least as many numbers, got 15"):
-        lloyd_max_codebook(torch.ones(15))
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_lloyd_max_levels_have_a_smaller_error_than_the_other_codebooks(bits):
     x = normal(2**18)
     books = [linear_codebook(bits), normal_float(bits), lloyd_max_codebook(x, bits)]
@@ -259,7 +224,7 @@ def test_lloyd_max_levels_have_a_smaller_error_than_the_other_codebooks(bits):
 @pytest.fixture(scope="module")
 def errors():
     """Return the mean squared errors on N(0, 1) in blocks of 64, by the name of the code book."""
-    x = normal(2**22)
+    x = normal(2**21)
     books = CODEBOOKS | {"lloyd-max": lloyd_max_codebook(normal(2**20, seed=1))}
     tensors = {name: quantize(x, levels) for name, levels in books.items()}
     tensors["nf4+dq"] = quantize_nf4(x, double_quant=True)
@@ -312,34 +277,6 @@ def test_the_codes_of_e2m1_are_the_bits_of_its_numbers():
     for quantize_to in MICROSCALED.values():
         codebook = quantize_to(torch.ones(32)).codebook
         assert codebook.tolist() == [e2m1(code) for code in range(16)]
-
-
-def test_mxfp4_of_numbers_computed_by_hand():
-    # The absmax 7 lies between 4 and 8, so the scale is 1. 7 is above the largest number, 6.
-    first = [7, 6, -4.9, 3.5, 2.5, 1.75, 1.25, -0.75, 0.25, 0.26, -0.2, 0]
-    rounded = [6, 6, -4, 4, 2, 2, 1, -1, 0, 0.5, 0, 0]
-    # The absmax 8 is a power of two, so the scale is 2.
-    second = [8, 6, 1.1, -2.9]
-    x = torch.zeros(2, 32)
-    x[0, :12], x[1, :4] = torch.tensor(first), torch.tensor(second)
-    q = quantize_mxfp4(x)
-    assert q.constants.view(torch.uint8).tolist() == [127, 128]
-    assert q.dequantize()[0, :12].tolist() == rounded
-    assert q.dequantize()[1, :4].tolist() == [8, 6, 1, -3]
-    assert q.codes[0, :3].tolist() == [0b0111, 0b0111, 0b1110]
-
-
-def test_nvfp4_of_numbers_computed_by_hand():
-    # The largest number is 448 · 6, so the scale of the tensor is 1 and of its block 448.
-    x = torch.zeros(3, 16)
-    x[0, :2] = torch.tensor([2688, -1344])
-    # The ideal scale 1.1 lies between the numbers 1 and 1.125 of E4M3.
-    x[1, :3] = torch.tensor([6.6, 3.2, -0.5])
-    q = quantize_nvfp4(x)
-    assert q.tensor_scale == 1 and q.constants.tolist() == [448, 1.125, 0]
-    assert q.dequantize()[0, :2].tolist() == [2688, -1344]
-    assert q.dequantize()[1, :3].tolist() == [6.75, 3.375, -0.5625]
-    assert not q.dequantize()[2].any()
 
 
 @pytest.mark.parametrize("power", [-20, 0, 20])
@@ -396,38 +333,6 @@ def test_the_errors_of_formats_with_8_bit_scales_on_normal_numbers(name, error):
     assert measured / ideal == pytest.approx({"MXFP4": 1.3, "NVFP4": 1.02}[name], abs=0.01)
 
 
-@pytest.mark.parametrize("name", MICROSCALED)
-@pytest.mark.parametrize("x", [torch.empty(0), torch.zeros(2, 3), torch.full((5,), 1e-45)], ids=str)
-def test_formats_with_8_bit_scales_accept_empty_and_tiny_tensors(name, x):
-    q = MICROSCALED[name](x)
-    assert q.dequantize().shape == x.shape
-    assert not q.codes.any() and not q.dequantize().any()
-    assert q.absmax.isfinite().all()
-
-
-@pytest.mark.parametrize("name", MICROSCALED)
-def test_a_tensor_with_8_bit_scales_is_unchanged_by_copies_casts_and_saving(name, tmp_path):
-    x = normal(5, 7)
-    q, other = MICROSCALED[name](x), MICROSCALED[name](2 * x)
-    torch.save(q.state_dict(), tmp_path / "state.pt")
-    other.load_state_dict(torch.load(tmp_path / "state.pt"))
-    for same in (copy.deepcopy(q).half(), other):
-        assert same.constants.dtype == q.constants.dtype
-        assert torch.equal(same.dequantize(), q.dequantize())
-
-
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda x: quantize_mxfp4(x.double()), "x must be float32, float16 or bfloat16"),
-        (lambda x: quantize_nvfp4(x / 0), "x must be finite, but 40 of its 40 numbers are not"),
-    ],
-)
-def test_formats_with_8_bit_scales_check_their_arguments(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(normal(40))
-
-
 # --- linear ---------------------------------------------------------------------------------------
 
 
@@ -440,10 +345,6 @@ def test_quantize_linear_follows_the_formula_of_the_slides():
     assert q.dequantize() == pytest.approx(q.codes / 7 * 0.7)
 
 
-def test_quantize_linear_rounds_a_half_to_the_even_code():
-    assert quantize_linear(torch.tensor([1, 0.5, -0.5]), bits=2).codes.tolist() == [1, 0, 0]
-
-
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_error_of_quantize_linear_is_at_most_half_a_step(bits):
     x = normal(1000)
@@ -454,19 +355,11 @@ def test_the_error_of_quantize_linear_is_at_most_half_a_step(bits):
     assert (error <= q.absmax[:, None] / most / 2 * 1.0001).all()
 
 
-def test_with_one_outlier_and_without_blocks_few_levels_are_used():
-    x = normal(4096)
-    x[0] = 10 * x.abs().max()
-    one_block = quantize_linear(x).codes[1:]
-    blocks = quantize_linear(x, block_size=64).codes[64:]
-    assert len(one_block.unique()) <= 3 and len(blocks.unique()) == 15
-
-
 # --- stored bytes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 64 * 256, 64 * 256 + 1, 576 * 1536])
+@pytest.mark.parametrize("count", [1, 65, 64 * 256 + 1, 576 * 1536])
 def test_the_stored_bytes_equal_those_of_the_memory_calculator(count, double_quant):
     q = quantize_nf4(normal(count), 64, double_quant)
     assert q.sizes == nf4_bytes(count, 64, double_quant)
@@ -486,14 +379,6 @@ def test_overhead_bits_has_the_values_of_the_paper():
 
 
 # --- edges ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("shape", [(0,), (3, 0)])
-def test_an_empty_tensor_can_be_quantized(shape, double_quant):
-    q = quantize_nf4(torch.zeros(shape), 64, double_quant)
-    assert q.dequantize().shape == q.codes.shape == shape
-    assert q.sizes["codes"] == q.sizes["constants"] == 0
 
 
 @pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
@@ -540,6 +425,15 @@ def test_numbers_that_are_not_finite_raise_an_error(bad, place):
         (lambda x: quantize(x, torch.tensor([-1.0, math.nan, 1])), "in ascending order"),
         (lambda x: quantize(x, torch.linspace(-2, 2, 16)), r"levels in \[-1, 1\]"),
         (lambda x: quantize_nf4(x.clamp(-3, 3) * 1e38, double_quant=True), "x is too large"),
+        (lambda x: quantize_mxfp4(x, 64), "block_size must be 32, as MXFP4 defines it, got 64"),
+        (lambda x: quantize_nvfp4(x, 32), "block_size must be 16, as NVFP4 defines it, got 32"),
+        (lambda x: quantize_mxfp4(x.double()), "x must be float32, float16 or bfloat16"),
+        (
+            lambda x: quantize_nvfp4(x / 0),
+            "x must be finite, but 2,000 of its 2,000 numbers are not",
+        ),
+        (lambda x: fp4_codebook("e3m0"), "kind must be 'ocp' or 'bitsandbytes', got 'e3m0'"),
+        (lambda x: lloyd_max_codebook(x[:15]), "16 levels need at least as many numbers, got 15"),
     ],
 )
 def test_arguments_that_are_not_allowed_raise_an_error(call, message):
@@ -547,24 +441,31 @@ def test_arguments_that_are_not_allowed_raise_an_error(call, message):
         call(normal(2000))
 
 
-def test_dequantize_can_return_another_dtype():
-    q = quantize_nf4(normal(640).bfloat16())
-    exact = q.dequantize(torch.float32)
-    assert torch.equal(exact.bfloat16(), q.dequantize()) and not torch.equal(
-        exact, q.dequantize().float()
-    )
+ALL = MICROSCALED | {
+    "NF4": quantize_nf4,
+    "NF4 with double quantization": lambda x: quantize_nf4(x, double_quant=True),
+}
 
 
-def test_a_quantized_tensor_is_unchanged_by_copies_casts_and_saving(tmp_path):
-    x = normal(4, 640)
-    q = quantize_nf4(x, double_quant=True)
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("x", [torch.zeros(0), torch.zeros(3, 0), torch.full((5,), 1e-45)], ids=str)
+def test_empty_and_tiny_tensors_can_be_quantized(name, x):
+    q = ALL[name](x)
+    assert q.dequantize().shape == q.codes.shape == x.shape
+    assert q.dequantize().abs().max() < 1e-38 if x.numel() else q.sizes["codes"] == 0
+    assert q.absmax.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_quantized_tensor_is_unchanged_by_copies_casts_and_saving(name, tmp_path):
+    x = normal(5, 130)
+    q, other = ALL[name](x), ALL[name](2 * x)
     torch.save(q.state_dict(), tmp_path / "q.pt")
-    other = quantize_nf4(torch.ones(4, 640), double_quant=True)
     other.load_state_dict(torch.load(tmp_path / "q.pt"))
     for same in (copy.deepcopy(q), copy.deepcopy(q).half(), copy.deepcopy(q).double(), other):
         assert torch.equal(same.dequantize(), q.dequantize())
         assert same.nbytes == q.nbytes
-    assert "(4, 640), block_size=64, double_quant=True" in repr(q)
+    assert "(5, 130), block_size=" in repr(q)
     assert {buffer.device.type for buffer in q.to("meta").buffers()} == {"meta"}
 
 
@@ -649,15 +550,6 @@ def test_the_layer_copies_the_weights_and_uses_double_quantization_by_default():
     nn.init.zeros_(linear.bias)
     assert torch.equal(layer(x), before)
     assert layer.weight.sizes == nf4_bytes(64 * 64, 64, double_quant=True)
-
-
-def test_the_layer_can_be_saved_and_loaded():
-    one, other = NF4Linear(nn.Linear(64, 64)), NF4Linear(nn.Linear(64, 64))
-    x = normal(2, 64)
-    assert not torch.equal(one(x), other(x))
-    other.load_state_dict(one.state_dict())
-    assert torch.equal(one(x), other(x))
-    assert torch.equal(one.bfloat16().weight.dequantize(), other.weight.dequantize())
 
 
 def test_the_layer_rejects_layers_that_are_not_linear_or_already_quantized():
