@@ -7,10 +7,12 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
-from course_utils import evaluation, figures, memory, palette
+from course_utils import evaluation, figures, palette
 from course_utils.figures.timeline_view import TimelineView
 from course_utils.paging import simulate
+from course_utils.quantization import dynamic_codebook, linear_codebook
 
 HISTORY = [{"step": step, "loss": loss} for step, loss in ((1, 4.4), (2, 2.25), (3, 1.5))]
 HISTORY[-1]["validation_loss"] = 1.75
@@ -39,12 +41,6 @@ def test_ids_are_equal_for_equal_pictures_and_different_for_others():
     assert not set(ids[0]) & set(ids[1])
 
 
-def test_the_axis_of_a_loss_curve_ends_at_the_last_planned_step():
-    axes = first_axes(figures.loss_curve(HISTORY, steps=10))
-    assert axes.get_xlim() == (0, 10) and axes.get_ylim()[0] == 0
-    assert "has not begun" in figures.loss_curve([], 10).alt
-
-
 ANSWERS = {0: "Sure!\nI <b>can</b>", 2: "again " * 60, 3: ""}
 
 
@@ -56,20 +52,6 @@ def test_a_learning_curve_has_a_row_for_each_answer_escaped_and_cut():
     assert rows[1][1].startswith("again again") and rows[1][1].endswith(" …")
     assert 200 < len(rows[1][1]) <= 240
     assert "before training: Sure! I <b>can</b>\n" in str(shown)
-
-
-def test_score_bars_show_means_with_intervals():
-    story = {"story": "Rain fell on Tarn.", "section": "weather", "headline": "Rain falls on Tarn"}
-    good = '{"section": "weather", "headline": "Rain falls on Tarn"}'
-    scores = {"few-shot": ["no", "no", good, "no"], "tuned": [good] * 4}
-    scores = {name: evaluation.score(answers, [story] * 4) for name, answers in scores.items()}
-    numbers = evaluation.intervals(scores)
-    picture = figures.score_bars(numbers)
-    heights = [bar.get_height() for bar in first_axes(picture).patches]
-    assert heights == pytest.approx([25] * 4 + [100] * 4)
-    assert "few-shot: valid JSON 25%" in picture.alt and "tuned: valid JSON 100%" in picture.alt
-    low = first_axes(picture).collections[0].get_segments()[0][0][1]
-    assert low == pytest.approx(100 * numbers["few-shot", "low"].iloc[0])
 
 
 def test_bins_meet_halfway_between_levels():
@@ -96,27 +78,6 @@ def test_only_normal_numbers_follow_the_diagonal_of_normal_quantiles():
     assert "uniform reaches -1.7 and 1.7 at ±3.3" in picture.alt
 
 
-def test_next_tokens_has_a_panel_for_each_prompt_with_the_likeliest_token_on_top():
-    prompts = {"The cost is $5 or $": [("·6", 0.75), ("·7", 0.2)], "Once": [("·upon", 0.5)]}
-    picture = figures.next_tokens(prompts)
-    left, right = picture.figure.axes
-    assert [bar.get_width() for bar in left.patches] == [0.75, 0.2]
-    assert left.yaxis_inverted() and [t.get_text() for t in left.get_yticklabels()] == ["·6", "·7"]
-    assert [bar.get_width() for bar in right.patches] == [0.5]
-    # A $ must not begin a formula.
-    assert not left._left_title.get_parse_math()
-
-
-def test_marked_tokens_describe_in_words_which_tokens_are_graded():
-    shown = figures.MarkedTokens(["<|im_start|>", "ask↵", "a&b", "·c"], [False, False, True, True])
-    summary = "2 of 4 tokens are graded: underlined, between [graded: and :graded]."
-    assert str(shown) == f"<|im_start|>ask↵\n[graded: a&b·c :graded]\n{summary}"
-    page = shown._repr_html_()
-    assert "&lt;|im_start|&gt;" in page and "a&amp;b" in page and summary in page
-    assert page.count("text-decoration:underline") == 2
-    assert page.index("[graded: ") < page.index("a&amp;b") < page.index(" :graded]")
-
-
 def test_token_losses_colours_the_tokens_by_loss():
     shown = figures.TokenLosses(["a&b", "·c", "d↵"], [9.0, 0.0, 4.5])
     page = shown._repr_html_()
@@ -125,12 +86,6 @@ def test_token_losses_colours_the_tokens_by_loss():
     assert "a&amp;b: loss 9.00, p = 0.00012" in page and ">4.50</small>" in page
     assert "3 tokens, mean loss 4.50 nats, highest: a&b 9.00" in shown.summary
     assert str(shown) == f"a&b(9.00) ·c(0.00) d↵(4.50)\n{shown.summary}"
-
-
-@pytest.mark.parametrize(("texts", "losses"), [(["a"], [1.0, 2.0]), ([], [])])
-def test_token_losses_needs_a_loss_for_each_token(texts, losses):
-    with pytest.raises(ValueError, match=f"got {len(texts)} and {len(losses)} items"):
-        figures.TokenLosses(texts, losses)
 
 
 NF4_LINE = [-1.0, -0.5, 0.0, 0.25, 0.75, 1.0]
@@ -259,52 +214,11 @@ def test_rounding_line_shows_an_update_too_short_for_nf4_but_not_for_16_bits():
     assert "passes 5 numbers, and the sum is rounded to 0.2598: 98% of the update" in picture.alt
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((NF4_LINE, 0.3, 0.01), "weight must be one of the inner levels"),
-        ((NF4_LINE, 1.0, 0.01), "weight must be one of the inner levels"),
-        ((NF4_LINE, 0.25, 0.0), "at most half as large as the weight 0.25, but not 0: got 0.0"),
-    ],
-)
-def test_rounding_line_checks_its_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        figures.rounding_line(*arguments)
-
-
-# The calculator has eight groups, too. Together these groups have 36 GB.
-GROUPS = {name: (n + 1) * 1e9 for n, name in enumerate(memory.GROUPS)}
-CARDS = {"T4": 15.3e9, "RTX 4090": 24.8e9, "A100-40": 41.9e9, "A100-80": 84.4e9, "H100": 84.3e9}
-
-
-def test_memory_bars_have_a_colour_for_each_group_and_lines_at_the_limits_of_gpus():
-    picture = figures.memory_bars({"one": GROUPS}, CARDS)
-    bars = first_axes(picture).patches
-    assert [bar.get_x() for bar in bars] == [sum(range(1, n + 1)) for n in range(8)]
-    drawn = [to_hex(bar.get_facecolor()) for bar in bars]
-    assert drawn[:4] == [palette.WEIGHTS, palette.ADAPTERS, palette.GRADIENTS, palette.OPTIMIZER]
-    assert len(set(drawn)) == 8
-    assert picture.alt.startswith("Stacked bars of memory: one 36.00 GB (weights 1.00 GB, adapters")
-    assert [line.get_xdata()[0] for line in first_axes(picture).lines] == [15.3, 24.8]
-    assert picture.alt.endswith("T4 at 15.30 GB, RTX 4090 at 24.80 GB.")
-    assert "GPU" not in figures.memory_bars({"one": {"weights": 1e9}}, CARDS).alt
-
-
 LONG_STEP = {"gpu": "T4", "lengths": (1024, 4096), "rank": 64, "targets": "all-linear"}
 
 
 def timeline(**options):
     return simulate("llama-3.1-8b", "qlora", double_quant=True, **LONG_STEP | options)
-
-
-def test_a_view_has_the_moments_of_its_steps():
-    run = timeline(lengths=(1024, 512, 2048))
-    view = TimelineView.of(run, steps=[3, 1])
-    assert view.steps == (1, 3) and view.failed is None and view.has_pages
-    assert view.moments == view.events == tuple(e for e in run.events if e.step != 2)
-    assert list(view.step_labels()) == ["step 1\n1,024 tokens", "step 3\n2,048 tokens"]
-    totals = [sum(sizes) for sizes in zip(*(area.sizes for area in view.areas()), strict=True)]
-    assert totals == [moment.total for moment in view.moments]
 
 
 def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():
@@ -330,16 +244,6 @@ def test_a_timeline_marks_the_moment_at_which_memory_ran_out():
     assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB needed.")
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("gpu", "end"), [(10**9, "463.13 MB"), (10**8, "0 B")])
-def test_a_timeline_of_a_run_that_never_began(gpu, end):
-    picture = figures.memory_timeline(timeline(gpu=gpu))
-    (axes,) = picture.figure.axes
-    assert {len(area.values) for area in areas(axes)} == {1} and axes.get_ylim()[1] >= 1
-    assert f"up to 0 B under a line at {end}, the end of the GPU. Out of memory" in picture.alt
-    picture._repr_html_()
-
-
 MEASURED = {
     "forward": [1e6, 2e6],
     "loss": [5e6, 9e6, 4e6],
@@ -347,13 +251,6 @@ MEASURED = {
     "backward of layer 1": [3e6, 8e6],
     "update": [2e6],
 }
-
-
-def test_the_highest_point_of_each_measured_step_is_written():
-    picture = figures.step_phases({"a": MEASURED, "b": MEASURED | {"loss": [5e6]}})
-    assert {"9.0 MB", "8.0 MB"} <= {text.get_text() for text in first_axes(picture).texts}
-    assert "over the phases forward, loss, backward, update of a training step." in picture.alt
-    assert "a: highest in the phase loss, 9.0 MB; b: highest in the phase backward" in picture.alt
 
 
 def test_predicted_spikes_are_drawn_over_the_measured_layers():
@@ -373,6 +270,29 @@ def test_steps_and_layers_must_match_what_was_measured():
         figures.layer_spikes({"backward of layer 1": [1.0]}, [1, 2])
 
 
+def test_score_bars_show_means_with_intervals():
+    story = {"story": "Rain fell on Tarn.", "section": "weather", "headline": "Rain falls on Tarn"}
+    good = '{"section": "weather", "headline": "Rain falls on Tarn"}'
+    scores = {"few-shot": ["no", "no", good, "no"], "tuned": [good] * 4}
+    scores = {name: evaluation.score(answers, [story] * 4) for name, answers in scores.items()}
+    numbers = evaluation.intervals(scores)
+    picture = figures.score_bars(numbers)
+    heights = [bar.get_height() for bar in first_axes(picture).patches]
+    assert heights == pytest.approx([25] * 4 + [100] * 4)
+    low = first_axes(picture).collections[0].get_segments()[0][0][1]
+    assert low == pytest.approx(100 * numbers["few-shot", "low"].iloc[0])
+
+
+def test_marked_tokens_describe_in_words_which_tokens_are_graded():
+    shown = figures.MarkedTokens(["<|im_start|>", "ask↵", "a&b", "·c"], [False, False, True, True])
+    summary = "2 of 4 tokens are graded: underlined, between [graded: and :graded]."
+    assert str(shown) == f"<|im_start|>ask↵\n[graded: a&b·c :graded]\n{summary}"
+    page = shown._repr_html_()
+    assert "&lt;|im_start|&gt;" in page and "a&amp;b" in page and summary in page
+    assert page.count("text-decoration:underline") == 2
+    assert page.index("[graded: ") < page.index("a&amp;b") < page.index(" :graded]")
+
+
 def test_the_lowest_number_of_each_row_of_a_heat_map_has_a_frame():
     values = {"8": {"0.1": 2.0, "0.2": 2.125}, "1": {"0.1": 2.5, "0.2": 2.25, "0.3": 2.75}}
     labels = {"xlabel": "learning rate", "ylabel": "rank", "unit": "Loss"}
@@ -383,3 +303,74 @@ def test_the_lowest_number_of_each_row_of_a_heat_map_has_a_frame():
     assert [cells[n + 0.5, 1.5] for n in range(2)] == ["2.000", "2.125\nyours"] and len(cells) == 5
     assert [tuple(np.floor(frame.get_xy())) for frame in axes.patches] == [(1, 0), (0, 1)]
     assert "1: 2.500 at 0.1, 2.250 at 0.2, 2.750 at 0.3; 8: 2.000 at 0.1" in picture.alt
+
+
+# --- double quantization --------------------------------------------------------------------------
+
+BOOKS = {"dynamic": dynamic_codebook().tolist(), "linear": linear_codebook(8).tolist()}
+POINTS = {
+    "float32 constants": {64: (4.5, 0.844), 256: (4.125, 0.978)},
+    "double quantization": {16: (4.508, 0.656), 64: (4.127, 0.845), 128: (4.063, 0.913)},
+}
+CHOSEN = "double quantization", 64
+
+
+def texts(picture):
+    return [text.get_text() for axes in picture.figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("block_size", "nested_block_size", "code_bytes"), [(64, 256, "32"), (4096, 64, "2,048")]
+)
+def test_the_tree_shows_the_bytes_of_each_node(block_size, nested_block_size, code_bytes):
+    picture = figures.constant_tree(block_size, nested_block_size)
+    stored = (
+        "4 B for the whole matrix",
+        f"4 B for {nested_block_size} constants",
+        f"1 B for {block_size:,} weights",
+        f"{code_bytes} B for {block_size:,} weights",
+    )
+    for text in stored:
+        assert text in texts(picture) and text in picture.alt
+
+
+def test_strips_show_every_level_and_count_those_in_each_part():
+    values = [*[-0.5] * 20, *[0.0] * 50, 0.1, *[0.9] * 29]
+    picture = figures.level_strips(values, BOOKS, inner=0.1)
+    top, *strips = picture.figure.axes
+    assert [text.get_text() for text in top.texts] == [
+        *("20% of the constants", "51%", "29% of the constants")
+    ]
+    assert sum(top.patches[0].get_data().values) == len(values)
+    for axes, (name, levels), counts in zip(
+        strips, BOOKS.items(), ((64, 127, 65), (115, 25, 115)), strict=True
+    ):
+        assert axes.lines[0].get_xdata()[::3].tolist() == pytest.approx(levels)
+        assert axes.get_ylabel() == name
+        assert [text.get_text().split()[0] for text in axes.texts] == [str(n) for n in counts]
+    assert "dynamic has 64, 127 and 65 levels; linear has 115, 25 and 115 levels" in picture.alt
+
+
+def test_frontier_marks_the_chosen_point_with_its_bits():
+    picture = figures.frontier(POINTS, CHOSEN)
+    (axes,) = picture.figure.axes
+    plain, double, ring = (line.get_xydata().tolist() for line in axes.lines)
+    assert plain == [[4.125, 0.978], [4.5, 0.844]] and ring == [[4.127, 0.845]]
+    assert double == [[4.063, 0.913], [4.127, 0.845], [4.508, 0.656]]
+    assert "QLoRA:\n4.127 bits" in texts(picture) and {*POINTS} < {*texts(picture)}
+    assert "blocks of 64 with 4.127 bits and error 0.845%" in picture.alt
+
+
+def is_bar(patch):
+    return isinstance(patch, Rectangle) and patch.get_width() > 0
+
+
+def test_byte_layout_magnifies_all_fields_except_the_largest():
+    picture = figures.byte_layout({"book": 64, "codes": 900, "offset": 36})
+    (axes,) = picture.figure.axes
+    bars = [(patch.get_y(), patch.get_width()) for patch in axes.patches if is_bar(patch)]
+    upper, lower = bars[:3], bars[3:]
+    assert {y for y, _ in upper} != {y for y, _ in lower}
+    assert [width / 536 for _, width in upper] == pytest.approx([0.9, 0.064, 0.036])
+    assert [width / 536 for _, width in lower] == pytest.approx([0.64, 0.36])
+    assert picture.alt == "Bars of 1,000 B: book 64 B, codes 900 B, offset 36 B."

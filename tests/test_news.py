@@ -48,13 +48,6 @@ def test_no_story_changes_its_split(data):
     assert digest == "0a191422a86f1f0cf2c329dc965b4ce31941dde55fd832e093c1ec2f78f06ba9"
 
 
-def test_stories_are_plain_text_of_40_to_90_words(examples):
-    for row in examples:
-        words = row["story"].split()
-        assert 40 <= len(words) <= 90, row["id"]
-        assert row["story"].isascii() and row["story"] == " ".join(words), row["id"]
-
-
 def test_reference_headlines_are_in_house_style(examples):
     errors = {r["id"]: news.house_style_errors(r["headline"], r["story"]) for r in examples}
     assert {key: found for key, found in errors.items() if found} == {}
@@ -111,11 +104,6 @@ def test_a_headline_that_breaks_one_rule_has_one_error(headline, error):
     assert errors == [] if error is None else len(errors) == 1 and error in errors[0]
 
 
-def test_a_word_at_the_start_of_a_sentence_is_no_name_if_it_also_occurs_without_a_capital():
-    story = "Strike looms in Halvik. The strike may last."
-    assert news.house_style_errors("Halvik braces for Strike today", story)
-
-
 def test_each_error_is_listed_under_its_rule():
     """The headline is too short, has a wrong first letter, a wrong capital and a past form."""
     length, case, tense, marks = news.errors_by_rule("teachers Won a", STORY).values()
@@ -129,12 +117,6 @@ def test_each_error_is_listed_under_its_rule():
 
 
 # -- prompts
-
-
-def test_the_answer_is_one_json_object():
-    example = {"section": "sport", "headline": 'Zoë\'s "Owls" win', "story": STORY}
-    assert json.loads(news.answer(example)) == {"section": "sport", "headline": 'Zoë\'s "Owls" win'}
-    assert "Zoë" in news.answer(example)
 
 
 def test_the_zero_shot_prompt_contains_sections_house_style_and_keys_but_no_answer(examples):
@@ -168,14 +150,8 @@ def test_the_instruction_is_in_the_system_message_or_in_each_user_message(exampl
         told = [turn["role"] for turn in turns if turn["content"].startswith(instruction)]
         assert told == roles_with_instruction[place]
         assert turns[-1]["content"].endswith(examples[0]["story"])
-
-
-def test_an_instruction_in_another_place_raises_an_error(examples):
     with pytest.raises(ValueError, match="one of system, user, both, got 'assistant'"):
         news.messages(examples[0], instruction_in="assistant")
-
-
-def test_an_example_among_its_own_shots_raises_an_error(examples):
     with pytest.raises(ValueError, match="one of its own shots"):
         news.messages(examples[0], shots=[examples[1], examples[0]])
 
@@ -184,6 +160,9 @@ def test_the_tuned_prompt_is_shorter_and_may_end_with_the_answer(examples):
     prompt, answered = (news.tuned_messages(examples[0], answered=a) for a in (False, True))
     assert prompt == answered[:-1] and prompt[-1]["role"] == "user"
     assert answered[-1] == {"role": "assistant", "content": news.answer(examples[0])}
+    assert json.loads(news.answer(examples[0])) == {
+        key: examples[0][key] for key in ("section", "headline")
+    }
     tuned, zero_shot = (
         sum(len(message["content"].split()) for message in messages)
         for messages in (prompt, news.messages(examples[0]))

@@ -35,11 +35,6 @@ def test_classifier_learns_words_that_only_one_section_uses():
     assert ngrams.predict_sections(train, test) == list(words)
 
 
-def test_classifier_needs_a_training_story():
-    with pytest.raises(ValueError, match="at least one training story"):
-        ngrams.predict_sections([], [{"story": "Rain."}])
-
-
 def test_classifier_is_far_better_than_guessing_on_the_news():
     data = news.load_news()
     found = ngrams.predict_sections(data["train"], data["validation"])
