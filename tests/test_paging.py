@@ -282,16 +282,6 @@ def test_the_bandwidth_depends_on_the_gpu():
     assert simulate("smollm2-135m", "full", gpu="T4", bandwidth=5, **case).bandwidth == 5
 
 
-def test_a_new_gpu_can_be_used_although_its_bus_and_its_speed_are_unknown(monkeypatch):
-    monkeypatch.setitem(GPUS, "new", GPU(10**10))
-    case = {"gpu": "new", "lengths": (8,), "recipe": "fp32"}
-    assert simulate("smollm2-135m", "full", bandwidth=1e9, **case).bandwidth == 1e9
-    with pytest.raises(ValueError, match="PCIe generation of new is unknown: pass the bandwidth"):
-        simulate("smollm2-135m", "full", **case)
-    with pytest.raises(ValueError, match="the speed of new with numbers of 2 B is unknown: add it"):
-        arithmetic_seconds("new", "llama-7b", "qlora")
-
-
 def test_memory_runs_out_if_no_page_fits_at_the_update():
     options = {"recipe": "fp32", "optimizer": "paged_adamw"}
     update = timeline("smollm2-135m", "full", sequence_length=8, **options)[-1]

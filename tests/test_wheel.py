@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__
-from course_utils.machine import notebooks, starter
+from course_utils.machine import notebooks
+from workshop import starter
 from course_utils.machine.validation import CourseError
 from workshop import cli
 
@@ -142,9 +143,7 @@ def test_a_package_installed_from_a_wheel_works_in_a_clone(monkeypatch):
 
 
 def test_an_installation_without_lectures_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        starter, "__file__", str(tmp_path / "course_utils" / "machine" / "starter.py")
-    )
+    monkeypatch.setattr(starter, "__file__", str(tmp_path / "workshop" / "starter.py"))
     with pytest.raises(CourseError, match="has no lectures: install it again with pip"):
         starter.material()
 

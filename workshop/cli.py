@@ -194,7 +194,7 @@ def start(folder: str) -> None:
 
     FOLDER may exist. A file that exists is never changed, so your answers stay as they are.
     """
-    from course_utils.machine import starter
+    from workshop import starter
 
     if not folder.strip():
         raise click.UsageError("the name of the folder is empty; for this folder, write a dot")

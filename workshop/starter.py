@@ -39,8 +39,8 @@ def material() -> Path:
     Raises:
         CourseError: the installation has no lectures, and is not a clone of the course.
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "material", package.parent):
+    root = Path(__file__).resolve().parents[1]
+    for folder in (root / "course_utils" / "material", root):
         if any(folder.glob(PATTERNS[0])):
             return folder
     raise CourseError("this installation of the course has no lectures: install it again with pip")

@@ -1,0 +1,74 @@
+"""A GPU that is added to the table works everywhere: in estimates, paging, tools and lectures."""
+
+from pathlib import Path
+
+import pytest
+
+from course_utils.machine.notebooks import load_node
+from course_utils.machine.units import GB
+from course_utils.memory import GPU, GPUS, estimate, largest, usable_bytes
+from course_utils.notebook.explorers import paging_answer
+from course_utils.paging import arithmetic_seconds, longest_text, pcie_x16, simulate
+from workshop.publishing.live import fit
+
+LECTURE = Path(__file__).resolve().parents[1] / "lectures/02_memory_calculator.ipynb"
+# NVIDIA, HGX B200: 2,250 dense TFLOPS in bfloat16 and 80 in float32 ("NVIDIA Blackwell Architecture
+# Technical Brief", 2024).
+B200 = GPU(192 * GB, pcie=5, flops={2: 2.25e15, 4: 80e12})
+RUN = {"lengths": (64, 128), "recipe": "fp32"}
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """Return a function that adds a GPU to the table for the time of a test."""
+
+    def add_gpu(name, gpu):
+        monkeypatch.setitem(GPUS, name, gpu)
+        return name
+
+    return add_gpu
+
+
+def test_estimates_and_runs_know_a_new_gpu(add):
+    name = add("B200", B200)
+    assert usable_bytes(name) == usable_bytes(192 * GB) < 192 * GB
+    assert estimate("7b").fits(name) and not estimate("7b").fits("H100")
+    assert largest("model", name) == "qwen3-8b"
+    run = simulate("smollm2-135m", "full", gpu=name, **RUN)
+    assert run.bandwidth == pcie_x16(5) and run.out_of_memory is None
+    assert longest_text(name, "llama-7b", "full") > longest_text("H100", "llama-7b", "full")
+    fast, slow = (arithmetic_seconds(gpu, "llama-7b", "qlora") for gpu in (name, "H100"))
+    assert slow / fast == pytest.approx(2.25e15 / 989e12)
+
+
+def test_will_it_fit_and_the_paging_explorer_know_a_new_gpu(add):
+    values = {key: control.value for key, control in fit.CONTROLS.items()}
+    assert "B200" in fit.answer(values | {"gpu": add("B200", B200)})
+    run = {"method": "qlora", "optimizer": "adamw", "sequence_length": 64, "longest": 128}
+    _, text = paging_answer("llama-7b", gpu="B200", paged=True, **run)
+    assert "memory of B200  " in text and "PCIe 5.0" in text
+
+
+@pytest.mark.full
+def test_the_lecture_is_correct_with_a_new_gpu(add):
+    """The cells of lecture 02 up to its explorer, which need no model, and those about GPUs."""
+    add("B200", B200)
+    shown, namespace = "", {}
+    cells = {c.id: c.source for c in load_node(LECTURE).cells if c.cell_type == "code"}
+    ids = list(cells)
+    more = ["activations-picture", "largest-sharded", "largest-sharded-answer"]
+    for cell in [*ids[1 : ids.index("explorer")], *more]:
+        exec(cells[cell], namespace)
+        if cell == "adam-slide":
+            shown = namespace["title"]
+    assert shown == "1 of these GPUs has the 112 GB that the slide counts"
+
+
+def test_an_unknown_bus_or_speed_raises_an_error_that_says_what_to_do(add):
+    name = add("new", GPU(24 * GB))
+    assert usable_bytes(name) < 24 * GB
+    with pytest.raises(ValueError, match="PCIe generation of new is unknown: pass the bandwidth"):
+        simulate("smollm2-135m", "full", gpu=name, **RUN)
+    assert simulate("smollm2-135m", "full", gpu=name, bandwidth=1e9, **RUN).bandwidth == 1e9
+    with pytest.raises(ValueError, match="the speed of new with numbers of 2 B is unknown: add it"):
+        arithmetic_seconds(name, "llama-7b", "qlora")
