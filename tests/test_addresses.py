@@ -45,35 +45,14 @@ def test_a_final_slash_or_git_suffix_is_removed(end):
 @pytest.mark.parametrize(
     "address",
     [
-        "https://github.com/example/.github",
-        "https://github.com/a-1/b.c_d-e",
-        f"https://github.com/{'a' * 39}/{'b' * 100}",
-    ],
-)
-def test_valid_addresses_are_accepted(address):
-    assert github(address) == address
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
         "",
-        "example/course",
         "http://github.com/example/course",
         "git@github.com:example/course.git",
         "https://gitlab.com/example/course",
         "https://github.com.example.org/example/course",
         "https://github.com/example",
-        "https://github.com/example/..",
-        "https://github.com/example/.git",
         "https://github.com/example/course/tree/main",
-        "https://github.com/example/course?x=1",
-        "https://github.com/-example/course",
         "https://github.com/ex--ample/course",
-        f"https://github.com/{'a' * 40}/course",
-        f"https://github.com/example/{'b' * 101}",
-        "https://github.com/example/a b",
-        'https://github.com/example/a"b',
         "https://github.com/example/course\n",
     ],
 )
@@ -158,11 +137,6 @@ def test_badges_are_added_and_removed(opening):
     assert once.split("\n\n")[1] == line
     assert with_badges(once, line) == once
     assert with_badges(once, "") == opening
-
-
-def test_other_pictures_are_kept():
-    opening = "# Title\n\n[![A figure](figure.png)](page.html)\n\nText."
-    assert with_badges(opening, "") == opening
 
 
 # --- all files of a course ---

@@ -3,14 +3,12 @@
 The tests need neither Docker nor a network, because repo2docker only prints the Dockerfile.
 """
 
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -74,37 +72,6 @@ def test_repo2docker_uses_the_files_in_binder(repository):
     assert not any("pip install" in line for line in lines)
 
 
-class Engine:
-    """Replaces Docker, and records the names of the files that the image would be built from."""
-
-    def build(self, *, fileobj, **_):
-        with tarfile.open(fileobj=io.BytesIO(fileobj.read())) as archive:
-            self.names = {Path(name) for name in archive.getnames()}
-        return iter([])
-
-
-@pytest.mark.full
-def test_image_contains_no_file_that_git_ignores(repository, monkeypatch):
-    buildpacks = pytest.importorskip("repo2docker.buildpacks")
-    private = (
-        ".venv/bin/python",
-        "build/lectures/a.html",
-        "exchange/qlora/inbound/a",
-        "gradebook.db",
-        "submitted/student01/03_lora/03_lora.ipynb",
-    )
-    for name in (*private, "lectures/00_setup.ipynb", ".config/pip/pip.conf"):
-        (repository / name).parent.mkdir(parents=True, exist_ok=True)
-        (repository / name).write_text("")
-    monkeypatch.chdir(repository)
-    pack, engine = buildpacks.CondaBuildPack("an-image"), Engine()
-    pack.platform = "linux/amd64"
-    list(pack.build(engine, "course", 0, {}, [], {}))
-    assert {Path("src/lectures/00_setup.ipynb"), Path("src/.config/pip/pip.conf")} <= engine.names
-    assert Path("src/binder/start") in engine.names
-    assert not engine.names & {Path("src") / name for name in private}
-
-
 # --- the scripts ----------------------------------------------------------------------------------
 
 START = ROOT / "binder" / "start"
@@ -131,22 +98,6 @@ def test_start_runs_the_command_and_returns_its_status(tmp_path):
     assert arguments == ["--ip=0.0.0.0", "two words", ""]
     assert (cache, threads) == (f"{tmp_path}/share/qlora-course", "1")
     assert settings.split(os.pathsep)[0] == f"{ROOT}/course_utils/data/jupyter"
-
-
-def test_start_keeps_variables_that_are_set(tmp_path):
-    chosen = {"QLORA_COURSE_CACHE": tmp_path / "mine", "OMP_NUM_THREADS": 4}
-    done = start(NB_PYTHON_PREFIX=tmp_path, JUPYTER_CONFIG_PATH="/etc/mine", **chosen)
-    _, cache, threads, settings = json.loads(done.stdout)
-    assert (cache, threads) == (f"{tmp_path}/mine", "4")
-    assert settings.endswith("/course_utils/data/jupyter:/etc/mine")
-
-
-def test_start_is_replaced_by_the_server(tmp_path):
-    """So the signal that ends a session reaches the server."""
-    command = [START, "sh", "-c", "echo $$"]
-    variables = environment(NB_PYTHON_PREFIX=tmp_path)
-    child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
-    assert child.communicate()[0].strip() == str(child.pid)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
 
@@ -55,13 +54,6 @@ def test_help_and_version_import_no_heavy_module():
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.endswith("\n[]\n")
     assert f"version {__version__}" in done.stdout
-
-
-def test_help_lists_every_command_in_order_without_cutting_its_description():
-    listed = course("--help").output.partition("Commands:\n")[2]
-    names = [line.split()[0] for line in listed.splitlines()]
-    assert names == list(cli.main.commands) and names[:2] == ["setup", "lab"]
-    assert "..." not in listed
 
 
 def test_missing_package_is_reported_with_the_command_that_installs_it():
@@ -165,13 +157,6 @@ def test_run_executes_all_lectures(folder):
 
 
 @pytest.mark.full
-def test_run_executes_only_the_named_lecture(folder):
-    result = course("run", "--only", "7", "--output", "pages")
-    assert result.exit_code == 0
-    names = sorted(path.name for path in (folder / "pages").iterdir())
-    assert names == ["07_last.html", "07_last.ipynb"]
-
-
 def test_run_continues_after_a_lecture_that_fails(folder):
     broken = folder / "lectures" / "00_first.ipynb"
     broken.write_text(NOTEBOOK.format(source="1 / 0"))
@@ -199,12 +184,6 @@ def test_run_reports_wrong_arguments_and_a_missing_course(folder, monkeypatch):
         result = course(command)
         assert result.exit_code == 1
         assert "is not in a course folder" in result.stderr
-
-
-def test_unknown_command_is_reported():
-    result = course("grades")
-    assert result.exit_code == 2
-    assert "No such command 'grades'" in result.stderr
 
 
 # --- lab ---
@@ -250,14 +229,6 @@ def test_lab_reports_a_read_only_home_folder(served, monkeypatch, writable):
     assert result.exit_code == (0 if writable else 1) and bool(served) is writable
 
 
-def test_lab_reports_a_user_without_a_home_folder(served, monkeypatch):
-    def home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(jupyter_core.paths, "jupyter_data_dir", home)
-    assert "Could not determine home directory" in course("lab").stderr
-
-
 def test_lab_reports_missing_jupyterlab(folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "course_utils.machine.lab", raising=False)
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
@@ -290,12 +261,6 @@ def test_release_writes_exercises_and_check_compares_them(assignments):
     assert (result.exit_code, result.output) == (1, "exercises/README.md is missing\n")
 
 
-def test_release_reports_an_unknown_assignment(assignments):
-    result = course("release", "08")
-    assert result.exit_code == 1
-    assert result.output == "Error: there is no assignment 08; choose one of: 09_sums\n"
-
-
 @pytest.mark.full
 def test_release_writes_a_students_repository(assignments):
     if not shutil.which("git"):
@@ -315,14 +280,6 @@ def test_release_writes_a_students_repository(assignments):
     assert result.stderr == (
         "Error: students exists, but is neither empty nor a git work tree: choose another folder\n"
     )
-
-
-@pytest.mark.parametrize("other", ["--check", "9"])
-def test_students_repository_contains_all_assignments(assignments, other):
-    result = course("release", "--student-repo", "students", other)
-    assert result.exit_code == 2
-    assert "--student-repo writes all assignments, so it can't be used with" in result.stderr
-    assert not Path("students").exists()
 
 
 # --- badges ---
@@ -350,29 +307,6 @@ def test_badges_are_set_and_renewed(published):
     assert "README.md: the table of the lectures or the badges are out of date" in result.output
     assert course("badges").output == "README.md\n"
     assert readme.read_text(encoding="utf-8") == text
-
-
-def test_badges_without_a_repository_explain_how_to_set_one(published):
-    result = course("badges")
-    assert (result.exit_code, result.output) == (
-        0,
-        "Lectures have no badges, because pyproject.toml names no repository. To add one, run "
-        "`course badges --set https://github.com/OWNER/REPO`.\n",
-    )
-
-
-def test_help_is_also_a_command():
-    assert course("help").output == course("--help").output
-    assert course("help", "badges").output == course("badges", "--help").output
-
-
-def test_badges_reports_wrong_addresses(published):
-    before = (published / "pyproject.toml").read_bytes()
-    for address in ("https://example.org/course", ""):
-        result = course("badges", "--set", address)
-        assert result.exit_code == 1 and result.stderr.count("\n") == 1
-        assert "is not of the form https://github.com/OWNER/REPO" in result.stderr
-    assert (published / "pyproject.toml").read_bytes() == before
 
 
 # --- repair ---
@@ -530,16 +464,6 @@ def test_program_is_run_in_the_course_folder(programs, monkeypatch, line, expect
     assert bool(linted) == (expected[0] == "pytest")
 
 
-@pytest.mark.full
-def test_bench_lists_its_benchmarks_and_reports_an_unknown_one(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    command = [sys.executable, "-m", "workshop.cli", "bench"]
-    listed = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert listed.returncode == 0 and "\n  training  " in listed.stdout
-    unknown = subprocess.run([*command, "coffee"], capture_output=True, text=True)
-    assert unknown.returncode == 2 and "There is no benchmark 'coffee'." in unknown.stderr
-
-
 def test_bench_in_a_course_without_benchmarks_is_an_error(folder):
     result = course("bench")
     assert result.exit_code == 1 and "which is not in" in result.output
@@ -558,15 +482,6 @@ def test_tests_do_not_run_if_a_linter_fails(monkeypatch, programs):
     )
     assert course("test").exit_code == 5
     assert ran == [list(good), list(bad)] and not programs
-
-
-@pytest.mark.full
-def test_undeclared_import_is_found(tmp_path):
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "one.py").write_text("import nobody_declares_this\n")
-    command = [sys.executable, "-m", "deptry", ".", "--ignore", "DEP002"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "nobody_declares_this" in done.stderr
 
 
 # --- set-up ---

@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from course_utils import figures, memory, palette
-from course_utils.figures import canvas
 from course_utils.figures.formats import stored_bits
-from course_utils.figures.timeline import _drawn_phases
 from course_utils.machine import notebooks
 from course_utils.quantization import normal_float, quantize_nf4
 
@@ -56,12 +53,6 @@ def rectangles(picture, colour):
         for shape in shapes
         if to_hex(shape.get_facecolor()) == colour and shape.get_width() > 0
     ]
-
-
-def test_texts_on_a_canvas_do_not_begin_formulas():
-    drawn = canvas.Canvas(100, 50, "$5")
-    drawn.box((0, 0), (20, 10), "$x$")
-    assert not any(text.get_parse_math() for text in drawn.axes.texts)
 
 
 # --- NF4 ------------------------------------------------------------------------------------------
@@ -113,14 +104,6 @@ def test_the_picture_of_a_block_shows_what_is_stored(place, pair):
     assert {"32 bytes of codes", "absmax 2.0000: 4 bytes", "36 bytes instead of 256"} <= set(
         written
     )
-    # The absmax is marked among the weights.
-    (axes,) = picture.figure.axes
-    boxes = [shape for shape in axes.patches if isinstance(shape, FancyBboxPatch)]
-    marked = [box for box in boxes if to_hex(box.get_facecolor()) == palette.CONSTANTS]
-    weight, constant = (box.get_path().get_extents() for box in marked)
-    (at,) = (text.get_position() for text in axes.texts if text.get_text() == "−2.00")
-    assert weight.x0 < at[0] < weight.x1 and weight.y0 < at[1] < weight.y1
-    assert constant.y0 > weight.y1
 
 
 # --- a transformer block and LoRA's matrices ------------------------------------------------------
@@ -174,14 +157,6 @@ def test_the_errors_of_low_rank_are_those_of_eckart_and_young():
     assert np.abs(images[7].astype(float) - images[0].astype(float)).max() <= 1
 
 
-def test_zero_has_the_colour_of_the_page():
-    from course_utils.figures.lora import signed_colours
-
-    pixels = signed_colours(np.array([[0.0, 2.0, -2.0, -1.0]]))[0]
-    assert pixels[:, 3].tolist() == [0, 1, 1, 0.5]
-    assert [to_hex(pixel[:3]) for pixel in pixels[1:3]] == [palette.ORANGE, palette.BLUE]
-
-
 # --- number formats -------------------------------------------------------------------------------
 
 
@@ -218,13 +193,6 @@ def test_each_prediction_is_compared_with_the_next_label_that_counts():
     assert len(boxes) == 12
 
 
-def test_the_last_prediction_of_an_excerpt_is_used():
-    picture = figures.shift_by_one(["a", "b", "c"], [False, True, True], excerpt=True)
-    assert distributions(picture) == 3 and "unused" not in texts(picture)
-    assert texts(picture).count("…") == 6
-    assert picture.alt.endswith("The text has more tokens before and after these ones.")
-
-
 def test_a_step_shows_the_highest_of_its_three_moments():
     picture = figures.step_timeline(WAYS, ("T4", 10e9))
     for axes, (name, phases) in zip(picture.figure.axes, WAYS.items(), strict=True):
@@ -246,23 +214,6 @@ def test_a_step_shows_the_highest_of_its_three_moments():
     assert picture.alt.endswith("A line marks T4 at 10.00 GB.")
 
 
-def test_the_words_of_a_phase_do_not_decide_how_it_is_drawn():
-    for phases in WAYS.values():
-        reworded = [replace(phase, name=f"phase {n}") for n, phase in enumerate(phases)]
-        drawn = [reworded.index(phase) for phase in _drawn_phases(reworded)]
-        assert drawn == [phases.index(phase) for phase in _drawn_phases(phases)]
-        pictures = (figures.step_timeline({"a": each}, ("T4", 1e9)) for each in (reworded, phases))
-        assert len(set(map(str, pictures))) == 1
-
-
-def test_a_step_of_a_deep_model_is_drawn_with_few_phases():
-    phases = memory.timeline("llama-7b", "full", sequence_length=256)
-    drawn = _drawn_phases(phases)
-    assert len(phases) > 90 and 20 <= len(drawn) <= 33
-    largest = max((p for p in phases if p.name.endswith("backward")), key=lambda p: p.total)
-    assert {memory.LOSS, memory.UPDATE, largest.name} <= {phase.name for phase in drawn}
-
-
 def memory_of(size, digits=2):
     from course_utils.machine.units import format_bytes
 
@@ -274,48 +225,6 @@ def test_the_map_of_the_course_shows_each_lecture():
     names = {text[:2] for text in texts(picture) if text[:2].isdigit()}
     assert names == {path.name[:2] for path in notebooks.lectures(ROOT)}
     assert all(name in picture.alt for name in names)
-
-
-def test_a_map_marks_the_current_step():
-    picture = figures.you_are_here(["a", "b", "c"], "b")
-    bold = [t.get_text() for t in picture.figure.axes[0].texts if t.get_weight() == "bold"]
-    assert bold == ["b"] and picture.alt == "Map: step 2 of 3, b. Done: a. Next: c."
-
-
-# --- pages of a GPU and of CPU memory -------------------------------------------------------------
-
-
-def page_boxes(picture):
-    """Return (x, y, width) of each drawn page, from the top to the bottom and to the right."""
-    (axes,) = picture.figure.axes
-    shapes = [
-        patch.get_path().get_extents(patch.get_patch_transform())
-        for patch in axes.patches
-        if isinstance(patch, FancyBboxPatch) and to_hex(patch.get_facecolor()) == palette.OPTIMIZER
-    ]
-    boxes = [(box.x0, box.y0, box.width) for box in shapes]
-    return sorted(boxes, key=lambda box: (round(box[1]), box[0]))
-
-
-def test_pages_are_to_scale_and_in_the_row_of_their_memory():
-    picture = figures.page_frames(FRAMES, 100)
-    boxes = page_boxes(picture)
-    # Three pages on the GPU; one on the GPU and two in CPU memory; two and one.
-    assert len(boxes) == 9
-    rows = sorted({round(y) for _, y, _ in boxes})
-    assert [sum(round(y) == row for _, y, _ in boxes) for row in rows] == [3, 1, 2, 2, 1]
-    first, second, third = boxes[:3]
-    scale = (second[0] - first[0]) / 10
-    assert [box[2] for box in (first, second, third)] == pytest.approx(
-        [10 * scale - 2, 5 * scale - 2, 10 * scale - 2]
-    )
-    assert texts(picture).count("0") == texts(picture).count("1") == texts(picture).count("2") == 3
-
-
-def test_a_page_in_cpu_memory_is_below_the_place_that_it_had_on_the_gpu():
-    boxes = page_boxes(figures.page_frames(FRAMES, 100))
-    before, moved = boxes[:2], boxes[4:6]
-    assert [x for x, _, _ in before] == pytest.approx([x for x, _, _ in moved])
 
 
 # --- all pictures ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cells import code_cell, text_cell
 from workshop.publishing import glossary
 
 PAGE = """# Glossary
@@ -52,7 +53,7 @@ def test_a_course_without_a_glossary_has_no_entries(tmp_path):
 
 
 def text(source, name="text"):
-    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+    return text_cell(name, source)
 
 
 def words(known, *cells):
@@ -84,7 +85,7 @@ def test_terms_that_a_text_uses_or_links_to_are_listed_in_order(known, source, a
 
 
 def test_code_and_generated_cells_are_not_searched(known):
-    code = {"cell_type": "code", "id": "code", "metadata": {}, "source": "# KV cache"}
+    code = code_cell("code", "# KV cache")
     table, own = text("KV cache", "course-map"), text("KV cache", "words")
     assert words(known, code, table, own) == []
 
@@ -92,7 +93,7 @@ def test_code_and_generated_cells_are_not_searched(known):
 def test_links_without_a_target_are_found(known):
     cells = [
         text("[a](../docs/glossary.md#none) [b](../docs/glossary.md#block)", "one"),
-        {"cell_type": "code", "id": "two", "source": "[a](glossary.md#none)"},
+        code_cell("two", "[a](glossary.md#none)"),
         text("[a](other.md#none) [a](../docs/glossary.md)", "three"),
     ]
     assert list(glossary.broken_links(cells, known)) == [("one", "none")]

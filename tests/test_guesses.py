@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.notebook import guesses
 from course_utils.notebook.guesses import (
     Guess,
     Question,
     comparison,
     distance,
     summary,
-    the_answer,
     with_unit,
 )
 
@@ -167,29 +165,6 @@ def test_a_number_is_compared_with_the_answer():
     )
 
 
-def test_a_wrong_choice_is_explained():
-    why = {"about 7": "One outlier decides how wide all bins are."}
-    assert " ".join(comparison(LEVELS, "about 7", "3 or fewer", why)) == (
-        "You chose 'about 7'. The answer is '3 or fewer'. "
-        "One outlier decides how wide all bins are."
-    )
-    assert " ".join(comparison(LEVELS, "all 15", "3 or fewer", why)) == (
-        "You chose 'all 15'. The answer is '3 or fewer'."
-    )
-
-
-def test_a_right_choice_and_no_guess():
-    assert " ".join(comparison(LEVELS, "about 7", "about 7", {})) == (
-        "Right: the answer is 'about 7'."
-    )
-    assert comparison(LEVELS, None, "about 7", {})[0] == "The answer is 'about 7'."
-    assert "didn't enter a guess" in comparison(LEVELS, None, "about 7", {})[1]
-
-
-def test_the_number_is_shown_with_the_right_choice():
-    assert the_answer(SHARE, 1.6) == "The answer is 1.60%, so '2%' is right."
-
-
 def test_the_summary_counts_guesses_and_right_choices_and_states_late_guesses():
     made = [Guess(LEVELS, "about 7", "about 7"), Guess(LEVELS, "all 15", "about 7")]
     assert summary([*made, Guess(SIZE, 10.0, 5.0), Guess(SHARE)]) == (
@@ -200,23 +175,4 @@ def test_the_summary_counts_guesses_and_right_choices_and_states_late_guesses():
     assert summary([*late, made[1]]) == (
         "You predicted 1 of 3 results. 2 guesses do not count, because the answer was already "
         "shown. Your choice was wrong."
-    )
-
-
-@pytest.mark.parametrize(
-    ("guess", "words"),
-    [
-        (Guess(LEVELS, "about 7", "about 7"), "✓ right"),
-        (Guess(SHARE, "2%", 1.6), "✓ right"),
-        (Guess(LEVELS, "all 15", "about 7", late=True), "✗ wrong, entered too late"),
-        (Guess(SIZE, 10.0, 5.0), "2.0 times too high"),
-    ],
-)
-def test_a_guess_is_judged(guess, words):
-    assert guess.judged() == words
-
-
-def test_code_in_a_question_becomes_html_and_everything_else_is_escaped():
-    assert guesses.as_html("What is `a < b` & <b>?") == (
-        "What is <code>a &lt; b</code> &amp; &lt;b&gt;?"
     )

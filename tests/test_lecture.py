@@ -5,9 +5,10 @@ import json
 import pytest
 
 from course_utils.machine import notebooks
+from tests.cells import code_cell, notebook, text_cell, write_notebook
 from workshop.publishing import lecture
 from workshop.publishing.lecture import StudyTime, study_time
-from workshop.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix
+from workshop.publishing.notebook_check import SETUP_CELL, check, fix
 
 OPENING = """# 01 A lecture
 
@@ -28,18 +29,8 @@ How hard the next token is to guess. It is exp(loss).
 """
 
 
-def text(name, source):
-    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
-
-
-def code(name, source, *tags):
-    metadata = {"tags": list(tags)} if tags else {}
-    cell = {"cell_type": "code", "id": name, "metadata": metadata, "source": source}
-    return cell | {"execution_count": None, "outputs": []}
-
-
 def hidden(name, source):
-    return code(name, source, "hide-input")
+    return code_cell(name, source, tags=["hide-input"])
 
 
 # --- study time ---
@@ -48,18 +39,25 @@ def hidden(name, source):
 @pytest.mark.parametrize(
     ("cells", "minutes"),
     [
-        ([text("a", "")], 5),
-        ([text("a", "word " * 700)], 5),
-        ([text("a", "word " * 800)], 10),
-        ([text("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 700)], 5),
-        ([code("a", "x = 1\n\n" * 50)], 5),
-        ([code("a", "x = 1\n" * 60)], 10),
+        ([text_cell("a", "")], 5),
+        ([text_cell("a", "word " * 700)], 5),
+        ([text_cell("a", "word " * 800)], 10),
+        ([text_cell("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 700)], 5),
+        ([code_cell("a", "x = 1\n\n" * 50)], 5),
+        ([code_cell("a", "x = 1\n" * 60)], 10),
         ([hidden("a", "x = 1\n" * 1000)] * 21, 5),
         ([hidden("a", "x = 1\n" * 1000)] * 24, 10),
-        ([code("setup", "x = 1\n" * 1000), text("words", "word " * 5000)], 5),
-        ([text("course-map", "word " * 5000)], 5),
+        ([code_cell("setup", "x = 1\n" * 1000), text_cell("words", "word " * 5000)], 5),
+        ([text_cell("course-map", "word " * 5000)], 5),
         ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 6, 10),
-        ([text("a", "word " * 400), code("b", "x\n" * 20), hidden("c", "predict('k', 'Q?')")], 10),
+        (
+            [
+                text_cell("a", "word " * 400),
+                code_cell("b", "x\n" * 20),
+                hidden("c", "predict('k', 'Q?')"),
+            ],
+            10,
+        ),
     ],
 )
 def test_the_study_time_counts_words_visible_code_results_and_predictions(cells, minutes):
@@ -68,18 +66,12 @@ def test_the_study_time_counts_words_visible_code_results_and_predictions(cells,
 
 
 def test_the_core_path_leaves_out_sections_that_go_deeper():
-    long = text("long", "word " * 1600)
-    cells = [text("a", "# Title"), long, text("b", "## Going deeper: Why?"), long, long]
-    assert study_time([*cells, text("c", "## What you have seen")]) == StudyTime(50, 15)
+    long = text_cell("long", "word " * 1600)
+    cells = [text_cell("a", "# Title"), long, text_cell("b", "## Going deeper: Why?"), long, long]
+    assert study_time([*cells, text_cell("c", "## What you have seen")]) == StudyTime(50, 15)
     assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the *Going deeper* sections)"
     assert StudyTime(30, 10).short() == "30 min (core: 10)"
     assert (str(StudyTime(10, 10)), StudyTime(10, 10).short()) == ("10 minutes", "10 min")
-
-
-def test_the_line_for_the_study_time_does_not_change_the_study_time():
-    """Otherwise the line could be out of date as soon as it is written."""
-    cells = [text("opening", OPENING.replace("5 minutes", "5 minutes" + " word" * 5000))]
-    assert study_time(cells).whole == 5
 
 
 # --- sections and hidden cells ---
@@ -87,12 +79,12 @@ def test_the_line_for_the_study_time_does_not_change_the_study_time():
 
 def test_a_section_ends_at_the_next_heading_of_its_level():
     cells = [
-        text("title", "# Title"),
-        text("one", "## Going deeper: One"),
-        code("code", "# comment"),
-        text("part", "### A part"),
-        text("two", "## Going deeper: Two"),
-        text("end", "## End"),
+        text_cell("title", "# Title"),
+        text_cell("one", "## Going deeper: One"),
+        code_cell("code", "# comment"),
+        text_cell("part", "### A part"),
+        text_cell("two", "## Going deeper: Two"),
+        text_cell("end", "## End"),
     ]
     assert list(lecture.deeper(cells)) == [False, True, True, True, True, False]
     names = [cell["id"] for cell in lecture.folded(cells, "*Deeper*")]
@@ -106,44 +98,31 @@ def test_a_section_ends_at_the_next_heading_of_its_level():
 
 def test_the_core_path_must_not_use_names_of_sections_that_go_deeper():
     cells = [
-        code("before", "import numpy as np\nfirst = 1"),
-        text("deeper", "## Going deeper: Why?"),
-        code("define", "import torch\nfirst, second = 2, 3\n\ndef third(x): return x"),
-        code("use", "second + third(1)"),
-        text("end", "## More"),
-        code("good", "print(first, np.pi, [second for second in range(3)], unknown)"),
-        code("command", "%env second"),
-        code("bad", "def f(first):\n    return torch.tensor(third)"),
-        code("again", "torch = 2\ntorch"),
-        code("argument", "def f(third):\n    return third"),
+        code_cell("before", "import numpy as np\nfirst = 1"),
+        text_cell("deeper", "## Going deeper: Why?"),
+        code_cell("define", "import torch\nfirst, second = 2, 3\n\ndef third(x): return x"),
+        code_cell("use", "second + third(1)"),
+        text_cell("end", "## More"),
+        code_cell("good", "print(first, np.pi, [second for second in range(3)], unknown)"),
+        code_cell("command", "%env second"),
+        code_cell("bad", "def f(first):\n    return torch.tensor(third)"),
+        code_cell("again", "torch = 2\ntorch"),
+        code_cell("argument", "def f(third):\n    return third"),
     ]
     assert list(lecture.needs_deeper(cells)) == [("bad", "third"), ("bad", "torch")]
-
-
-@pytest.mark.parametrize(
-    ("core", "deeper", "problems"),
-    [
-        ("x = 1", "import os.path", [("use", "os")]),
-        ("import os.path", "import os", []),
-        ("from a import os", "import os", []),
-    ],
-)
-def test_an_import_of_a_submodule_defines_the_name_of_its_package(core, deeper, problems):
-    cells = [code("core", core), text("deeper", "## Going deeper: Why?"), code("define", deeper)]
-    cells += [text("end", "## More"), code("use", "os.path")]
-    assert list(lecture.needs_deeper(cells)) == problems
-
-
-def test_a_cell_that_begins_with_a_magic_command_has_no_title():
-    assert lecture.with_title(hidden("a", "%%capture\n1 + 1")) == "%%capture\n1 + 1"
-    assert lecture.with_title(hidden("a", "%env A=1")).startswith("# @title ")
 
 
 def test_hidden_cells_that_are_no_checks_lose_their_source_and_disappear_without_an_output():
     shown = hidden("shown", "secret()") | {"outputs": [{"output_type": "stream"}]}
     check = hidden("check", "check(f)")
     check["metadata"]["nbgrader"] = {"grade": True}
-    cells = [hidden("gone", "secret()"), shown, check, code("code", "1 + 1"), text("text", "Text.")]
+    cells = [
+        hidden("gone", "secret()"),
+        shown,
+        check,
+        code_cell("code", "1 + 1"),
+        text_cell("text", "Text."),
+    ]
     after = lecture.without_hidden_sources(cells)
     assert [(cell["id"], cell["source"]) for cell in after] == [
         ("shown", ""),
@@ -163,14 +142,8 @@ def write(tmp_path):
     (tmp_path / "docs" / "glossary.md").write_text(GLOSSARY, encoding="utf-8")
 
     def write_lecture(*cells, opening=OPENING):
-        metadata = {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
-        words = text("words", "")
-        content = {"cells": [text("opening", opening), words, *cells], "metadata": metadata}
-        path = tmp_path / "lectures" / "01_a.ipynb"
-        path.parent.mkdir(exist_ok=True)
-        text_of = notebooks.dump(content | {"nbformat": 4, "nbformat_minor": 5})
-        path.write_text(text_of, encoding="utf-8")
-        return path
+        cells = [text_cell("opening", opening), text_cell("words", ""), *cells]
+        return write_notebook(tmp_path / "lectures" / "01_a.ipynb", notebook(*cells))
 
     return write_lecture
 
@@ -182,7 +155,9 @@ def sources(path):
 
 def test_fix_makes_a_lecture_clean(write):
     predict = hidden("guess", 'predict("sum", "How many?", ["1", "2"])')
-    path = write(text("long", "The perplexity. " * 2000), predict, hidden("test", "assert True"))
+    path = write(
+        text_cell("long", "The perplexity. " * 2000), predict, hidden("test", "assert True")
+    )
     assert len(check(path)) >= 5
     assert fix(path) and check(path) == [] and not fix(path)
     after = sources(path)
@@ -195,44 +170,18 @@ def test_fix_makes_a_lecture_clean(write):
     assert after["setup"] == SETUP_CELL and SETUP_CELL.startswith("# @title Set-up: ")
 
 
-def test_fix_adds_the_line_for_the_study_time(write):
-    path = write(opening=OPENING.replace("- **Study time:** 5 minutes\n", ""))
-    fix(path)
-    assert sources(path)["opening"] == OPENING
-
-
-def test_the_tag_decides_whether_a_source_is_hidden(write):
-    path = write(hidden("one", "# @title One\n1"), code("two", "2"))
-    fix(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    *_, one, two = content["cells"]
-    assert one["metadata"] == {
-        "tags": ["hide-input"],
-        "jupyter": {"source_hidden": True},
-        "cellView": "form",
-    }
-    one["metadata"], two["metadata"] = {"tags": ["hide-input"]}, one["metadata"] | {"tags": []}
-    two["metadata"]["jupyter"]["outputs_hidden"] = False
-    path.write_text(notebooks.dump(content), encoding="utf-8")
-    message = f"the metadata cellView, jupyter must not be in git, or is out of date: {RUN_FIX}"
-    assert check(path) == [f"cell one: {message}", f"cell two: {message}"]
-    fix(path)
-    two = json.loads(path.read_text(encoding="utf-8"))["cells"][-1]
-    assert two["metadata"] == {"tags": [], "jupyter": {"outputs_hidden": False}}
-
-
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [
-        (code("it", "x = 1\n\nassert x == 1"), "contains an assert"),
-        (code("it", "if x:\n    assert y, 'no y'"), "contains an assert"),
-        (code("it", "assert_close(x, y)\nprint('assert')"), None),
+        (code_cell("it", "x = 1\n\nassert x == 1"), "contains an assert"),
+        (code_cell("it", "if x:\n    assert y, 'no y'"), "contains an assert"),
+        (code_cell("it", "assert_close(x, y)\nprint('assert')"), None),
         (
-            text("it", "[a](../docs/glossary.md#no-term)"),
+            text_cell("it", "[a](../docs/glossary.md#no-term)"),
             "docs/glossary.md has no term with the anchor #no-term",
         ),
-        (text("it", "[a](../docs/glossary.md#perplexity), [all](../docs/glossary.md)"), None),
-        (code("it", "x = 1\n" * 16), "has 16 lines; at most 15 are allowed"),
+        (text_cell("it", "[a](../docs/glossary.md#perplexity), [all](../docs/glossary.md)"), None),
+        (code_cell("it", "x = 1\n" * 16), "has 16 lines; at most 15 are allowed"),
         (hidden("it", "x = 1\n" * 16), None),
         (
             hidden("it", 'predict("a", "How?")\npredict("b", "How?")\npredict("a", "Why?")'),

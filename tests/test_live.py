@@ -13,8 +13,7 @@ from course_utils.machine.units import format_bytes
 from course_utils.memory import GPUS, ModelShape, estimate, largest, usable_bytes
 from course_utils.notebook.controls import Control, used, values_of
 from workshop.publishing import live
-from workshop.publishing.live import bins, fit
-from workshop.publishing.live.markup import with_article
+from workshop.publishing.live import fit
 
 
 def words(markup):
@@ -52,6 +51,7 @@ def test_each_tool_answers_its_first_values(name):
     assert live.answer(name, "{}") == markup
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", live.TOOLS)
 def test_each_value_of_each_menu_and_checkbox_is_understood(name):
     controls = live.TOOLS[name].controls
@@ -118,13 +118,6 @@ def test_the_code_of_an_answer_gives_the_same_total(model, method, capsys):
     assert capsys.readouterr().out.endswith(f"{scope['e'].fits('T4')}\n")
 
 
-def test_seven_billion_parameters_need_the_112_gb_of_the_slides():
-    text = words(live.answer("fit", {"model": "7b", "method": "full", "gpu": "A100-80"}))
-    assert text.startswith("No, it does not fit on an A100-80. A training step needs 112.00 GB")
-    assert "activations are not counted" in text
-    assert "choose a preset or a config" in live.answer("fit", {"model": "7b"})
-
-
 def test_each_gpu_says_what_is_free_or_missing():
     values = fit_values(model="llama-13b", method="lora")
     model, method, options = fit.arguments(values)
@@ -167,12 +160,6 @@ def test_the_largest_sizes_fit_and_one_more_does_not():
         (name, text), = change.items()  # fmt: skip
         assert "Yes" in words(live.answer("fit", change))
         assert "No" in words(live.answer("fit", {name: str(int(text) + 1)}))
-
-
-def test_a_size_beyond_the_limit_of_a_field_is_not_set():
-    markup = live.answer("fit", {"model": "smollm2-135m", "gpu": "H100"})
-    assert "more than 4,096 as the rank" in words(markup)
-    assert settings_of_buttons(markup)[-1] == {"rank": "4096"}
 
 
 CONFIG = {
@@ -293,15 +280,6 @@ def alternative(found, key):
     return other
 
 
-def test_the_largest_rank_that_fits_is_proposed():
-    options = USUAL | {"rank": 4096}
-    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
-    other = alternative(found, "rank")
-    rank = other.changes["rank"]
-    assert other.words == f"a rank of at most {rank:,}"
-    assert not estimate("llama-3.1-8b", "qlora", **options | {"rank": rank + 1}).fits("T4")
-
-
 def test_the_chosen_gpus_divide_only_as_much_as_is_needed():
     found = memory.alternatives("llama-3.1-8b", "full", gpu="H100", gpus=8)
     assert alternative(found, "sharding").words == "ZeRO-1 on these 8 GPUs"
@@ -311,58 +289,13 @@ def test_the_chosen_gpus_divide_only_as_much_as_is_needed():
     assert not any(other.changes.get("gpus") == 2 for other in found)
 
 
-def test_a_method_that_is_not_enough_alone_is_combined_with_smaller_micro_batches():
-    found = memory.alternatives("llama-3.1-8b", "full", gpu="T4", batch_size=16)
-    other = alternative(found, "method")
-    assert other.words.startswith("all of these: QLoRA on an NF4 base, ")
-    assert other.words.endswith(" and 16 micro-batches of 1 text for each update")
-    alone = {k: v for k, v in other.changes.items() if k not in ("batch_size", "accumulation")}
-    method = alone.pop("method")
-    assert not estimate("llama-3.1-8b", method, batch_size=16, **alone).fits("T4")
-
-
 def test_nothing_is_proposed_if_nothing_fits():
     assert memory.alternatives("gpt3-175b", "full", gpu=1 * 2**30) == []
     # A number of texts with many digits is divided quickly.
     assert memory.alternatives("gpt2", "full", gpu=2**30, batch_size=10**9)[:0] == []
 
 
-def test_alternatives_of_bad_arguments_raise_an_error():
-    with pytest.raises(ValueError, match="unknown GPU"):
-        memory.alternatives("gpt2", gpu="P100")
-    with pytest.raises(ValueError, match="recipe must be one of"):
-        memory.alternatives("gpt2", gpu="T4", recipe="fp8")
-
-
 def test_the_proposed_model_is_the_largest_that_fits():
     options = {"targets": "all-linear", "recipe": "autocast"}
     *_, last = memory.alternatives("llama-65b", "qlora", gpu="T4", **options)
     assert last.changes == {"model": largest("model", "T4", method="qlora", **options)}
-
-
-# --- levels and bins ------------------------------------------------------------------------------
-
-
-def test_the_first_answer_of_bins_compares_two_formats_on_the_same_numbers():
-    first, second = (bins.quantized(form, 4, 64, "normal") for form in ("nf", "int"))
-    text = words(live.answer("bins", {}))
-    assert text.startswith(f"NormalFloat has a squared error of {first.error:.2%}.")
-    assert f"int: equal steps has {second.error:.2%}, for the same 8,192 numbers" in text
-    for name, line in first.lines(4).items():
-        assert f"{name} {line} {second.lines(4)[name]}" in text
-    assert "FP4, OCP (E2M1), 4 bits" in words(live.answer("bins", {"form": "ocp", "bits": "8"}))
-
-
-def test_nf4_wins_on_normal_numbers_and_equal_steps_win_on_uniform_numbers():
-    errors = {
-        (form, numbers): bins.quantized(form, 4, 64, numbers).error
-        for form in ("nf", "int") for numbers in ("normal", "uniform")
-    }  # fmt: skip
-    assert errors["nf", "normal"] < errors["int", "normal"]
-    assert errors["int", "uniform"] < errors["nf", "uniform"]
-
-
-def test_the_article_of_a_gpu_follows_how_its_name_is_spoken():
-    spoken = ("a T4", "an L4", "an L40S", "an RTX 4090", "an A100-40", "an H100", "an MI300X")
-    for phrase in (*spoken, "a B200", "a GB200", "a V100"):
-        assert with_article(phrase.split(" ", 1)[1]) == phrase

@@ -20,19 +20,6 @@ def test_a_displayed_formula():
 
 
 @pytest.mark.parametrize(
-    "tex",
-    [
-        r"W' = W + \tfrac{\alpha}{r} B A",
-        r"\lVert \text{stored} - W' \rVert < \{1, 2\}",
-        r"\alpha_{ij}^2 \sqrt{x} \backslash y",
-        r"\begin{matrix}a & b\\ c & d\end{matrix}",
-    ],
-)
-def test_formulas_of_the_course_are_converted(tex):
-    assert to_mathml(tex).startswith(OPEN)
-
-
-@pytest.mark.parametrize(
     ("tex", "reason"),
     [
         ("", "NoAvailableTokensError"),

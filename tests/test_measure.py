@@ -1,13 +1,10 @@
 """Test measure: bytes of live tensors, saved tensors, gradients and optimizer states."""
 
-import doctest
-
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from course_utils.machine import measure
 from course_utils.machine.measure import (
     TensorMeter,
     backward_marked,
@@ -93,7 +90,3 @@ def test_gradients_and_optimizer_states_are_counted_exactly():
     assert optimizer_bytes(optimizer) == 2 * 33 * 4
     model.zero_grad(set_to_none=True)
     assert gradient_bytes(model) == 0
-
-
-def test_the_example_in_the_docstring_is_correct():
-    assert doctest.testmod(measure).failed == 0

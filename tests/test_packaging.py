@@ -18,7 +18,6 @@ from packaging.version import Version
 
 import course_utils
 from course_utils import bootstrap
-from workshop import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -98,19 +97,6 @@ def test_environment_files_list_what_make_lab_installs(path):
     assert found == STUDENT
 
 
-def test_conda_installs_bitsandbytes_with_pip():
-    """The package on conda-forge exists only for Linux."""
-    plain = [e for e in read_yaml("environment.yml")["dependencies"] if isinstance(e, str)]
-    assert not any(entry.startswith("bitsandbytes") for entry in plain)
-
-
-def test_environment_yml_installs_the_course_and_binder_leaves_that_to_postbuild():
-    pip = read_yaml("environment.yml")["dependencies"][-1]["pip"]
-    assert "--editable ." in pip
-    post_build = (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
-    assert "install --no-deps" in post_build and "course fetch-model" in post_build
-
-
 def constrained():
     """Yield the names and versions in constraints.txt; a name may occur with several conditions."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -166,12 +152,6 @@ def test_the_bootstrap_imports_only_the_standard_library():
     names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
-
-
-def test_no_module_shadows_the_standard_library_when_the_bootstrap_runs_as_a_script():
-    """When a script runs, its folder is the first entry of Python's path."""
-    modules = {path.stem for path in (ROOT / "course_utils").glob("*.py")}
-    assert not modules & sys.stdlib_module_names
 
 
 # --- versions and metadata -----------------------------------------------------------------------
@@ -239,22 +219,6 @@ def test_make_skips_pythons_that_do_not_run(tmp_path):
     assert "python3.12 course_utils/bootstrap.py setup" in planned
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no permission bits")
-@pytest.mark.parametrize("path", [".ci/run", "binder/postBuild", "binder/start"])
-def test_scripts_stop_at_the_first_error(path):
-    script = ROOT / path
-    assert os.access(script, os.X_OK)
-    assert re.search(r"^set -euo pipefail$", script.read_text(encoding="utf-8"), re.M)
-    subprocess.run(["bash", "-n", str(script)], check=True)
-
-
-def test_pre_commit_runs_the_linters_of_make_lint_without_a_network():
-    (local,) = read_yaml(".pre-commit-config.yaml")["repos"]
-    assert local["repo"] == "local"
-    assert all(hook["entry"].startswith(".venv/bin/") for hook in local["hooks"])
-    assert len(local["hooks"]) == len(cli.LINTERS)
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -271,21 +235,6 @@ def test_git_ignores_what_runs_leave_behind(path):
     assert ignored(path)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "course_utils/data/news_briefs.jsonl",
-        "constraints.txt",
-        "lectures/build-a-model.ipynb",
-        "solutions/03_lora/03_lora.ipynb",
-        "exercises/03_lora/03_lora.ipynb",
-        "my_assignments/nbgrader_config.py",
-    ],
-)
-def test_git_keeps_what_belongs_to_the_course(path):
-    assert not ignored(path)
-
-
 def ignored(path):
     if not shutil.which("git"):
         pytest.skip("git is not installed")
@@ -294,13 +243,6 @@ def ignored(path):
     if status > 1:
         pytest.skip("this copy of the course is not a git repository")
     return status == 0
-
-
-def test_memory_arithmetic_needs_no_torch():
-    code = "import sys; from course_utils.memory import estimate; estimate('llama-7b', 'qlora'); "
-    code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.full

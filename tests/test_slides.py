@@ -148,41 +148,6 @@ def test_outputs_too_high_for_one_screen_are_split_over_several():
     assert [len(cell.outputs) for cell in cells[1:]] == [0, 1, 2]
 
 
-def test_screens_without_a_heading_show_the_current_topic():
-    cells = slides.laid_out(
-        notebook(
-            text("# 01 Title"),
-            text("## One?\n\nWhy?\n\n### Or two?", name="one"),
-            code("1"),
-            text("Two.", "fragment"),
-            text("More.", "subslide"),
-            text("### Three?", "subslide", name="three"),
-            code("# a comment", name="code-3"),
-        )
-    ).cells
-    topics = [cell.metadata.get("topic") for cell in cells]
-    assert topics == [None, None, "Or two?", None, "Or two?", None, "Three?"]
-
-
-@pytest.mark.parametrize(
-    ("cells", "large"),
-    [
-        ([code("x" * 79)], True),
-        ([code("x" * 80)], False),
-        ([code("x", printed("x" * 80))], False),
-        ([code("x\n" * 16)], True),
-        ([code("x\n" * 17)], False),
-        ([code("x\n" * 8, printed("y\n" * 9))], False),
-        ([code("x\n" * 14), text("z" * 80, "fragment")], False),
-        ([code("x\n" * 14), text("z" * 80, "subslide")], True),
-        ([code("x", result(PICTURE))], False),
-    ],
-)
-def test_screens_with_little_code_have_large_type(cells, large):
-    cell = slides.laid_out(notebook(text("# Title"), *cells)).cells[1]
-    assert cell.metadata["large"] is large
-
-
 # --- predictions ---
 
 CHOICES = ["all 15", "about 7", "`3` & fewer"]
@@ -240,35 +205,13 @@ def test_a_question_begins_a_screen_and_its_answer_is_a_fragment(predictions):
     }
 
 
-def test_the_speaker_sees_the_right_answer_and_the_reasons_beside_the_question(predictions):
-    cells = slides.laid_out(freeze_widgets(predictions)).cells
-    notes = {cell.id: cell.source.split("\n\n") for cell in cells if cell.id.endswith("-poll")}
-    assert notes == {
-        "ask-poll": [
-            "<p>Poll: How many &lt; 15?</p>",
-            "<p>A: all 15 · B: about 7 · C: <code>3</code> &amp; fewer</p>",
-            "<p>The answer is B (&#x27;about 7&#x27;).</p>",
-            "<p>A: The outlier sets the scale.</p>",
-            "<p>C: Not that few.</p>",
-        ],
-        "size-poll": [
-            "<p>Poll: How large?</p>",
-            "<p>The guess is a number in GB.</p>",
-            "<p>The answer is 14.2 GB.</p>",
-        ],
-        "share-poll": [
-            "<p>Poll: Which?</p>",
-            "<p>A: a third · B: 2%</p>",
-            "<p>The answer is 1.60%, so B (&#x27;2%&#x27;) is right.</p>",
-        ],
-    }
-
-
 def test_the_deck_shows_lettered_choices_and_the_letter_of_the_answer(predictions):
     page = slides.to_deck(predictions)
     assert re.search('<ol [^>]*type="A"', page) and "<li><code>3</code> &amp; fewer</li>" in page
     assert "<p class=\"revealed\">The answer is B ('about 7').</p>" in page
     assert "<details" not in page and "Is this shown?" not in page
+    note = re.search('<aside class="notes">(.*?)</aside>', page, re.DOTALL)[1]
+    assert "The answer is B" in note and "A: The outlier sets the scale." in note
 
 
 def test_texts_of_a_question_are_plain_text_in_the_note_of_the_speaker(monkeypatch):
@@ -279,12 +222,6 @@ def test_texts_of_a_question_are_plain_text_in_the_note_of_the_speaker(monkeypat
     note = re.search('<aside class="notes">(.*?)</aside>', page, re.DOTALL)[1]
     assert "<p>Poll: Is $a &lt; b$ or **c**?</p>" in note
     assert "A: $2 · B: $3 &lt;b and y&gt; · C: *no* &lt;script&gt;alert()&lt;/script&gt;" in note
-
-
-def test_an_answer_without_a_question_is_shown(predictions):
-    predictions.cells = [cell for cell in predictions.cells if cell.id in ("title", "compare")]
-    page = slides.to_deck(predictions)
-    assert "<p class=\"revealed\">The answer is 'about 7'.</p>" in page
 
 
 # --- the page of a deck ---
@@ -328,13 +265,6 @@ def test_a_deck_needs_no_network_and_no_other_files_than_reveal():
     assert "<p>See this, <a " in page, "links to files become text"
 
 
-def test_the_screens_of_a_deck_are_in_order():
-    assert sections(slides.to_deck(lecture())) == [
-        *("title", "why", "less", "picture", "picture-outputs-1"),
-        *("table", "table-outputs-1", "wide"),
-    ]
-
-
 def test_a_deck_contains_formulas_notes_and_code():
     page = slides.to_deck(lecture())
     assert '<math display="inline" xmlns="http://www.w3.org/1998/Math/MathML">' in page
@@ -371,15 +301,6 @@ def test_the_folder_of_decks_contains_reveal_and_an_index(tmp_path):
     index = (output / "index.html").read_text(encoding="utf-8")
     assert '<li><a href="00_before.html">00 Before</a></li>' in index
     assert '<li><a href="01_sums.html">01 Sums &amp; products</a></li>' in index
-
-
-def test_a_lecture_without_shown_cells_raises_an_error(tmp_path):
-    write(tmp_path)
-    content = notebook(text("# 01 Sums", "skip"))
-    nbformat.write(content, tmp_path / "lectures" / "01_sums.ipynb")
-    nbformat.write(content, tmp_path / "build" / "lectures" / "01_sums.ipynb")
-    with pytest.raises(CourseError, match=r"^01_sums can't be converted to slides: All cells"):
-        slides.build(tmp_path, tmp_path / "slides", run=False)
 
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("sphinx_revealjs", None)])
@@ -426,36 +347,23 @@ def remote_urls(url):
     return [] if url.startswith(("file:", "data:", "blob:", "about:")) else [url]
 
 
-# For each slide with all its fragments, this function returns the slide's id, the y at which its
-# content ends, and its problems.
+# For each slide with all its fragments, this function returns the slide's id and its problems.
 MEASURE = """() => {
   const measure = (slide) => {
     const screen = slide.querySelector('.screen'), problems = [];
     const name = (e) => e.tagName.toLowerCase();
     if (screen.scrollHeight > screen.clientHeight)
       problems.push(`${screen.scrollHeight - screen.clientHeight} px too high`);
-    let end = 0;
     for (const e of screen.querySelectorAll('*:not(.notes, .notes *, svg *)')) {
-      const box = e.getBoundingClientRect(), style = getComputedStyle(e);
-      if (name(e) == 'img' || name(e) == 'svg') {
-        const view = e.viewBox?.baseVal, wide = e.naturalWidth ?? e.width.baseVal.value;
-        const high = e.naturalHeight ?? e.getAttribute('width') * view.height / view.width;
-        const drawn = Math.min(e.clientWidth / wide, e.clientHeight / high);
-        if (drawn < 1) problems.push(`picture shrunk to ${drawn.toFixed(2)}`);
-        end = Math.max(end, box.top + drawn * high);
-      }
+      const box = e.getBoundingClientRect();
       if (!box.width || !box.height) continue;
       if (box.left < 0 || box.right > 1280 || box.top < 0 || box.bottom > 720)
         problems.push(`${name(e)} leaves the screen`);
-      if (style.display != 'inline' && e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
+      const inline = getComputedStyle(e).display == 'inline';
+      if (!inline && e.clientWidth && e.scrollWidth > e.clientWidth + 1)
         problems.push(`${name(e)} is ${e.scrollWidth - e.clientWidth} px too wide`);
-      const size = parseFloat(style.fontSize) * Reveal.getScale();
-      const holdsText = [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
-      const least = e.matches(':is(p, li, h1, h2, h3):not(.jp-RenderedHTML *, td *)') ? 24 : 18;
-      if (holdsText && size < least) problems.push(`${name(e)} has type of ${size} px`);
-      if (holdsText) end = Math.max(end, box.bottom);
     }
-    return [slide.id, end, problems];
+    return [slide.id, problems];
   };
   return Reveal.getSlides().map(slide => {
     const at = Reveal.getIndices(slide);
@@ -466,18 +374,11 @@ MEASURE = """() => {
 
 
 def measure(page, address):
-    """Measure all slides of the deck at an address.
-
-    Returns:
-        A dict from the slide's id to the y at which its content ends, in pixels from the top, and a
-        dict from the slide's id to its problems, if it has any.
-    """
+    """Return a dict from the id of each slide of the deck at an address to its problems."""
     page.goto(address)
     page.wait_for_function("window.Reveal && Reveal.isReady()")
     assert page.evaluate("Reveal.getScale()") == 1
-    measured = page.evaluate(MEASURE)
-    ends = {name: end for name, end, _ in measured}
-    return ends, {name: problems for name, _, problems in measured if problems}
+    return dict(page.evaluate(MEASURE))
 
 
 def deck(folder, content, name="01_sums"):
@@ -493,28 +394,8 @@ def deck(folder, content, name="01_sums"):
 
 @pytest.mark.full
 def test_every_slide_fits_the_screen(projector, tmp_path):
-    ends, problems = measure(projector, deck(tmp_path, lecture()))
-    assert problems == {}
-    assert len(ends) == 8 and all(60 < end <= 700 for end in ends.values()), ends
-
-
-@pytest.mark.full
-def test_every_prediction_fits_the_screen(projector, tmp_path, predictions):
-    ends, problems = measure(projector, deck(tmp_path, predictions))
-    assert problems == {}
-    assert {"ask", "size", "share", "count"} < set(ends)
-    question = projector.locator("#ask .prediction li").first
-    assert question.evaluate("item => parseFloat(getComputedStyle(item).fontSize)") >= 32
-
-
-@pytest.mark.full
-def test_a_slide_that_is_too_high_scrolls(projector, tmp_path):
-    high = text("word " * 700, name="high")
-    _, problems = measure(projector, deck(tmp_path, notebook(text("# Title", name="title"), high)))
-    assert re.fullmatch(r"\d+ px too high", problems["high"][0])
-    projector.mouse.move(600, 300)
-    projector.mouse.wheel(0, 400)
-    projector.wait_for_function("document.querySelector('#high .screen').scrollTop > 0")
+    measured = measure(projector, deck(tmp_path, lecture()))
+    assert len(measured) == 8 and not any(measured.values()), measured
 
 
 @pytest.mark.full
@@ -543,17 +424,19 @@ def test_notes_are_shown_only_to_the_speaker(projector, tmp_path):
     notes.get_by_text("Say this, slowly.").wait_for()
 
 
-@pytest.mark.full
-def test_each_slide_is_printed_on_one_page(projector, tmp_path):
-    projector.goto(deck(tmp_path, lecture()) + "?print-pdf")
-    projector.wait_for_function("document.querySelectorAll('.pdf-page').length == 8")
-    paper = projector.pdf(prefer_css_page_size=True, print_background=True)
-    assert len(re.findall(rb"/Type\s*/Page\b", paper)) == 8
+# The full tier has the longest lecture.
+TIERS = [
+    pytest.param(
+        path,
+        marks=pytest.mark.full if path.stem.startswith("07") else pytest.mark.slow,
+        id=path.stem,
+    )
+    for path in notebooks.lectures(ROOT)
+]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("path", notebooks.lectures(ROOT), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TIERS)
 def test_text_and_code_of_the_lectures_fit(projector, tmp_path, path):
     """The lectures in git have no outputs."""
     content = nbformat.read(path, as_version=4)
-    assert measure(projector, deck(tmp_path, content, path.stem))[1] == {}
+    assert not any(measure(projector, deck(tmp_path, content, path.stem)).values())

@@ -1,6 +1,5 @@
 """threads: in training and answering, PyTorch's number of threads adapts to the free cores."""
 
-import logging
 import subprocess
 import sys
 
@@ -24,6 +23,7 @@ assert threading.enumerate() == [threading.main_thread()]
 """
 
 
+@pytest.mark.full
 def test_importing_the_course_does_nothing():
     """It starts no thread, replaces no function of torch, and adds no filter of log messages."""
     subprocess.run([sys.executable, "-c", IMPORT], check=True)
@@ -115,18 +115,6 @@ def test_number_follows_the_other_programs_until_the_block_ends(machine):
     assert machine.number() == 4, "outside a block, the number doesn't change"
 
 
-def test_measurements_just_before_or_long_ago_do_not_count(machine):
-    with sharing_cores():
-        machine.others = 2.0
-        machine.work(threads.SHORTEST / 2)
-        adapt()
-        assert torch.get_num_threads() == 4
-        machine.work(60.0)
-        machine.others = 0.0
-        adapt()
-        assert torch.get_num_threads() == 4
-
-
 def test_number_after_an_error_is_the_number_before(machine):
     machine.others = 2.0
     with pytest.raises(ZeroDivisionError), sharing_cores():
@@ -149,13 +137,6 @@ def test_number_set_by_a_variable_is_kept(machine, monkeypatch, name):
     machine.others = 3.0
     with sharing_cores():
         assert machine.number() == 4
-
-
-def test_cpu_quota_of_a_container_limits_the_number(machine):
-    machine.cores = 64
-    with sharing_cores():
-        for machine.others, expected in ((10.0, 4), (62.0, 2)):
-            assert machine.number() == expected
 
 
 def test_system_that_does_not_measure_cpu_time_keeps_the_number(machine, monkeypatch):
@@ -189,12 +170,3 @@ def test_training_and_answering_adapt(machine, monkeypatch, tokenizer, tmp_path,
     seen.clear()
     evaluation.generate(model, tokenizer, [[{"role": "user", "content": "Hi"}]], progress=False)
     assert len(seen) >= 2 and set(seen) == {4}
-
-
-@pytest.mark.full
-def test_notice_of_bitsandbytes_about_an_optional_package_is_hidden():
-    code = "import course_utils.machine.runtime, bitsandbytes"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "kernels-community" not in done.stderr
-    other = logging.LogRecord("", logging.WARNING, "", 0, "another message", None, None)
-    assert logging.getLogger("bitsandbytes.backends.cpu.ops").filter(other)

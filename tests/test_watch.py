@@ -18,7 +18,7 @@ from course_utils.training import (
     loss_by_kind,
     trainable_parameters,
 )
-from course_utils.training.watch import END, FRAME, HEADLINE, SECTION, growing_steps
+from course_utils.training.watch import END, FRAME, HEADLINE, SECTION
 from tests.conftest import make_model
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
@@ -190,24 +190,3 @@ def test_a_kind_is_learned_when_its_loss_has_fallen_by_a_share(tokenizer):
     assert watch.learned_by() == {FRAME: 1, SECTION: 3}
     assert watch.learned_by(1) == {FRAME: 3, SECTION: 3}
     assert watch.learned_by(0) == {FRAME: 0, SECTION: 0}
-
-
-def test_the_display_is_renewed_after_each_step(tokenizer, monkeypatch):
-    shown = []
-
-    class Display:
-        update = staticmethod(shown.append)
-
-    monkeypatch.setattr("IPython.display.display", lambda *_, **options: Display())
-    watch = Watch(make_model(), tokenizer, news.tuned_messages(STORIES[0], answered=False), steps=4)
-    watch.show()
-    history = [{"step": step, "loss": 4.0 - step} for step in range(1, 5)]
-    for step in range(1, 5):
-        watch(history[:step])
-    assert [len(curve.answers) for curve in shown] == [1, 1, 2, 3]
-    assert "over 4 steps" in str(shown[-1])
-
-
-def test_the_distance_between_growing_steps_grows():
-    assert growing_steps(42) == [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 42]
-    assert growing_steps(1) == [1]

@@ -15,9 +15,8 @@ from click.testing import CliRunner
 
 from course_utils import __version__
 from course_utils.machine import notebooks
-from workshop import starter
 from course_utils.machine.validation import CourseError
-from workshop import cli
+from workshop import cli, starter
 
 ROOT = Path(__file__).resolve().parents[1]
 MATERIAL = "course_utils/material/"
@@ -61,28 +60,12 @@ def test_start_keeps_answers_and_adds_missing_files(tmp_path):
     assert (tmp_path / "lectures/00_setup.ipynb").is_file()
 
 
-def test_a_started_folder_is_a_course_folder(tmp_path):
-    start(tmp_path)
-    assert notebooks.course_folder(tmp_path / "exercises") == tmp_path
-
-
 def test_links_of_the_copied_files_have_targets(tmp_path):
     start(tmp_path)
     for path in files_in(tmp_path):
         text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md") else ""
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
-def test_the_copied_notebooks_differ_only_in_links(tmp_path):
-    start(tmp_path)
-    for path in tmp_path.rglob("*.ipynb"):
-        copied = notebooks.load(path)
-        original = notebooks.load(ROOT / path.relative_to(tmp_path))
-        assert copied | {"cells": []} == original | {"cells": []}
-        for new, old in zip(copied["cells"], original["cells"], strict=True):
-            assert new | {"source": ""} == old | {"source": ""}
-            assert new["source"] == old["source"] or "](../course_utils/" in old["source"]
 
 
 def test_start_leaves_no_part_of_a_file_and_can_be_repeated(tmp_path, monkeypatch):
@@ -108,13 +91,6 @@ def test_start_needs_a_name_and_quotes_it(tmp_path, monkeypatch):
     assert result.exit_code == 2 and "the name of the folder is empty" in result.output
     assert not files_in(tmp_path)
     assert "Next: cd 'mein Kurs', then course lab" in start("mein Kurs").output
-
-
-def test_hidden_files_are_not_copied(tmp_path):
-    for name in ("lectures/00_a.ipynb", "lectures/.ipynb_checkpoints/00_a.ipynb"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert list(starter.files_of(tmp_path)) == ["lectures/00_a.ipynb"]
 
 
 def test_start_refuses_the_clone_itself_and_a_file(tmp_path):
