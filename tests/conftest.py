@@ -106,6 +106,22 @@ def tiny_base(tmp_path_factory, tokenizer):
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_site(tmp_path_factory):
+    """Folder of the website of a small course. Its tests have the xdist group "website"."""
+    from tests import sites
+
+    return sites.build_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def course_site(tmp_path_factory):
+    """Folder of the website of this course. Its tests have the xdist group "website"."""
+    from tests import sites
+
+    return sites.build_course(tmp_path_factory.mktemp("course"))
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium; where there is none, or no Playwright, the test is skipped."""

@@ -1,6 +1,5 @@
 """Answer predictions and tick lectures on the website, without a kernel."""
 
-import copy
 from pathlib import Path
 
 import nbformat
@@ -14,72 +13,20 @@ from playwright.sync_api import expect
 
 from course_utils.machine.notebooks import METADATA
 from course_utils.machine.validation import CourseError
-from course_utils.notebook import predict
 from tests.browser import PICTURES, served
-from tests.test_website import code_cell, text_cell, write_notebook
-from workshop.publishing import site_predictions, website
+from tests.cells import code_cell
+from tests.sites import predictions
+from workshop.publishing import site_predictions
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("website")]
 
-ROOT = Path(__file__).resolve().parents[1]
-OPENING = "# {}\n\n- **Question:** How many?\n- **Takes:** 5 minutes; runs fast\n"
-INDEX = """\
-# The course
-
-```{toctree}
-progress
-lectures/01_sums
-exercises/01_sums/01_sums
-```
-"""
 NUMBER = '{"guesses": {"01_sums/levels": 7, "01_sums/peak": 7}}'
 OLD = '{"guesses": {"01_sums/levels": "a choice of an earlier version"}}'
-CHOICES = ["all 15", "about 7", "3 & fewer"]
-WHY = {"about 7": "Half would be too easy.", "all 15": "Some are never used."}
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
-    """The outputs of predictions, as `predict`, `reveal` and `tally` display them."""
-    shown = []
-
-    def record(data, *, metadata=None, **_):
-        content = {"output_type": "display_data", "data": data, "metadata": metadata or {}}
-        shown.append(content)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "display", record)
-        predict.predict("levels", "How many `levels` are <used>?", CHOICES)
-        predict.reveal("levels", "3 & fewer", WHY)
-        predict.predict("peak", "How much memory?", unit="GB")
-        predict.reveal("peak", 5.12)
-        predict.predict("share", "What share?", {"a third": 33, "2%": 2}, unit="%")
-        predict.reveal("share", 1.6)
-        predict.tally("01")
-    return shown
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory, outputs):
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "docs").mkdir()
-    for name in ("conf.py", "_static"):
-        (folder / "docs" / name).symlink_to(ROOT / "docs" / name)
-    (folder / "docs" / "progress.md").symlink_to(ROOT / "docs" / "progress.md")
-    (folder / "docs" / "index.md").write_text(INDEX, encoding="utf-8")
-    (folder / "pyproject.toml").write_text('[project]\nname = "course"\n', encoding="utf-8")
-    cells = [text_cell("opening", OPENING.format("01 Sums"))]
-    for n, output in enumerate(outputs):
-        source = f"predict({n})" if "predict" in output["metadata"][METADATA] else "reveal()"
-        cells.append(code_cell(f"cell-{n}", source, output, tags=["hide-input"]))
-    write_notebook(folder / "lectures" / "01_sums.ipynb", cells)
-    exercise = [text_cell("opening", OPENING.format("Exercise 01: Sums"))]
-    write_notebook(folder / "exercises" / "01_sums" / "01_sums.ipynb", exercise)
-    with pytest.MonkeyPatch.context() as patch:
-        # conf.py lists the notebooks of the folder that contains docs/.
-        patch.chdir(folder)
-        website.build(folder, [folder / "lectures" / "01_sums.ipynb"], folder / "site")
-    with served(folder / "site") as url:
+def address(small_site):
+    with served(small_site) as url:
         yield url
 
 
@@ -117,12 +64,6 @@ def test_a_choice_is_compared_with_the_answer_and_kept(page):
     expect(compared(page, "levels")).to_have_text("Right: the answer is '3 & fewer'.")
 
 
-def test_without_a_guess_nothing_is_compared(page):
-    expect(compared(page, "levels")).to_be_hidden()
-    page.get_by_text("Compare your guess with the answer").first.click()
-    expect(page.get_by_text("Not 'about 7': Half would be too easy.")).to_be_visible()
-
-
 def test_a_number_is_shown_beside_the_answer_and_kept(page):
     field = form(page, "peak").get_by_label("Your guess in GB")
     field.fill(" 4 <b> ")
@@ -135,11 +76,6 @@ def test_a_number_is_shown_beside_the_answer_and_kept(page):
     field.fill("")
     field.blur()
     expect(compared(page, "peak")).to_be_hidden()
-
-
-def test_choices_with_numbers_name_the_nearest(page):
-    form(page, "share").get_by_label("2%").check()
-    expect(compared(page, "share")).to_have_text("Right: the answer is 1.60%, so '2%' is right.")
 
 
 def test_the_tally_counts_and_forgets(page):
@@ -221,9 +157,9 @@ def test_axe_finds_nothing_in_predictions_and_the_progress_list(browser, address
 
 
 @pytest.mark.parametrize("field", [("predict", "numbers"), ("reveal", "truth")])
-def test_outputs_of_an_earlier_version_of_the_course_raise_an_error(outputs, field):
+def test_outputs_of_an_earlier_version_of_the_course_raise_an_error(field):
     kind, name = field
-    old = copy.deepcopy(outputs)
+    old = predictions()
     for output in old:
         output["metadata"][METADATA].get(kind, {}).pop(name, None)
     cells = [code_cell(f"cell-{n}", "1", output) for n, output in enumerate(old)]
