@@ -111,6 +111,11 @@ VOILA = FrontEnd(
     runs_on_load=True,
 )
 FRONT_ENDS = {"jupyterlab": JUPYTERLAB, "notebook7": NOTEBOOK, "voila": VOILA}
+# The parameters of tests in each front end. Only JupyterLab belongs to the full tier.
+TIERS = [
+    pytest.param(kind, marks=pytest.mark.full if kind == "jupyterlab" else pytest.mark.slow)
+    for kind in FRONT_ENDS
+]
 
 
 def write_notebook(path: Path, title: str, sources: Sequence[str], **metadata: object) -> Path:
@@ -462,12 +467,6 @@ class Explorer(OpenNotebook):
         """Wait until the alt text contains a number, and return what is shown."""
         expect(self.picture).to_have_attribute("aria-label", re.compile(re.escape(number)))
         return self.shown()
-
-    def line_spacing(self) -> float:
-        """Return the line spacing of the numbers, as a multiple of the font size."""
-        look = "pre => [getComputedStyle(pre).lineHeight, getComputedStyle(pre).fontSize]"
-        line, letter = self.numbers.evaluate(look)
-        return float(line.removesuffix("px")) / float(letter.removesuffix("px"))
 
     def photograph(self, step: str) -> None:
         """Write a screenshot of the cell to build/browser."""

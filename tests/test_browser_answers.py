@@ -1,7 +1,7 @@
 """Use the explorers of lecture 07 in JupyterLab, Notebook 7 and Voila, as a student does.
 
 The model is tiny, and its answers are prepared: they count the stories, and need half a second. The
-tests write screenshots to build/browser, in light and in dark and as wide as a phone.
+tests write screenshots to build/browser, in light and in dark.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from tests.browser import FRONT_ENDS, JUPYTERLAB, PICTURES, OpenNotebook, Server, write_notebook
+from tests.browser import FRONT_ENDS, PICTURES, TIERS, OpenNotebook, Server, write_notebook
 
-pytestmark = [pytest.mark.xdist_group("browser-answers"), pytest.mark.full]
+pytestmark = pytest.mark.xdist_group("browser-answers")
 
 MODEL = f"""
 import json
@@ -52,16 +52,16 @@ CELLS = [
     "explorers.story_explorer(model, tokenizer, story)",
     "explorers.strength_explorer(answer_at, story)",
 ]
-# The size of the window in pixels, on a laptop and on a phone.
-LAPTOP, PHONE = {"width": 1280, "height": 1500}, {"width": 390, "height": 1700}
+# The size of the window in pixels.
+WINDOW = {"width": 1280, "height": 1500}
 OUTPUTS = ".jp-OutputArea-output"
-# The handle of a slider of ipywidgets has no name; see axe_known.json.
+# The handle of a slider of ipywidgets has no name; see KNOWN in test_browser_lectures.py.
 NO_HANDLE = {"include": [[OUTPUTS]], "exclude": [[".noUi-handle"]]}
 # A story with keys that are shortcuts of JupyterLab.
 STORY = "add b: dd cuts x, zz"
 
 
-@pytest.fixture(scope="module", params=FRONT_ENDS)
+@pytest.fixture(scope="module", params=TIERS)
 def server(request, tmp_path_factory):
     """Start a front end with a notebook for each test."""
     folder = tmp_path_factory.mktemp("notebooks")
@@ -75,7 +75,7 @@ def server(request, tmp_path_factory):
 def opened(browser, server, request):
     """Open a notebook, run all of its cells, and check after the test that there were no errors."""
     name = "keyboard" if "keyboard" in request.node.name else "mouse"
-    notebook = OpenNotebook(browser.new_page(viewport=LAPTOP), server, f"{name}.ipynb")
+    notebook = OpenNotebook(browser.new_page(viewport=WINDOW), server, f"{name}.ipynb")
     if not notebook.front_end.runs_on_load:
         notebook.run_all(300)
     yield notebook
@@ -128,16 +128,6 @@ def test_a_story_and_a_strength_are_answered(opened):
     expect(strength.get_by_text("Strength is 1.25 today")).to_be_visible()
     photograph(opened, "laptop")
     assert opened.violations(NO_HANDLE) == {}
-    page.set_viewport_size(PHONE)
-    photograph(opened, "phone")
-    # The sidebar of JupyterLab fills a phone.
-    for output in (story, strength) if opened.front_end != JUPYTERLAB else ():
-        parts = output.locator(".widget-html-content > div, table, textarea")
-        edge = output.bounding_box()
-        for part in parts.all():
-            box = part.bounding_box()
-            assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1, "cut on a phone"
-    page.set_viewport_size(LAPTOP)
     if not opened.front_end.runs_on_load:
         opened.choose("Settings", "Theme", "JupyterLab Dark")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")

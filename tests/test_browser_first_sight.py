@@ -42,14 +42,6 @@ def test_the_first_lecture_is_open_beside_the_list_of_lectures(first_sight):
     assert names == [path.name for path in LECTURES]
 
 
-def test_the_setup_cell_is_one_line(first_sight):
-    line = first_sight.page.locator(".jp-CodeCell").first.locator(".jp-InputPlaceholder")
-    expect(line).to_contain_text(
-        "# @title Set-up: on Colab and Kaggle, this cell installs the course."
-    )
-    assert line.bounding_box()["height"] < 40
-
-
 def test_nothing_asks_for_attention(first_sight):
     for kind in (".Toastify__toast", ".jp-Dialog", ".jp-mod-kernel-pending"):
         expect(first_sight.page.locator(kind)).to_have_count(0)
