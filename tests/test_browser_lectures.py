@@ -33,19 +33,8 @@ HOUR = 3600
 OUTPUTS = ".jp-OutputArea-output"
 
 
-def has_explorer(lecture):
-    text = lecture.read_text(encoding="utf-8")
-    return any(f"{name}()" in text for name in FIRST)
-
-
-# Each case is a front end and a lecture. Lecture 00 has a slider, and some lectures have explorers.
+# Each case is a front end and a lecture.
 CASES = [(kind, path.stem[:2]) for kind in FRONT_ENDS for path in LECTURES]
-CONTROLS = [
-    (kind, path.stem[:2])
-    for kind in FRONT_ENDS
-    for path in LECTURES
-    if has_explorer(path) or path.stem.startswith("00")
-]
 # Every front end runs lecture 00 in the full tier, and JupyterLab the lecture with most widgets.
 FULL = [*((kind, "00") for kind in FRONT_ENDS), ("jupyterlab", "02")]
 
@@ -67,21 +56,25 @@ def opened_lecture(request, browser, tmp_path_factory):
         page.close()
 
 
-def with_lectures(cases):
-    params = [
+# All tests have the same list of parameters, so that pytest opens each lecture only once.
+with_lectures = pytest.mark.parametrize(
+    "opened_lecture",
+    [
         pytest.param(case, marks=pytest.mark.full if case in FULL else pytest.mark.slow)
-        for case in cases
-    ]
-    return pytest.mark.parametrize("opened_lecture", params, indirect=True, ids="-".join)
+        for case in CASES
+    ],
+    indirect=True,
+    ids="-".join,
+)
 
 
-@with_lectures(CASES)
+@with_lectures
 def test_all_cells_of_a_lecture_run(opened_lecture):
     _, lecture, opened = opened_lecture
     assert opened.problem(lecture) is None
 
 
-@with_lectures(CASES)
+@with_lectures
 def test_the_outputs_of_a_lecture_are_accessible(opened_lecture):
     """Pictures have texts and tables have headers. Voila has no dark theme."""
     kind, _, opened = opened_lecture
@@ -101,8 +94,9 @@ def test_the_outputs_of_a_lecture_are_accessible(opened_lecture):
     assert unknown(opened, opened.violations(OUTPUTS)) == {}
 
 
-@with_lectures(CONTROLS)
+@with_lectures
 def test_controls_can_be_used_after_the_run(opened_lecture):
+    """Lecture 00 has a slider, and some lectures have an explorer."""
     _, lecture, opened = opened_lecture
     if isinstance(opened, Explorer):
         actions, number = MOVES[opened.name]
@@ -111,7 +105,7 @@ def test_controls_can_be_used_after_the_run(opened_lecture):
             opened.use(label, value)
         assert number in opened.expect(number)[2] and opened.shown()[0] != before[0]
         opened.photograph(f"{opened.front_end.name} {lecture.stem} used")
-    else:
+    elif lecture.stem.startswith("00"):
         move_the_slider(opened)
     assert not opened.errors
 
