@@ -14,6 +14,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 NO_CODE = (
@@ -22,6 +23,7 @@ NO_CODE = (
 )
 
 
+@cache
 def code_lines(source: str) -> int:
     """Count the lines that contain code."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
