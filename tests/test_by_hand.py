@@ -270,6 +270,7 @@ def test_twenty_steps_by_hand_have_the_losses_of_autograd(tokenizer, tmp_path, c
     assert fast["validation_loss"].iloc[-1] == pytest.approx(plain["validation_loss"].iloc[-1])
 
 
+@pytest.mark.full
 def test_finetune_trains_supported_models_by_hand(tokenizer, tmp_path, monkeypatch):
     made, recipe = [], replace(RECIPE, max_steps=2)
     monkeypatch.setattr(

@@ -129,6 +129,7 @@ def adapted(model, dropout=0.0):
     return model
 
 
+@pytest.mark.full
 def test_a_peft_model_gives_the_answers_of_the_merged_model(model, tokenizer, conversations):
     plain = evaluation.generate(model, tokenizer, conversations, progress=False)
     tuned = adapted(model)

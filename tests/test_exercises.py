@@ -166,6 +166,7 @@ def test_a_wrong_answer_loses_points_only_at_its_own_task(path):
         assert mutation.problems(read(path), points[name], replaced) == []
 
 
+@pytest.mark.full
 @light
 def test_each_hidden_check_has_a_hint_or_can_be_tried_again(path, monkeypatch):
     """A student who fails a hidden check learns the likely mistake, or the call with its inputs."""

@@ -117,6 +117,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("make", "first", "changes", "off"), CHANGES)
 def test_every_control_changes_the_picture_or_the_text(make, first, changes, off):
     box = make()
@@ -263,6 +264,7 @@ def error_of(monkeypatch):
     return error
 
 
+@pytest.mark.full
 def test_the_best_format_depends_on_the_distribution(error_of):
     for distribution in DISTRIBUTIONS:
         forms = (*formats.NAMES, "lloyd")
@@ -294,6 +296,7 @@ def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
     assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
 
 
+@pytest.mark.full
 def test_a_longer_text_than_the_longest_runs_out_of_memory():
     _, text = paging_answer(**EIGHT_B)
     match = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)

@@ -165,6 +165,7 @@ def test_strength_scales_all_adapters_and_is_restored_after_an_error():
     assert [layer.scaling for layer in layers] == before
 
 
+@pytest.mark.full
 def test_two_adapters_of_one_base_model_are_trained_and_loaded_independently(train, features):
     model, first = train()
     before = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}

@@ -157,6 +157,7 @@ def histories(request, tokenizer):
     return {d: run_steps(base, tokenizer, EXAMPLES, r)[0] for d, r in recipes.items()}
 
 
+@pytest.mark.full
 def test_losses_in_float16_equal_those_in_float32_up_to_rounding(histories):
     exact, rounded, coarse = (
         torch.tensor([record["loss"] for record in history]) for history in histories.values()
@@ -286,6 +287,7 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(train, monkeypatch, 
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_resumed_run_has_the_scaler_of_an_uninterrupted_run(train, monkeypatch):
     """Test with a scale that overflows in the first steps, and then grows after every two steps."""
     begin_with(monkeypatch, 2.0**18, growth_interval=2)

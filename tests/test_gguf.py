@@ -130,6 +130,7 @@ def at_each_commit(*names, among):
     return [pytest.param(n, marks=[] if n in names else pytest.mark.full) for n in among]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", at_each_commit("llama 3.1", among=FAMILIES))
 def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
     folder = save_model(FAMILIES[name], tmp_path / "model")
@@ -145,6 +146,7 @@ def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
         assert_close(engine.next_token_probabilities(IDS, "tuned"), tuned)
 
 
+@pytest.mark.full
 def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
     settings = {
         "rslora": {"use_rslora": True},
@@ -162,6 +164,7 @@ def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
             assert_close(engine.next_token_probabilities(IDS, name), right)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("split", at_each_commit("smollm", among=gguf_files.SPLITS))
 def test_llama_cpp_splits_text_into_the_same_tokens(split, tmp_path):
     folder = save_model(FAMILIES["llama"], tmp_path / "model", split)

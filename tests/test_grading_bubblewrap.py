@@ -83,6 +83,7 @@ def test_each_guarantee_has_a_test():
     assert tested == {field.name for field in dataclasses.fields(Policy)}
 
 
+@pytest.mark.full
 @needed
 @pytest.mark.parametrize("die_with_parent", [True, False])
 def test_the_program_ends_with_its_parent_because_of_its_field(policy, die_with_parent):

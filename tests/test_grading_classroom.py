@@ -107,6 +107,7 @@ def comments(course):
         }
 
 
+@pytest.mark.full
 def test_an_unknown_assignment_and_a_class_without_submissions_are_errors(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")

@@ -91,6 +91,7 @@ def kept(course, student):
     )
 
 
+@pytest.mark.full
 def test_an_honest_submission_is_collected_with_the_time_of_its_entry(course):
     folder = submit(course, "me")
     (folder / "data").mkdir()

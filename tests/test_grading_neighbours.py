@@ -113,6 +113,7 @@ def assert_fine(session):
     assert session.incidents == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_neither_disturbs_nor_observes_a_neighbour(attack):
     begin, report = own_cells(attack)

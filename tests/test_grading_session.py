@@ -199,6 +199,7 @@ def test_long_outputs_are_truncated():
     assert len(text) < 300_000 and "the output is too large" in text
 
 
+@pytest.mark.full
 def test_pictures_and_results_are_kept():
     plot = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
     (picture,) = run_cell(plot)
@@ -218,6 +219,7 @@ def test_magics_shell_commands_and_await_work():
 # --- time limits, and processes that end ----------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_call_that_takes_too_long_is_interrupted_and_the_state_is_kept():
     answer = (
         "calls = []\ndef slow(x):\n    calls.append(x)\n    while x: pass\n    return len(calls)\n"
@@ -244,6 +246,7 @@ def test_a_process_that_ignores_the_interrupt_is_ended_and_the_cells_run_again()
         assert running.check(f"{IMPORT}check(stuck, 0).gives(5)") == []
 
 
+@pytest.mark.full
 def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs():
     with session(limits=replace(QUICK, cell=2)) as running:
         assert "no answer within 2 s" in text_of(running.run("while True: pass", "cell 3"))
@@ -272,12 +275,14 @@ def test_no_further_process_is_started_after_four_ends():
         assert "has ended 4 times" in text_of(running.run("print(1)"))
 
 
+@pytest.mark.full
 def test_the_notebook_has_a_time_limit():
     with session(limits=Limits(cell=5, call=5, notebook=1)) as running:
         assert "the notebook took more than 1 s" in text_of(running.run("while True: pass"))
         assert not passed(running.check("x = 1"))
 
 
+@pytest.mark.full
 def test_a_test_that_does_not_end_is_stopped():
     outputs = check_answer(DOUBLE, "while True: pass", Limits(cell=1, call=1))
     assert not passed(outputs) and outputs[0]["ename"] == "CellTimeoutError"

@@ -695,6 +695,7 @@ def sampled(kinds):
     return [pytest.param(k, marks=[] if k in SAMPLE else pytest.mark.full) for k in kinds]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", sampled(ERRORS))
 def test_an_error_concerns_one_submission_and_the_next_run_grades_it(tree, kind):
     with pytest.MonkeyPatch.context() as patch:

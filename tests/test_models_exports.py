@@ -34,6 +34,7 @@ def test_right_exports_are_about_as_far_from_the_reference_as_their_controls(see
     assert all(0.4 < ratio < 1.8 for ratio in ratios(seed, forms))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mistakes_make_the_divergence_several_times_as_large(seed):
     assert min(ratios(seed, [*product(PRECISE, TINY_MISTAKES)])) > 5

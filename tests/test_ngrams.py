@@ -35,6 +35,7 @@ def test_classifier_learns_words_that_only_one_section_uses():
     assert ngrams.predict_sections(train, test) == list(words)
 
 
+@pytest.mark.full
 def test_classifier_is_far_better_than_guessing_on_the_news():
     data = news.load_news()
     found = ngrams.predict_sections(data["train"], data["validation"])

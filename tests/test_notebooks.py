@@ -437,6 +437,7 @@ def page_of(*cells):
     return html_pages.to_html(nbformat.from_dict(notebook(*cells)), title="A page")
 
 
+@pytest.mark.full
 def test_a_formula_that_cannot_be_converted_is_shown_as_tex(monkeypatch):
     formulas = text_cell("formulas", "Half: $\\frac{1}{2}$, $\\foo < 1$.")
     page = page_of(formulas)
@@ -445,6 +446,7 @@ def test_a_formula_that_cannot_be_converted_is_shown_as_tex(monkeypatch):
     assert "<code>\\frac{1}{2}</code>" in page_of(formulas)
 
 
+@pytest.mark.full
 def test_an_error_ends_the_run_and_the_outputs_are_written(tmp_path):
     path = write_notebook(
         tmp_path / "01_bad.ipynb",

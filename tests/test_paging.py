@@ -301,6 +301,7 @@ def bytes_needed(method, options, lengths):
     return max(m.total for m in phases), max(m.total - m.paged for m in phases)
 
 
+@pytest.mark.full
 @repeatable(max_examples=30)
 @given(
     ways=st.sampled_from([("full", {"recipe": "fp32"}), ("full", {}), ("qlora", {"rank": 256})]),
@@ -350,6 +351,7 @@ def test_without_paging_memory_runs_out_exactly_if_the_estimate_does_not_fit(gpu
         assert run.peak == e.total
 
 
+@pytest.mark.full
 def test_paging_and_its_picture_do_not_import_torch():
     code = "import sys; from course_utils import figures, paging; "
     code += "run = paging.simulate('smollm2-135m', 'full', gpu='T4', lengths=(8,)); "

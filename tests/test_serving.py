@@ -71,6 +71,7 @@ def expected(folder, prompts):
 # -- answers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_each_request_chooses_its_adapter_even_at_the_same_time(engine, prompts, expected):
     jobs = [(name, i) for i in range(len(CHATS)) for name in ADAPTERS]
     with ThreadPoolExecutor(6) as pool:
@@ -94,6 +95,7 @@ def test_answers_are_in_the_order_of_the_conversations(engine):
     assert len(set(alone)) > 1
 
 
+@pytest.mark.full
 def test_an_unknown_adapter_is_refused(engine):
     with pytest.raises(
         ValueError, match="unknown adapter 'x'; the adapters here are: weak, strong"
@@ -144,6 +146,7 @@ def test_pages_of_other_sites_may_not_read_answers(engine):
 # -- starting and stopping -------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_port_in_use_is_refused_and_free_again_after_close(folder):
     engine = Engine(folder / "model.gguf", threads=1)
     port = int(engine.url.rpartition(":")[2])
@@ -168,6 +171,7 @@ def test_files_that_are_no_models_are_refused(folder, tmp_path):
         Engine(damaged)
 
 
+@pytest.mark.full
 def test_adapters_of_another_model_are_refused(folder, tmp_path):
     save_model(FAMILIES["wide heads"], tmp_path / "other")
     save_adapters(tmp_path / "other", tmp_path / "adapters")
@@ -236,6 +240,7 @@ def test_wrong_arguments_are_one_line(folder, arguments, message):
     assert message in result.output.splitlines()[-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("weights", ["dequantized", "original"])
 def test_without_a_model_the_base_of_the_adapters_is_served(folder, tmp_path, monkeypatch, weights):
     served = []

@@ -159,6 +159,7 @@ def test_one_thread_interrupts_a_block(machine):
     assert torch.get_num_threads() == 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fast", [None, False])
 def test_training_and_answering_adapt(machine, monkeypatch, tokenizer, tmp_path, fast):
     seen = []

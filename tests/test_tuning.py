@@ -69,6 +69,7 @@ def finished(tune):
 # -- the whole run ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_run_trains_and_measures(finished, tiny_base):
     done, said = finished
     assert done.run.finished and len(done.before.answers) == len(done.data.held_out) == 6
@@ -129,6 +130,7 @@ def test_an_interrupted_run_is_resumed(finished, tune, tmp_path, monkeypatch):
     assert done.after.scores["loss"] == pytest.approx(whole.after.scores["loss"], abs=1e-4)
 
 
+@pytest.mark.full
 def test_results_are_never_overwritten(finished, tune, own, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for resume in (False, True):

@@ -33,6 +33,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.full
 @given(PLAIN)
 def test_copies_of_plain_values_are_the_same(value):
     assert same(values.copied(value), value)
@@ -126,6 +127,7 @@ def test_keys_must_be_plain_values():
         values.encode({EqualsEverything(3): 1})
 
 
+@pytest.mark.full
 def test_values_that_are_too_large_raise_an_error():
     endless: list = []
     endless.append(endless)

@@ -43,6 +43,7 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(variants, "MEASURED", 1000)
 
 
+@pytest.mark.full
 def test_a_trial_is_repeatable_and_leaves_the_pretrained_model_unchanged(few_steps):
     before, state = weights(variants.pretrained()), torch.random.get_rng_state()
     assert run(Trial()) == run(Trial()) != run(Trial(seed=1))
@@ -66,6 +67,7 @@ def test_formats_are_those_of_bitsandbytes_and_int4_has_15_levels(name):
     assert 0.005 < (ours - weight).square().mean() < 0.02
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("way", [*FORMATS, "lora", *VARIANTS])
 def test_only_the_weights_of_a_4_bit_format_are_rounded(way):
     base, pretrained = prepare(Trial(way)).get_base_model(), weights(variants.pretrained())

@@ -159,6 +159,7 @@ def train(rows, tokenizer, tmp_path):
     return train
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("base", [make_model, nf4_model], ids=["autograd", "by hand"])
 def test_a_watched_run_has_the_losses_and_weights_of_an_unwatched_run(train, base):
     fast = base is nf4_model
