@@ -115,9 +115,6 @@ def generate(  # noqa: PLR0913
 
     In 16 bits, the size of a batch changes the order in which numbers are added, and therefore the
     rounding. If two tokens are almost equally likely, the answer may then change.
-
-    Args:
-        max_new_tokens: Maximum length of an answer, in tokens.
     """
     positive("max_new_tokens", max_new_tokens)
     positive("batch_size", batch_size)

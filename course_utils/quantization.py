@@ -83,9 +83,6 @@ def normal_float(bits: int) -> Tensor:
 
     Returns:
         float32 tensor of shape (2^bits,), ascending, in [-1, 1].
-
-    Raises:
-        ValueError: bits is not a whole number from 2 to 8.
     """
     return torch.tensor(formats.normal_float(_checked_bits(bits)))
 
@@ -99,9 +96,6 @@ def normal_float_quantiles(bits: int) -> Tensor:
     Returns:
         float64 tensor of shape (2^bits,), ascending, in standard deviations of N(0, 1). For 4 bits
         the quantiles extend from -1.848 to 1.848.
-
-    Raises:
-        ValueError: bits is not a whole number from 2 to 8.
     """
     return torch.tensor(formats.normal_float_quantiles(_checked_bits(bits)), dtype=torch.float64)
 

@@ -235,10 +235,7 @@ class Engine:
             return [answer["choices"][0]["message"]["content"].strip() for answer in done]
 
     def scales(self, adapter: str | None) -> list[dict[str, float]]:
-        """Return the value of a request's field "lora", which gives each adapter its scale.
-
-        The scale is 1 for the adapter that is used, and 0 for all others.
-        """
+        """Return the value of a request's field "lora", which gives each adapter its scale."""
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none"
             raise ValueError(f"unknown adapter {adapter!r}; the adapters here are: {known}")

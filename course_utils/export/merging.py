@@ -90,9 +90,6 @@ def update_left(
     Args:
         layer: the name of a layer, such as "model.layers.0.mlp.gate_proj". By default, all layers
             are measured together.
-
-    Returns:
-        The share: 1 if all of the update remains, and 0 if rounding removes all of it.
     """
     _check(model, into, stored_as, layer)
     base = model.get_base_model()

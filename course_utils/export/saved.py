@@ -134,10 +134,7 @@ def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
 
 
 def _scale(config: LoraConfig, name: str, rank: int) -> float:
-    """Return the scale of an adapter's update B A: α/r, or α/√r with rsLoRA.
-
-    If peft's setting alpha_pattern contains an α for the layer, this α is used.
-    """
+    """Return the scale of an adapter's update B A: α/r, or α/√r with rsLoRA."""
     from peft.utils.other import get_pattern_key
 
     alpha = config.alpha_pattern.get(

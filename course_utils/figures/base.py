@@ -81,7 +81,6 @@ class Picture:
     its background colour. The figure itself has no background.
 
     Attributes:
-        figure: the Matplotlib figure.
         alt: a description of the figure in words and numbers.
     """
 

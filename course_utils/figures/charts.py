@@ -47,8 +47,6 @@ def curves(  # noqa: PLR0913
 
     Args:
         series: name → {x: y}, in any order of x.
-        xlabel: the label of the x axis.
-        ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
             x, the ticks of a log scale of x are at these values.
         mark: x → the words about this x, which are written above a vertical line. Points at x have
@@ -213,8 +211,6 @@ def pareto(
         runs: name of the way → (x, y) of each of its runs.
         paths: name of the way → points that a line connects, such as the medians at each learning
             rate.
-        xlabel: the loss on the x axis.
-        ylabel: the loss on the y axis.
     """
     figure, axes = one_panel(height=4, title=title)
     descriptions, labels = [], []

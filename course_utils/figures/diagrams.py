@@ -91,7 +91,6 @@ def transformer_block(
     residual stream runs down the left side.
 
     Args:
-        shape: the model.
         rank: the rank r of the adapters. A and B may be at most 9 points thick.
     """
     layers = shape.linear_layers()

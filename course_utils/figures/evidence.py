@@ -123,8 +123,6 @@ def seed_lines(  # noqa: PLR0913
 
     Args:
         series: name → {x: values of the seeds}.
-        xlabel: the label of the x axis.
-        ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy".
         levels: name → y of a horizontal line.
     """

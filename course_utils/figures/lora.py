@@ -25,7 +25,6 @@ def lora_rectangles(
 
     Args:
         matrices: name of the layer → (d_in, d_out), for one to seven layers.
-        rank: the rank r.
         layers: the number of transformer layers that contain these linear layers. The picture shows
             one of them and the number of parameters of all of them.
     """

@@ -44,11 +44,6 @@ def page_frames(frames: Sequence[PageFrame], budget: int, title: str = "") -> Pi
     Args:
         frames: the moments in order. In the first one, all pages must be on the GPU.
         budget: the bytes of the GPU's memory.
-        title: a sentence that says what the picture shows.
-
-    Raises:
-        ValueError: in one of the frames, more bytes are on the GPU than its memory has, or the
-            first frame has pages in CPU memory.
     """
     if frames[0].in_cpu:
         raise ValueError("in the first frame, all pages must be on the GPU")

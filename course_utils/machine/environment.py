@@ -69,7 +69,6 @@ class Machine:
     Attributes:
         libraries: the version of each library, as `versions` returns it.
         torch_error: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
-        nvidia_driver: whether an NVIDIA driver is installed.
         cores: the number of cores that this process may use.
         threads: the number of threads that PyTorch uses.
         memory: free memory in bytes (B).
@@ -118,7 +117,6 @@ class Environment:
     """The table that a check returns: `print` writes it as text, and a notebook shows it as HTML.
 
     Attributes:
-        rows: the rows of the table.
         what: the name of the program that was checked. The verdict begins with this name.
     """
 

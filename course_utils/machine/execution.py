@@ -59,8 +59,6 @@ def execute(
     stderr advances with each cell.
 
     Args:
-        path: the notebook file.
-        output_dir: the folder for the executed notebook.
         timeout: maximum run time of a cell, in seconds; None sets no limit.
 
     Raises:

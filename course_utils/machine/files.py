@@ -27,8 +27,6 @@ def write_atomically(
     link is replaced and its target stays unchanged. A missing folder is created.
 
     Args:
-        path: the file to write.
-        data: the complete content.
         mode: the file's permissions. By default the file has the usual permissions of a new file.
         alone: whether no other process writes this file. If so, temporary files of other processes
             must be left from interrupted runs, so they are removed.

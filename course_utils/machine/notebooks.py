@@ -53,7 +53,6 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
     """Return the notebook files of the lectures, in order.
 
     Args:
-        folder: the course folder.
         only: return only the lecture with this number ("07" or "7"), file name or stem.
 
     Raises:
@@ -67,8 +66,6 @@ def chosen(paths: list[Path], only: str, kind: str, folder: Path) -> list[Path]:
     """Return the notebooks with this number ("07" or "7"), file name or stem.
 
     Args:
-        paths: the notebooks to choose from.
-        only: the number, file name or stem.
         kind: what a notebook is called in the error message, such as "lecture".
         folder: the folder that the error message names if it has no notebooks.
 

@@ -24,14 +24,7 @@ def positive(name: str, value: Any) -> int:
 
 
 def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
-    """Return an argument as an int, or raise ValueError if it isn't a whole number in the range.
-
-    Args:
-        name: the argument's name, for the error message.
-        value: the argument, an int of Python or NumPy.
-        least: the smallest number that is allowed.
-        most: the largest number that is allowed, or None if there is no upper limit.
-    """
+    """Return an argument as an int, or raise ValueError if it isn't a whole number in the range."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < least or (most is not None and value > most):
         allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
@@ -53,7 +46,6 @@ def one_answer_each(answers: Sized, asked: Sized, kind: str) -> None:
     """Raise ValueError unless there are as many answers as there were things asked, and any.
 
     Args:
-        answers: the answers.
         asked: what was asked, such as a list of questions.
         kind: the word for one of them, such as "question".
     """

@@ -31,7 +31,6 @@ class Alternative:
         words: What is different, such as "gradient checkpointing".
         changes: The arguments of `estimate` that are different, with their new values. They
             may include "model" and "method".
-        estimate: The estimate for the changed settings.
     """
 
     words: str

@@ -63,7 +63,6 @@ class Block:
     """A contiguous piece of a segment, with its neighbours `before` and `after`.
 
     Attributes:
-        segment: Number of the segment.
         start: Offset of the block in the segment, in bytes.
         size: Size of the block in bytes.
         requested: Bytes of the tensor in the block, rounded up to a multiple of 512.

@@ -25,8 +25,6 @@ class Estimate:
     With several GPUs, all numbers are the bytes on one GPU.
 
     Attributes:
-        shape: The shape of the model.
-        settings: The settings of fine-tuning.
         weights: Bytes of the model as it is stored, with 32, 16 or 4 bits per parameter, including
             the constants of quantization.
         adapters: Bytes of LoRA's matrices A and B.
@@ -133,7 +131,6 @@ def estimate(
         sequence_length: Number of tokens in each sequence.
         accumulation: Number of micro-batches per update. With 2 or more, gradients exist during the
             entire step.
-        rank: Rank of the adapters.
         targets: The linear layers that get adapters: "all-linear", or names of layers.
         compute_dtype: "float16", "bfloat16" or "float32", in which the base of adapters computes.
             With "full", the 16-bit format of the recipe, except "bf16", which is always bfloat16.
@@ -151,7 +148,6 @@ def estimate(
         keep_output: Whether the model's output, which contains the logits, stays in memory during
             the backward pass, as after `output = model(...)`. transformers' Trainer keeps only the
             loss.
-        gpus: Number of GPUs.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
         device: "cpu" counts only tensors. "cuda" also counts the other memory that PyTorch

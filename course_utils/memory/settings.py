@@ -62,7 +62,6 @@ class Optimizer:
 
     Attributes:
         states: How many numbers (states) the optimizer stores for each parameter.
-        eight_bit: Whether the states have 8 bits.
         paged: Whether the states may move to CPU memory.
         scratch: How many more numbers per parameter exist only during the update.
     """

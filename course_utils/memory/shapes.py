@@ -23,13 +23,10 @@ class ModelShape:
     """The properties of a decoder-only transformer that determine how much memory it needs.
 
     Attributes:
-        name: Name of the model.
-        layers: Number of transformer layers.
         hidden: Width of the residual stream.
         heads: Number of attention heads; heads × head_dim is the width of the queries.
         kv_heads: Number of key heads, which is also the number of value heads. With grouped-query
             attention, there are fewer key heads than attention heads.
-        head_dim: Width of one head.
         intermediate: Width of the MLP.
         vocab: Number of tokens in the vocabulary.
         tied: Whether the output layer shares the embedding's weights.

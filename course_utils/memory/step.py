@@ -161,10 +161,7 @@ class Step:
         return self._phase("loss", LOSS, transients, activations=self.size["activations"])
 
     def backward(self, layer: int) -> StepPhase:
-        """Return the memory in use when the backward pass of a layer needs the most memory.
-
-        The layers above this layer have already finished their backward passes.
-        """
+        """Return the memory in use when the backward pass of a layer needs the most memory."""
         checkpointing = self.plan.settings.gradient_checkpointing
         # Without checkpointing, `_layer_terms` already counts the tensors that the layer stored.
         stored = layer + 1 if checkpointing else layer

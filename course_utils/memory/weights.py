@@ -23,10 +23,7 @@ SMALLEST_PAGED = 100_000
 
 
 def on_one_gpu(term: MemoryTerm, settings: Settings, part: str) -> MemoryTerm:
-    """Return a term with the bytes on one GPU.
-
-    If the settings shard `part`, the bytes are divided by the number of GPUs and rounded up.
-    """
+    """Return a term with the bytes on one GPU."""
     if not settings.shards(part):
         return term
     formula = f"({term.formula}) / {settings.gpus} GPUs"
@@ -188,10 +185,7 @@ def trainable_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def state_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for the states that the optimizer creates at the first update.
-
-    An optimizer without states has no term.
-    """
+    """Yield a term for the states that the optimizer creates at the first update."""
     settings, optimizer = plan.settings, OPTIMIZERS[plan.settings.optimizer]
     if not optimizer.states:
         return

@@ -40,7 +40,6 @@ class Control:
     Attributes:
         value: The value at first.
         options: The values of a menu, each with the words that the menu shows.
-        least: The smallest allowed number.
         most: The largest allowed number, or the largest number of characters of a text.
         only_if: The condition under which this control is used; None if it is always used.
         more: Whether the control belongs to the settings that are folded at first.

@@ -293,10 +293,7 @@ MAX_SEQUENCES, MAX_TOKENS, MAX_RANK = 1024, 131_072, 1024
 
 
 def memory_explorer() -> widgets.VBox:
-    """Return an explorer of the memory for a training step, and of the GPUs with enough memory.
-
-    It first shows QLoRA of LLaMA-7B on a T4.
-    """
+    """Return an explorer of the memory for a training step, and of the GPUs with enough memory."""
     full = Condition("method", ("full",))
     controls = {
         "model": Control("model", "llama-7b", same([SLIDE, *PRESETS])),

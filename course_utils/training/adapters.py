@@ -65,8 +65,6 @@ def load_adapters(
     """Load saved adapters into a base model, or add them to the adapters of a PeftModel.
 
     Args:
-        model: A base model or a PeftModel.
-        path: Folder of the saved adapters.
         name: Name that the loaded adapters get in the model, in which they become active.
     """
     from peft import PeftModel

@@ -40,7 +40,6 @@ class Checkpoints:
     Args:
         folder: The folder of all checkpoints of the run.
         accelerator: The Accelerator of the run, which knows the optimizer and the schedule.
-        model: The model that is trained.
         fingerprint: All settings that the run's weights depend on. Only a checkpoint with the same
             fingerprint is resumed.
     """

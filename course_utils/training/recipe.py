@@ -24,17 +24,13 @@ class Recipe:
     """All settings of a fine-tuning run, with defaults for SmolLM2-135M and the news briefs.
 
     Attributes:
-        rank: Rank r of the adapters.
         alpha: Each adapter adds (alpha / rank) · B A to its frozen weight.
         dropout: Share of an adapter's inputs that dropout sets to zero.
-        targets: Names of the layers to adapt.
         learning_rate: Peak learning rate, which then decays as a cosine.
         warmup: Share of all steps during which the learning rate rises.
-        weight_decay: Weight decay of AdamW.
         max_grad_norm: Gradients with a larger norm are scaled to this norm.
         micro_batch_size: Number of examples per forward pass.
         accumulation: Number of micro-batches per step.
-        epochs: Number of passes over the training examples.
         max_steps: Number of optimizer steps. If given, epochs is ignored.
         gradient_checkpointing: Recompute each layer's activations in the backward pass instead of
             storing them.
@@ -49,9 +45,6 @@ class Recipe:
             validated only after the last step.
         save_every: Number of steps from one checkpoint to the next. By default a checkpoint is
             saved only after the last step.
-
-    Raises:
-        ValueError: A value is outside its allowed range.
     """
 
     rank: int = 8

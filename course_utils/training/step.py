@@ -77,8 +77,6 @@ def training_step(  # noqa: PLR0913
 
     Args:
         accelerator: The Accelerator of the run, which has prepared the model and the optimizer.
-        model: The model to train.
-        optimizer: The optimizer of its trainable parameters.
         batches: The micro-batches of the step: results of `sft.collate`, or of `sft.pack`.
         recipe: The recipe whose max_grad_norm is used.
         by_hand: If given, it computes the losses and gradients instead of autograd. Then the
@@ -148,7 +146,6 @@ def make_optimizer(
     states. On other devices, the optimizer is PyTorch's AdamW.
 
     Args:
-        model: The model to train.
         recipe: Its learning_rate and weight_decay are used.
         fused: Whether one kernel of PyTorch's AdamW updates all parameters. For the adapters of
             SmolLM2-135M, this kernel needs 5 ms on two cores instead of 25 ms. Don't combine it

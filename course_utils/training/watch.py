@@ -155,8 +155,6 @@ class Watch:
         """Record the model before its first step, which has number 0.
 
         Args:
-            model: The model that will be trained.
-            tokenizer: Its tokenizer.
             conversation: Chat messages up to the user's question, which the model answers.
             rows: Results of `sft.encode` whose losses are measured.
             steps: Number of steps of the run, after which the model answers for the last time.

@@ -92,11 +92,7 @@ def weight_cases() -> Iterator[dict]:
 
 
 def step_cases() -> Iterator[dict]:
-    """Measure training steps of SmolLM2-135M, and yield a case for each step.
-
-    There are cases for each of SETTINGS and LENGTHS, with and without gradient checkpointing. Each
-    step has one sequence.
-    """
+    """Measure training steps of SmolLM2-135M, and yield a case for each step."""
     for name, (method, options) in SETTINGS.items():
         model = load(method, options)
         if method != "full":

@@ -101,9 +101,6 @@ def run_lecture(
     """Run a lecture with a Python in which the course is installed, and return the result.
 
     Args:
-        python: the interpreter.
-        lecture: the notebook.
-        output: the folder for the executed notebook.
         variables: additional environment variables of the run.
         confine: an optional function that limits the resources of the process that starts the
             kernel. It gets the id of this process as soon as the process has started.

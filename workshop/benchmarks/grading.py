@@ -58,7 +58,6 @@ def course(folder: Path, count: int) -> None:
 
     Args:
         folder: the course's folder, which must not exist.
-        count: the number of submissions.
     """
     (folder / "exercises").mkdir(parents=True)
     shutil.copy(ROOT / release.SETTINGS, folder)

@@ -64,7 +64,6 @@ class Subject:
         probabilities: a function from token ids to the probabilities of the next token, of shape
             (vocab,).
         token_ids: a function from a conversation to the token ids of its prompt.
-        files: the paths of the form's files.
         load_seconds: the time in seconds that it took to load the model.
         close: a function that frees the memory of the model.
     """
@@ -225,7 +224,6 @@ def in_llama_cpp(
     """Load a GGUF model with llama.cpp.
 
     Args:
-        model: the GGUF file of the model.
         adapters: the GGUF file of the adapters, or None for a model without adapters.
         template: the name of a chat template that replaces the one in the GGUF file.
         twice: whether each prompt begins with two BOS tokens instead of one.

@@ -89,9 +89,6 @@ def take_turns(
         variables: function from a way's name to the additional environment variables of its
             process.
 
-    Returns:
-        The result of each way.
-
     Raises:
         RuntimeError: a worker has failed; its process has printed the reason.
     """

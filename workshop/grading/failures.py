@@ -48,11 +48,7 @@ class Failures:
     def add(
         self, source: str, outputs: Sequence[dict[str, Any]], skipped: Sequence[tuple[str, str]]
     ) -> None:
-        """Add the result of a cell.
-
-        Args:
-            skipped: The statements that were skipped because something was missing, with errors.
-        """
+        """Add the result of a cell."""
         self.started.add(source)
         self.skipped += skipped
         errors = [output for output in outputs if output["output_type"] == "error"]

@@ -81,10 +81,7 @@ def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
 
 
 def class_folder() -> Path:
-    """Return the class's folder: the nearest folder with nbgrader's settings.
-
-    The search begins in the current folder and continues in the folders above.
-    """
+    """Return the class's folder: the nearest folder with nbgrader's settings."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / SETTINGS).is_file():

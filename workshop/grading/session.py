@@ -250,11 +250,7 @@ class GradingSession:
         return process
 
     def _end_student(self) -> str:
-        """End the student process. If it had already been killed, return the reason, else "".
-
-        The reason is a sentence without a full stop. The reason is empty if the process was still
-        running, if it had exited by itself, or if the reason is unknown.
-        """
+        """End the student process. If it had already been killed, return the reason, else ""."""
         process, self._student = self._student, None
         if process is None:
             return ""

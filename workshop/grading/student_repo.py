@@ -288,12 +288,7 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
 
 
 def _files_to_copy(folder: Path, tracked: set[str] | None) -> set[str]:
-    """Return the relative paths of the files to copy.
-
-    If the course is in git, the files are those in `FILES`, the tracked files in `FOLDERS` and in
-    exercises/, and the released notebooks with their additional files. If the course is not in git,
-    the files are those in `FILES`, those that match `WITHOUT_GIT`, and the released notebooks.
-    """
+    """Return the relative paths of the files to copy."""
     released = {f"exercises/{p.stem}/{p.name}" for p in assignments.sources(folder)}
     if tracked is None:
         paths = {path for pattern in WITHOUT_GIT for path in folder.glob(pattern)}

@@ -38,7 +38,6 @@ def write_page(executed: Path, folder: Path) -> Path:
     """Write an executed notebook as an HTML page beside it, and return the path of the page.
 
     Args:
-        executed: the executed notebook.
         folder: the folder of the original notebook. Links that begin with ../ are relative to it.
     """
 

@@ -49,8 +49,6 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
     reveal.js in the subfolder reveal/.
 
     Args:
-        folder: the course folder.
-        output: the folder for the decks.
         only: convert only the lecture with this number or name.
         run: whether to execute the lectures first. If False, the last run of each lecture is used.
 
@@ -163,10 +161,7 @@ def laid_out(notebook: Any) -> Any:
 
 
 def _polls(cells: list[Any]) -> Iterator[Any]:
-    """Yield the cells, with a note for the speaker after each question of `predict`.
-
-    A question begins a screen, and its answer appears on the screen of the result.
-    """
+    """Yield the cells, with a note for the speaker after each question of `predict`."""
     from nbformat.v4 import new_markdown_cell
 
     asked, answers = (

@@ -49,7 +49,6 @@ def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
     """Run a cell.
 
     Args:
-        cell: the cell.
         chat: the answers of the untrained 16-bit model to the general questions; None in the run
             of this model, which returns its answers as "chat_answers".
 

@@ -261,7 +261,6 @@ def _inside(entries: list[Entry], assignment: str = "", stored: float = 0.0) -> 
     """Return the entries of an archive without the leading folders that all of them share.
 
     Args:
-        entries: The entries.
         assignment: The assignment's name, if the archive is the class's. In that case,
             a student's folder is not removed.
         stored: When the archive was stored here, in seconds since 1970.

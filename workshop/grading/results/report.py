@@ -347,10 +347,7 @@ class Histogram:
 
 
 def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Histogram | None:
-    """Return the histogram of points; None if no points are known.
-
-    Students who may still get more points are counted separately.
-    """
+    """Return the histogram of points; None if no points are known."""
     known = [(r, points) for r in records if (points := _points_so_far(r, assignment)) is not None]
     if not known or not assignment.points:
         return None

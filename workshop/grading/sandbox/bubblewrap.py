@@ -42,12 +42,7 @@ class NoSandbox(SandboxError):
 
 
 class Mount(NamedTuple):
-    """A file or folder of this machine that is mounted in the sandbox.
-
-    Attributes:
-        source: The path on this machine.
-        target: The path in the sandbox.
-    """
+    """A file or folder of this machine that is mounted in the sandbox."""
 
     source: str
     target: str
@@ -82,7 +77,6 @@ class Policy:
         read_only_root: Whether the program can't add files to the root folder.
         environment: All environment variables of the program; None means the variables of the
             process that started it.
-        working_folder: The folder in which the program starts.
     """
 
     unshare: tuple[str, ...] = ()

@@ -53,10 +53,6 @@ def _withhold(package: Path, name: str) -> None:
     """Replace the source of a withheld module or package by `WITHHELD_SOURCE`.
 
     In a package, each module is replaced, and all other files are removed.
-
-    Args:
-        package: The copy of course_utils.
-        name: The name of the withheld module or package.
     """
     path = package.joinpath(*name.split(".")[1:])
     files = [file for file in path.rglob("*") if not file.is_dir()]

@@ -65,12 +65,7 @@ class Server:
         self.warm = warm and not self.fork_error
 
     def start(self, role: str, allowed: Limits, core: int | None = None) -> SandboxProcess:
-        """Start and return a process in a sandbox.
-
-        Args:
-            allowed: The limits for the process and all processes that it starts, together.
-            core: The number of the only core on which the process may run; default: any core.
-        """
+        """Start and return a process in a sandbox."""
         if self.warm and self._bubblewrap:
             return SandboxProcess(self._bubblewrap, role, allowed, core)
         process, self._bubblewrap = self._bubblewrap, None

@@ -53,10 +53,7 @@ class Outputs:
         self._left = {"text": MAX_TEXT, "display": MAX_DISPLAY}
 
     def send(self, kind: str, body: bytes, **fields: Any) -> None:
-        """Send one output, unless the cell's limit is exceeded.
-
-        If a printed text exceeds the limit, only the allowed part is sent.
-        """
+        """Send one output, unless the cell's limit is exceeded."""
         limit = "display" if "mimes" in fields else "text"
         left = self._left[limit]
         self._left[limit] -= len(body)

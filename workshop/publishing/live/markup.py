@@ -51,10 +51,7 @@ def figure(alt: str, body: str, kind: str) -> str:
 
 
 def stacked_bar(parts: Mapping[str, float], end: float) -> str:
-    """Return a bar of stacked parts: their names → their sizes, up to `end` on the bar's axis.
-
-    Parts that are wide enough show their names.
-    """
+    """Return a bar of stacked parts: their names → their sizes, up to `end` on the bar's axis."""
     pieces = []
     for name, colour in colours(parts).items():
         size = parts[name]

@@ -64,10 +64,7 @@ class Limits:
 
 
 def enforce(memory: int, processes: int) -> ResourceLimits:
-    """Return limits for one submission, of the best kind that this machine allows.
-
-    The limits are a context manager.
-    """
+    """Return limits for one submission, of the best kind that this machine allows."""
     parent = cgroups.best_parent()
     return CgroupLimits(memory, processes, parent) if parent else PollingLimits(memory, processes)
 
