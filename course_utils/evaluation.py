@@ -276,7 +276,6 @@ def _text(new: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -
 
 
 def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the end tokens of the tokenizer and of the model's generation config."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
     return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *ends] if e is not None))

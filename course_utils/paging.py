@@ -191,7 +191,6 @@ class UnifiedMemory:
         whole_number("budget", self.budget, least=0)
 
     def __len__(self) -> int:
-        """Return the number of all pages, on the GPU and in CPU memory."""
         return len(self.on_gpu) + len(self.in_cpu)
 
     @property
@@ -456,7 +455,6 @@ def longest_text(
 
 
 def _phases(plan: Plan, length: int, first_step: bool = False) -> tuple[StepPhase, ...]:
-    """Return the phases of a step on texts of `length` tokens."""
     settings = asdict(replace(plan.settings, sequence_length=length))
     return timeline(plan.shape, first_step=first_step, **settings)
 

@@ -408,7 +408,6 @@ def quantize_nvfp4(x: Tensor) -> Quantized:
 
 
 def _float_blocks(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Return the blocks of x and their absmax."""
     blocks, absmax = _in_blocks(_as_row(x, block_size).float(), block_size)
     _check_finite(absmax, x)
     return blocks, absmax

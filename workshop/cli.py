@@ -65,7 +65,6 @@ class _Command(click.Command):
             ) from missing
 
     def _remedy(self) -> str:
-        """Return how to install what the command needs, in a clone or without one."""
         extras = ",".join([*bootstrap.STUDENT, *self.extras.split()])
         if IS_WHEEL:
             return f"install the course's wheel with `pip install 'FILE.whl[{extras}]'`"
@@ -92,7 +91,6 @@ class _Course(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and print a CourseError as one line."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -798,7 +796,6 @@ LINTERS = (
 
 
 def _lint() -> None:
-    """Run the linters in order; if a linter fails, exit with its status."""
     from course_utils.machine.notebooks import course_folder
 
     for linter in LINTERS:

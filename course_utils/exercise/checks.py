@@ -97,7 +97,6 @@ def _is_hidden(error: BaseException) -> bool:
 
 
 def _is_hidden_line(file: str, number: int) -> bool:
-    """Return whether a line of a cell belongs to the cell's hidden tests."""
     return any(line.startswith(HIDDEN) for line in linecache.getlines(file)[:number])
 
 
@@ -420,7 +419,6 @@ def _raised(error: BaseException) -> str:
 
 
 def _explanation(error: BaseException) -> str:
-    """Explain an exception that has no message."""
     if isinstance(error, MemoryError):
         return "the function needs more memory than there is"
     if isinstance(error, RecursionError):
@@ -493,7 +491,6 @@ class Difference(NamedTuple):
 
 
 def _difference(actual: Any, expected: Any, rel: float, abs: float) -> Difference | None:
-    """Return the first difference between two plain values, or None if they are equal."""
     kind = type(expected)
     if kind in (list, tuple):
         if type(actual) not in (list, tuple) or len(actual) != len(expected):
@@ -546,7 +543,6 @@ def _same_scalar(actual: Any, expected: Any, rel: float, abs: float) -> bool:
 
 
 def _is_huge(number: float) -> bool:
-    """Return whether a number is an int that is too large for a float."""
     return type(number) is int and number.bit_length() > sys.float_info.max_exp
 
 
@@ -583,7 +579,6 @@ def _hint(actual: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
 
 
 def _form_difference(actual: Any, example: Any) -> Difference | None:
-    """Return the first difference between the forms of a value and an example, or None."""
     kind = type(example)
     difference = Difference("", _form(actual), _expected_form(example))
     if hasattr(example, "shape"):

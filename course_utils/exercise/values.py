@@ -170,7 +170,6 @@ def _safetensors(library: str) -> Any:
 
 
 def _read(tree: Any, stores: dict[str, dict[str, Any]]) -> Any:
-    """Return the value of a tree, with its arrays and tensors from their stores."""
     if not isinstance(tree, dict):
         return tree
     ((kind, inner),) = tree.items()

@@ -207,7 +207,6 @@ def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) 
 
 
 def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
-    """Convert a tensor into the format in which it will be stored, and return an array."""
     from gguf import quants
 
     kind = _format(name, tensor.shape, stored_as)
@@ -254,7 +253,6 @@ def _config(folder: Path) -> Any:
 
 @contextmanager
 def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
-    """Yield a writer for a GGUF file."""
     from gguf import GGUFWriter
 
     with written_aside(file) as part, silence("gguf"):

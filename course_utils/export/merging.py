@@ -278,7 +278,6 @@ def _update(base: nn.Module, name: str) -> Tensor:
 
 
 def _quantized(weight: Tensor, like: Linear4bit) -> Params4bit:
-    """Quantize a weight with the settings of the 4-bit layer `like`, such as its block size."""
     from bitsandbytes.nn import Params4bit
 
     old = like.weight

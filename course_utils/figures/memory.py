@@ -175,7 +175,6 @@ class _Bars:
         return middle - half, middle + half
 
     def draw(self) -> None:
-        """Draw the bars, their labels and totals, the lines of the GPUs, and the legend."""
         axes = self.axes
         names = list(self.rows)
         for row, (name, parts) in enumerate(self.rows.items()):

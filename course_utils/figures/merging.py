@@ -27,7 +27,6 @@ class _Line(NamedTuple):
         return LEFT + (number - low) / (high - low) * (RIGHT - LEFT)
 
     def nearest(self, number: float) -> float:
-        """Return the number of the format that is nearest to a number."""
         return min(self.numbers, key=lambda other: abs(other - number))
 
     def left(self) -> float:

@@ -65,7 +65,6 @@ def _thinned(sizes: Sequence[float]) -> list[float]:
 
 
 def _mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
-    """Name the phases on the x axis and separate them by lines."""
     edges = list(accumulate(widths.values(), initial=0))
     for edge in edges[1:-1]:
         axes.axvline(edge, color=GREY, linewidth=0.8, zorder=0)

@@ -242,7 +242,6 @@ def fetched_model(cache: Path) -> Path | None:
 
 
 def _or_none(fact: Callable[[], Any]) -> Any:
-    """Return the result of a function, or None if it raises."""
     try:
         return fact()
     except Exception:
@@ -265,12 +264,10 @@ def _torch_facts() -> dict[str, Any]:
 
 
 def _closest_existing(folder: Path) -> Path:
-    """Return the folder, or the closest enclosing folder that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _write_error(folder: Path | None) -> str | None:
-    """Return the reason why a folder can't be written, or None if it can be written."""
     if folder is None:
         return "no folder is known"
     try:

@@ -169,7 +169,6 @@ class _Run:
                 atexit.unregister(self.client._cleanup_kernel)
 
     def measure(self) -> None:
-        """Measure the memory and update the peaks, if the kernel is running."""
         import psutil
 
         with contextlib.suppress(psutil.Error, OSError):
@@ -179,7 +178,6 @@ class _Run:
             self.children_peak = max(self.children_peak, unshared)
 
     def kill_kernel(self) -> None:
-        """Kill the kernel and its child processes."""
         import psutil
 
         with contextlib.suppress(psutil.Error):
@@ -197,7 +195,6 @@ class _Run:
         return psutil.Process(pid)
 
     def start_cell(self, cell: Any, **_: object) -> None:
-        """Store the cell that is running, and show its id in the bar."""
         self.cell = cell
         self.bar.set_postfix_str(cell.id)
 
@@ -216,7 +213,6 @@ def _last_lines(cell: Any, count: int = 8) -> str:
 
 
 def _summaries(notebook: Any) -> Iterator[str]:
-    """Yield the text output of each cell tagged "summary"."""
     for cell in notebook.cells:
         if "summary" in cell.metadata.get("tags", []) and cell.cell_type == "code":
             texts = [_plain_text(output) for output in cell.outputs]

@@ -159,7 +159,6 @@ def _others(changes: Iterable[Change], chosen: Change) -> list[Change]:
 
 
 def _together(changes: Iterable[Change]) -> Change:
-    """Combine several changes into one."""
     joined: dict[str, Any] = {}
     words = []
     for each, values in changes:
@@ -212,7 +211,6 @@ def _more_gpus(settings: Settings) -> Iterator[Change]:
 
 
 def _smaller_models(model: ModelShape) -> Iterator[Change]:
-    """Yield the smaller models of the list, starting with the largest."""
     shapes = [ModelShape.preset(name) for name in PRESETS]
     smaller = [shape for shape in shapes if shape.parameters < model.parameters]
     for shape in sorted(smaller, key=lambda shape: -shape.parameters):

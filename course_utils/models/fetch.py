@@ -333,7 +333,6 @@ def _convert_in_scratch_folder(package: Package, final: Path) -> None:
 
 
 def _installed_gguf(package: Package) -> Path | None:
-    """Return the path of the package's GGUF file, or None if the package is not installed."""
     module, file = package.gguf.split("/")
     # `find_spec` finds the module without importing it.
     spec = importlib.util.find_spec(module)

@@ -103,7 +103,6 @@ def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> i
 
 
 def _shape(name: str) -> ModelShape:
-    """Return the shape of a base model."""
     return ModelShape.preset(BASE_MODELS[name].shape or name)
 
 

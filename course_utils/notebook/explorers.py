@@ -401,7 +401,6 @@ def _tokens(count: int) -> str:
 
 
 def _outcome(run: Run) -> str:
-    """Return a phrase about the memory that a run needed and the bytes that it moved."""
     if failed := run.out_of_memory:
         return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
     if run.moved:

@@ -99,7 +99,6 @@ class Prediction:
         return self.guess.guess if self._guess is None else self._guess
 
     def _read_control(self, _: Any) -> None:
-        """Record the guess in the control, and renew everything that shows it."""
         value = self.control.value
         try:
             self._guess = value if self.question.choices else self.question.parsed(value)
@@ -113,7 +112,6 @@ class Prediction:
             _show_guesses(shown)
 
     def _recorded(self) -> str:
-        """Return a sentence about the recorded guess."""
         if self._shown is None:
             return "No guess has been recorded."
         return f"Your recorded guess is {written(self._shown, self.question.unit)}."

@@ -86,7 +86,6 @@ def raise_errors(errors: Errors, source: str, advice: str = "") -> None:
 
 
 def _ignored_keys(row: Row, keys: Sequence[str]) -> list[str]:
-    """Return the keys of a row and of its messages that are not used."""
     used = (*keys, "id", "split", *(["input"] if keys == INSTRUCTION else []))
     turns = [turn for key in keys if isinstance(row[key], list) for turn in row[key]]
     of_turns = [f"{key} of messages" for turn in turns for key in turn]

@@ -138,7 +138,6 @@ def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
 
 
 def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
-    """Return the results saved in a file, or measure and save them if the file is missing."""
     if file.is_file():
         return Measured(**json.loads(file.read_text(encoding="utf-8")))
     result = measure_now()

@@ -244,7 +244,6 @@ def servers(spec: GradingSpec) -> Servers:
 
 
 def _has_ended(server: Future[Server]) -> bool:
-    """Return whether a server could not be started or has ended."""
     return server.done() and bool(server.exception() or not server.result().alive)
 
 

@@ -84,7 +84,6 @@ def _hidden(cell: Cell, title: str) -> Cell:
 
 
 def _so_far(assignment: Assignment) -> Cell:
-    """Return the cell that shows a student's points so far."""
     titles = [_quoted(f"{task.number} {task.title}") for task in assignment.tasks]
     rows = zip(titles, assignment.tasks, strict=True)
     lines = [f'        ({title}, {task.points}, "{_kind(task)}"),' for title, task in rows]

@@ -441,7 +441,6 @@ def _distinctive_lines(region: str) -> list[str]:
 
 
 def _source_of_modules(folder: Path, names: tuple[str, ...]) -> str:
-    """Return the joined source text of modules and packages of the course."""
     bases = [folder / name.replace(".", "/") for name in names]
     files = [path for base in bases for path in (base.with_suffix(".py"), *base.rglob("*.py"))]
     texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
@@ -449,5 +448,4 @@ def _source_of_modules(folder: Path, names: tuple[str, ...]) -> str:
 
 
 def _normalized(text: str) -> str:
-    """Return a text in which each sequence of spaces and line breaks is one space."""
     return " ".join(text.split())

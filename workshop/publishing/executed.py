@@ -56,7 +56,6 @@ def _last_run(path: Path, output: Path) -> Path:
 
 
 def _code(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the code cells of a notebook by their ids."""
     return {cell["id"]: cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 

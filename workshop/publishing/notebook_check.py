@@ -163,12 +163,10 @@ def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _is_of_the_course(path: Path) -> bool:
-    """Return whether a notebook is a lecture or is in the folder of an assignment."""
     return is_lecture(path) or path.resolve().parents[1].name in FOLDERS
 
 
 def _course_of(path: Path) -> Path:
-    """Return the course folder of a lecture or an assignment."""
     return path.resolve().parents[1 if is_lecture(path) else 2]
 
 
@@ -244,7 +242,6 @@ def fix(path: Path | str) -> bool:
 
 
 def _fixed(path: Path, notebook: dict[str, Any]) -> dict[str, Any]:
-    """Return a fixed copy of the notebook that is stored at `path`."""
     notebook = copy.deepcopy(notebook)
     cells = notebook["cells"]
     kept = {k: value for k, value in notebook["metadata"].items() if k in NOTEBOOK_METADATA}

@@ -189,7 +189,6 @@ def _forms(cell: Any, name: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _begin_at_least(cell: Any, kind: str) -> None:
-    """Give a cell a slide type, unless the cell begins a screen already."""
     if _slide_type(cell) not in ("slide", "subslide"):
         cell.metadata["slideshow"] = {"slide_type": kind}
 

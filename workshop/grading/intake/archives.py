@@ -242,7 +242,6 @@ def _files(path: Path, root: Path, source: str) -> list[Entry]:
 
 
 def _members(archive: zipfile.ZipFile, source: str) -> list[Entry]:
-    """Return the files in an archive."""
     return [
         Entry(
             _clean(_decoded(info)),

@@ -202,5 +202,4 @@ def _account(number: int) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a file that was collected; an empty list if there is no such file."""
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -215,7 +215,6 @@ def _python(content: Any) -> str:
 
 
 def _raw_cells(content: Any) -> list[Any]:
-    """Return the list of cells in a notebook of format 4."""
     if not isinstance(content, dict):
         raise Ungradable(f"the file is valid JSON, but not a notebook: {WORKED_IN}")
     if content.get("nbformat", 4) != 4:
@@ -676,7 +675,6 @@ class _Repair:
     # --- the result ---
 
     def _assemble(self, missing: dict[str, str]) -> list[Cell]:
-        """Return the cells of the repaired notebook."""
         names = {piece: name for name, piece in self.placed.items()}
         following: dict[str, list[_Piece]] = defaultdict(list)
         anchor, own = "", set(self.own())

@@ -182,7 +182,6 @@ class _TaskAnswers:
 
     @cached_property
     def usual(self) -> float:
-        """The median overlap of the pairs."""
         return float(np.median(self.overlap[np.triu_indices_from(self.overlap, 1)]))
 
     def alike(self, one: str, other: str) -> AlikeTask | None:

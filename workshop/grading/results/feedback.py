@@ -303,7 +303,6 @@ def _allowed(tag: str, name: str, value: str) -> str | None:
 
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:
-    """Return whether an attribute with this value is kept."""
     if name == "href" or tag == "a":
         return (tag, name) == ("a", "href") and bool(LINK.fullmatch(value))
     if name == "src":

@@ -324,7 +324,6 @@ def _messages(notebook: Notebook) -> dict[str, str]:
 
 
 def _message(error: dict[str, Any]) -> str:
-    """Return the message of a failed check, or the name and the message of another exception."""
     if error["ename"] == "CheckFailed":
         return "\n".join(error["traceback"])
     return joined_lines(f"{error['ename']}: {error['evalue']}")

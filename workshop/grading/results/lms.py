@@ -300,11 +300,9 @@ class _Rows:
                     rows[key].append(row)
 
     def name(self, row: list[str]) -> str:
-        """Return the name of the person to whom a row belongs."""
         return ", ".join(row[column].strip() for column in self._names)
 
     def find(self, student: str) -> tuple[list[str] | None, str]:
-        """Return the row of a student, or None and why there is none."""
         found = self._exact.get(student) or self._simple.get(_simple(student), [])
         if len(found) == 1:
             return found[0], ""

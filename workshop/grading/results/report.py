@@ -112,7 +112,6 @@ def _points(record: Record) -> Points:
 
 
 def _max_points(task: Task) -> dict[str, float]:
-    """Return the maximum points of each graded cell of a task."""
     return {cell["id"]: assignments.points(cell) for cell in task.graded}
 
 
@@ -499,7 +498,6 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def _costs(records: Sequence[Record]) -> dict[str, Any]:
-    """Return the time and the memory that grading needed."""
     seconds, memory = [r.seconds for r in records], [r.memory for r in records if r.memory]
     slowest = sorted(records, key=lambda record: (-record.seconds, *_sort_key(record)))[:SLOWEST]
     return {

@@ -102,7 +102,6 @@ def questions(
 
 
 def _candidates(task: Task, source: str, record: Record) -> Iterator[Question]:
-    """Yield all questions about an answer."""
     for cell in task.checks:
         if message := record.messages.get(cell["id"]):
             yield Question(task, "check", 0, _about_check(message))

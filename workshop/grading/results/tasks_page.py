@@ -182,7 +182,6 @@ def _task(text: str, base: str) -> TaskResult:
 
 
 def _add(task: TaskResult, cell: Any) -> None:
-    """Add a cell with an answer or with points to its task."""
     data = cell.metadata.nbgrader
     if is_answer(cell):
         task.answers.append(_answer(cell))
@@ -211,7 +210,6 @@ def _answer(cell: Any) -> Markup:
 
 
 def _numbered(task: TaskResult) -> TaskResult:
-    """Number the checks of a task: "check 1 of 3"."""
     checks = [part for part in task.parts if part.title == "check"]
     for number, part in enumerate(checks, 1):
         part.title = f"check {number} of {len(checks)}"
@@ -219,7 +217,6 @@ def _numbered(task: TaskResult) -> TaskResult:
 
 
 def _message(cell: Any) -> str:
-    """Return the message of a failed check; "" if the check succeeded."""
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
     return "\n".join(errors[0].traceback) if errors else ""
 

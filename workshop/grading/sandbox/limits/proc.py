@@ -114,7 +114,6 @@ def memory_files(folders: Iterable[str]) -> int:
 
 
 def _tasks(pid: int) -> list[str]:
-    """Return the folder in /proc of each thread of a process."""
     try:
         return [f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
