@@ -22,7 +22,6 @@ class PageFrame(NamedTuple):
     """The memory at one moment.
 
     Attributes:
-        title: a name of the moment.
         fixed: name of a quantity → its bytes on the GPU, which can't move.
         on_gpu: number of the page → its bytes, for each page on the GPU.
         in_cpu: number of the page → its bytes, for each page in CPU memory.

@@ -44,7 +44,6 @@ class TimelineView:
         steps: the numbers of the steps that are shown, from 1, in ascending order.
         moments: the events of these steps, and last the failure if memory ran out in one of them.
         edges: moment n extends from edges[n] to edges[n + 1] on the x axis.
-        step_width: the width of a complete step.
     """
 
     run: paging.Run

@@ -227,10 +227,7 @@ def versions() -> dict[str, str | None]:
 
 
 def fetched_model(cache: Path) -> Path | None:
-    """Find a base model that `models.fetch_base` has downloaded, by the names of its files.
-
-    Both the course's own folder for models, `cache`, and the Hugging Face cache are searched.
-    """
+    """Find a base model that `models.fetch_base` has downloaded, by the names of its files."""
     home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub"))
     patterns = (

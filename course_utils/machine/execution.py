@@ -29,8 +29,6 @@ class Execution:
     """The result of running one notebook.
 
     Attributes:
-        notebook: the notebook file that was run.
-        executed: the notebook with its outputs.
         seconds: wall time in seconds, including the start of the kernel.
         peak_memory: maximum memory of the kernel and its child processes, in bytes.
         summaries: the text outputs of the cells tagged "summary".

@@ -28,7 +28,6 @@ class ModelShape:
         kv_heads: Number of key heads, which is also the number of value heads. With grouped-query
             attention, there are fewer key heads than attention heads.
         intermediate: Width of the MLP.
-        vocab: Number of tokens in the vocabulary.
         tied: Whether the output layer shares the embedding's weights.
         gated: Whether the MLP has gate, up and down matrices (SwiGLU), not just up and down.
         activation: The function between the MLP's matrices, one of `ACTIVATIONS`.

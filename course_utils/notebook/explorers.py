@@ -171,10 +171,7 @@ BYTES = 16
 
 
 def lora_explorer() -> widgets.VBox:
-    """Return an explorer of the number of parameters that LoRA trains.
-
-    The reader chooses either one shape for all matrices, or a model that determines the shapes.
-    """
+    """Return an explorer of the number of parameters that LoRA trains."""
     custom, widest = Condition("model", (CUSTOM,)), 1_000_000
     controls = {
         "model": Control("model", CUSTOM, same([CUSTOM, *LORA_MODELS])),
@@ -335,10 +332,7 @@ def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Pi
 
 
 def paging_explorer() -> widgets.VBox:
-    """Return an explorer that shows whether memory runs out in four training steps.
-
-    The third step has a mini-batch of long texts.
-    """
+    """Return an explorer that shows whether memory runs out in four training steps."""
     controls = {
         "model": Control("model", "llama-3.1-8b", same(PRESETS)),
         "method": Control("method", "qlora", METHODS),

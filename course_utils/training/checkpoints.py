@@ -38,7 +38,6 @@ class Checkpoints:
     destroys the last complete checkpoint.
 
     Args:
-        folder: The folder of all checkpoints of the run.
         accelerator: The Accelerator of the run, which knows the optimizer and the schedule.
         fingerprint: All settings that the run's weights depend on. Only a checkpoint with the same
             fingerprint is resumed.

@@ -65,7 +65,6 @@ def finetune(  # noqa: PLR0913
         tokenizer: The tokenizer of the model, which provides the padding token.
         train: Tokenized conversations (`sft.encode_all`).
         validation: Tokenized conversations. If empty, nothing is validated.
-        recipe: All other settings of the run.
         output_dir: Folder of the checkpoints. A new checkpoint replaces the older checkpoints.
         resume: Whether to continue from the newest checkpoint. The losses then equal the
             losses of an uninterrupted run. The losses agree to the last bit if the two runs use the
@@ -145,7 +144,6 @@ class Trainer:
 
     Attributes:
         steps: Number of optimizer steps of the whole run.
-        fingerprint: All settings that the run's weights depend on.
     """
 
     def __init__(

@@ -212,12 +212,7 @@ def tried(runs: Sequence[Run], name: str, seed: int = SEEDS[0]) -> dict[float, f
 
 
 def untried(rates: Sequence[float], results: dict[float, float]) -> list[float]:
-    """Return the learning rates that are still to be tried, given the loss of those tried.
-
-    Args:
-        rates: the learning rates that are tried first.
-        results: learning rate → validation loss.
-    """
+    """Return the learning rates that are still to be tried, given the loss of those tried."""
     if missing := [rate for rate in rates if rate not in results]:
         return missing
     best, lowest, highest = min(results, key=results.__getitem__), min(results), max(results)

@@ -391,10 +391,7 @@ def forms_table(report: Report) -> str:
 
 
 def mistakes_table(report: Report) -> str | None:
-    """Return a table with a row for each mistake, after a row for the correct export.
-
-    The result is None if the correct export has not been measured yet.
-    """
+    """Return a table with a row for each mistake, after a row for the correct export."""
     if RIGHT not in report["forms"]:
         return None
     rows = {f"none: {RIGHT}": report["forms"][RIGHT]} | report["mistakes"]

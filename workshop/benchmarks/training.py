@@ -85,7 +85,6 @@ def turns_callback(turn: Turn, tokens: str) -> TrainerCallback:
     """Return a trainer's callback that makes each step a turn.
 
     Args:
-        turn: the turns of this worker.
         tokens: the key of the number of tokens in the trainer's log.
     """
     from transformers import TrainerCallback

@@ -148,7 +148,6 @@ def compare_with_course(
         ways: the results of `take_turns`. A way's name is "WHO" or "WHO, SETTING".
         unit: the unit of the rates, such as "tokens/s".
         rate: function from a piece to its rate.
-        digits: the number of decimal places of the rates.
     """
     rows = []
     for way, result in ways.items():

@@ -38,11 +38,7 @@ assignment don't include them.
 
 
 def release(folder: Path, only: str | None = None, *, gradebook: bool = True) -> list[Path]:
-    """Generate the released notebooks and the README in exercises/, and return the notebooks.
-
-    Args:
-        only: The assignment's name or number; default: all assignments.
-    """
+    """Generate the released notebooks and the README in exercises/, and return the notebooks."""
     released = [_generate(folder, path, gradebook) for path in sources(folder, only)]
     write_text(folder / "exercises" / "README.md", readme(folder))
     return released
@@ -69,9 +65,6 @@ def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
     """Copy the settings and the solutions of a course to `target`, and return `target`.
 
     The copy contains no submissions and no gradebook.
-
-    Args:
-        only: The assignment's name or number; default: all assignments.
     """
     (target / "exercises").mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / SETTINGS, target)

@@ -1,10 +1,4 @@
-"""Define the data that grading needs, as plain values that can be sent to another machine.
-
-The two main classes are:
-
-    GradingSpec    what an assignment is graded with: its release, its tests, the limits
-    Submission     what a student handed in
-"""
+"""Define the data that grading needs, as plain values that can be sent to another machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Turn formulas into MathML, which browsers show without scripts, fonts or a network.
-
-`markdown_to_html` does this for the formulas in Markdown.
-"""
+"""Turn formulas into MathML, which browsers show without scripts, fonts or a network."""
 
 from __future__ import annotations
 

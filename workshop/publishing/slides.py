@@ -48,10 +48,6 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
     The folder `output` gets a page for each deck, an index.html with links to all its decks, and
     reveal.js in the subfolder reveal/.
 
-    Args:
-        only: convert only the lecture with this number or name.
-        run: whether to execute the lectures first. If False, the last run of each lecture is used.
-
     Raises:
         CourseError: a lecture can't be executed, has no usable last run or shows no cells, or a
             package is missing.

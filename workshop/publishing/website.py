@@ -219,12 +219,8 @@ class Links:
 def stage_notebook(path: Path, source: str, links: Links) -> str:
     """Return the JSON of a notebook that Sphinx can turn into a page of the site.
 
-    `as_page` describes what is left out and folded. Links are changed for the site. The id of each
-    code cell becomes an anchor. The code of the checks in exercises is hidden until the reader
-    clicks to show the code. The badges are left out, because the site has launch buttons.
-    Predictions become forms that need no kernel, and the end of the page gets a checkbox for
-    readers who have done the notebook. Tables that pandas styled get the same look as other tables
-    of pandas.
+    `as_page` describes what is left out and folded. The badges are left out, because the site has
+    launch buttons.
     """
     from nbformat.v4 import new_markdown_cell
 

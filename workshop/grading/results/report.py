@@ -1,10 +1,5 @@
 """Report on a class: an HTML page, a table for a learning management system (LMS), and changes.
 
-    write_report(path, assignment, records)     writes an HTML file without scripts
-    write_csv(path, assignment, records)        writes a table with a row for each student
-    merged(records, scores)                     returns records with the gradebook's current points
-    changes(previous, records)                  returns the differences between two gradings
-
 Every text of a record may come from a student. Therefore control characters are removed, long texts
 are shortened, and the template report.html.j2 escapes every value. Missing points stay missing;
 they are never replaced by 0.

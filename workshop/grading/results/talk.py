@@ -1,8 +1,5 @@
 """Ask students about their own answers: questions for a talk of five minutes.
 
-    questions(release, answers, record)          a few questions about the answers of one student
-    write_page(path, release, answers, records)  a page with the questions for each student
-
 The questions are made from the syntax tree of the student's own code, from the student's texts, and
 from the messages of failed checks, so they are the same in each run. A question is about code that
 the student wrote, and it makes sense for any code of its form. No code is executed and no answer is

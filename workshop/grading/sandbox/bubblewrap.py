@@ -221,10 +221,7 @@ def _as_nobody() -> list[str]:
 
 
 def _readable_mounts(package: Path) -> Iterator[Mount]:
-    """Yield the mounts that a program in the sandbox can read.
-
-    The mounts are the system's programs, this Python and the copy of course_utils.
-    """
+    """Yield the mounts that a program in the sandbox can read."""
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     system = (path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path))
     for path in (*system, *sorted(python.difference(SYSTEM))):

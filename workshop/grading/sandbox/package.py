@@ -50,10 +50,7 @@ def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> None:
 
 
 def _withhold(package: Path, name: str) -> None:
-    """Replace the source of a withheld module or package by `WITHHELD_SOURCE`.
-
-    In a package, each module is replaced, and all other files are removed.
-    """
+    """Replace the source of a withheld module or package by `WITHHELD_SOURCE`."""
     path = package.joinpath(*name.split(".")[1:])
     files = [file for file in path.rglob("*") if not file.is_dir()]
     for file in files or [path.with_suffix(".py")]:

@@ -154,11 +154,7 @@ class StudentProcess(RoleProcess):
 
 
 def _raised_fields(error: BaseException) -> dict[str, Any]:
-    """Return the description of a student's exception that the test process receives.
-
-    The description has the exception's name, its message, the names of the built-in exception types
-    that the exception is an instance of, and the place in the student's code.
-    """
+    """Return the description of a student's exception that the test process receives."""
     try:
         place = [clean(line) for line in checks.place(error)]
     except Exception:
