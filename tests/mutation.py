@@ -334,15 +334,14 @@ PAGE = """\
 This page is for instructors who want to know how reliable the checks are. `course grade` recognizes
 every wrong and every right answer in `tests/mutants/`: a wrong answer loses points at its task and
 at no other task, and a right answer that is written differently from the solution loses none.
-nbgrader's own autograding gives the same points in every graded cell. These answers get the same
-points with all hidden inputs, which are [different for each
-submission](grading.md#inputs-of-hidden-tests):
-`python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets of inputs. Questions
-that a person grades have no checks.
+nbgrader's own autograding gives the same points in every graded cell. Hidden inputs are [different
+for each submission](grading.md#inputs-of-hidden-tests), but they don't change the points of these
+answers: `python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets of inputs.
+Questions that a person grades have no checks.
 
 *Seconds* and *peak memory* were measured while the solution ran once in a separate kernel, and
 include the kernel's start. The last two columns are the seconds that each grader needs for one
-submission with several of the answers, with {workers} submissions graded at a time.
+submission that contains several of the answers. Each grader graded {workers} submissions at a time.
 
 {costs}
 

@@ -38,8 +38,8 @@ PAGE = """\
 This page is for instructors who want to know how safe grading is. Two graders graded {count}
 submissions: stock nbgrader {version} with its default settings, and `course grade`. {attacks} of
 the submissions attack the grader, and {honest} are honest accidents
-(`tests/hostile/submissions/`). Stock nbgrader graded each of them in a separate container, between
-the submissions of two honest students.
+(`tests/hostile/submissions/`). Stock nbgrader graded each submission in a separate container,
+between the submissions of two honest students.
 
 A submission gains points if it gets more points than its honest part deserves. The numbers
 were measured by `python -m tests.hostile` on {date}: {machine}.
@@ -48,15 +48,15 @@ were measured by `python -m tests.hostile` on {date}: {machine}.
 |---|--:|--:|
 {summary}
 
-`course grade` needed {seconds:.0f} s for all submissions, and the grading process itself at most
-{memory:.0f} MB. No submission left a file outside its sandbox, no process survived, and none
-reached a service that was listening.
+`course grade` needed {seconds:.0f} s for all submissions. The grading process itself needed at
+most {memory:.0f} MB of memory. No submission left a file outside its sandbox, left a process
+running, or reached a service that was listening.
 
 ## By kind
 
-The table counts the submissions that got past each grader: they gained or lost points, harmed other
-students, read files of other users, left something behind or did not end. `python -m tests.hostile
---only bomb_` prints the result of each submission whose name contains `bomb_`.
+The table counts the submissions that got past each grader: those that gained or lost points, harmed
+other students, read files of other users, left something behind or did not end. `python -m
+tests.hostile --only bomb_` prints the result of each submission whose name contains `bomb_`.
 
 {kinds}
 """
