@@ -445,7 +445,7 @@ def costs(trials: list[Trial]) -> str:
     for done in trials:
         name = done.assignment.name
         with tempfile.TemporaryDirectory() as pages, offline():
-            run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages, progress=False)
+            run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages)
         kinds = Counter(mutant.kind for (mutant,) in done.submissions.values())
         ours, stock = done.seconds
         cost = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {stock:.2f} | {ours:.2f}"

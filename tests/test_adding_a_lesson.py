@@ -72,6 +72,7 @@ def test_only_files_in_five_places_are_written_by_hand(course):
         assert "[90 Sums: what do numbers add up to?](" in text, page
 
 
+@pytest.mark.slow
 def test_tests_of_the_lesson_and_of_all_lectures_and_assignments_pass(course):
     files = ["sums", "exercises", "lectures", "links", "readme", "packaging"]
     chosen = "test_sums or 90_sums or there_is or ids_of_tasks or exercises_are or table"

@@ -135,6 +135,7 @@ def test_a_story_and_a_strength_are_answered(opened):
         assert opened.violations(NO_HANDLE) == {}
 
 
+@pytest.mark.slow
 def test_everything_can_be_done_with_the_keyboard_alone(opened):
     page, (story, strength) = opened.page, outputs(opened)
     cells = page.locator(".jp-Notebook-cell").count()

@@ -35,8 +35,7 @@ OUTPUTS = ".jp-OutputArea-output"
 
 # Each case is a front end and a lecture.
 CASES = [(kind, path.stem[:2]) for kind in FRONT_ENDS for path in LECTURES]
-# Every front end runs lecture 00 in the full tier, and JupyterLab the lecture with most widgets.
-FULL = [*((kind, "00") for kind in FRONT_ENDS), ("jupyterlab", "02")]
+FULL = [(kind, "00") for kind in FRONT_ENDS]
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,7 @@ def test_a_second_adapter_is_trained(tokenizer, tmp_path):
 # -- the real model --------------------------------------------------------------------------------
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_real_model_has_the_gradients_of_autograd():
     model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float32)
     for parameter in model.parameters():

@@ -15,6 +15,7 @@ def runs():
     return clinic.runs()
 
 
+@pytest.mark.slow
 def test_the_recorded_runs_can_be_measured_again(runs):
     recorded = json.loads(clinic.RECORD.read_text(encoding="utf-8"))
     assert recorded.keys() == runs.keys()

@@ -302,7 +302,7 @@ def test_the_first_run_answers_the_general_questions_alone(folder, monkeypatch):
     assert reports[-1]["chat"] == ["Paris."] and "chat_answers" not in reports[-1]["runs"][0]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_run_that_fails_says_why():
     with pytest.raises(CourseError, match=r"nf5, .*, seed 1 failed: 'nf5'"):
         benchmark.run_cell(Cell("nf5", 336, 2e-3, 1), None)

@@ -219,5 +219,5 @@ def test_both_graders_give_all_points_to_right_answers_and_not_to_wrong_ones(pat
 @every
 def test_a_solution_runs_in_less_than_a_gigabyte(path, tmp_path):
     with mutation.offline():
-        run = execute(path, tmp_path, progress=False)
+        run = execute(path, tmp_path)
     assert run.error is None and run.peak_memory < 1e9

@@ -272,7 +272,7 @@ print(runtime.peak_memory("cpu"))
 """
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_all_exports_of_the_real_model_need_at_most_1_2_gb(tmp_path):
     base, _ = load_base("smollm2-135m", quantization="nf4")
     adapters = save(attach_adapters(base, Recipe()), tmp_path / "adapters")

@@ -379,7 +379,7 @@ def real_losses(real, stories, recipe):
     return torch.tensor([record["loss"] for record in history])
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_losses_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
     exact, rounded = (
         real_losses(real, stories, real_recipe(2, dtype))

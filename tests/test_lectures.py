@@ -134,7 +134,7 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     """Cells of the lecture assert its numbers. Quotes in docs/ are compared with its outputs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     before = set(path.parent.iterdir())
-    result = execute(path, tmp_path, progress=False)
+    result = execute(path, tmp_path)
     assert result.error is None, result.error
     assert set(path.parent.iterdir()) <= before, "writes files among the lectures"
     asked = set(no_network.read_text().splitlines())
