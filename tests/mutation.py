@@ -331,17 +331,19 @@ def points_of(
 PAGE = """\
 # The graders, graded
 
-This page is for instructors who want to know how reliable the checks are. `course grade` recognizes
-every wrong and every right answer in `tests/mutants/`: a wrong answer loses points at its task and
-at no other task, and a right answer that is written differently from the solution loses none.
-nbgrader's own autograding gives the same points in every graded cell. Hidden inputs are [different
-for each submission](grading.md#inputs-of-hidden-tests), but they don't change the points of these
-answers: `python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets of inputs.
-Questions that a person grades have no checks.
+This page is for instructors who want to know how reliable the checks are. `tests/mutants/` contains
+wrong answers, and right answers that are written differently from the solution. With `course
+grade`, a wrong answer loses points at its task and at no other task, and a right answer loses no
+points. nbgrader's own autograding gives the same points, except in cells for bonus points, which
+nbgrader doesn't have. Hidden inputs are [different for each
+submission](grading.md#inputs-of-hidden-tests), but the points of these answers don't depend on the
+inputs. To test this, `python -m tests.mutation 03_lora --seeds 10` grades all answers with ten sets
+of inputs. Questions that a person grades have no checks, so they are not included.
 
-*Seconds* and *peak memory* were measured while the solution ran once in a separate kernel, and
-include the kernel's start. The last two columns are the seconds that each grader needs for one
-submission that contains several of the answers. Each grader graded {workers} submissions at a time.
+The columns *seconds* and *peak memory* were measured while the solution ran once in a separate
+kernel, and include the kernel's start. The last two columns are the average seconds that each
+grader needs for one submission with several of these answers. Each grader graded {workers}
+submissions at the same time.
 
 {costs}
 

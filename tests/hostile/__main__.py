@@ -35,28 +35,29 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-This page is for instructors who want to know how safe grading is. Two graders graded {count}
-submissions: stock nbgrader {version} with its default settings, and `course grade`. {attacks} of
-the submissions attack the grader, and {honest} are honest accidents
-(`tests/hostile/submissions/`). Stock nbgrader graded each submission in a separate container,
-between the submissions of two honest students.
+This page is for instructors who want to know how safe grading is. We graded the {count} submissions
+in `tests/hostile/submissions/` with two graders: stock nbgrader {version} with its default
+settings, and `course grade`. {attacks} of the submissions attack the grader. The other {honest} are
+honest accidents, such as a deleted test cell. Stock nbgrader graded each submission in a separate
+container, between the submissions of two honest students.
 
-A submission gains points if it gets more points than its honest part deserves. The numbers
-were measured by `python -m tests.hostile` on {date}: {machine}.
+A submission gains points if it gets more points than its honest answers deserve. The numbers were
+measured by `python -m tests.hostile` on {date}: {machine}.
 
 | what a submission did | with stock nbgrader | with `course grade` |
 |---|--:|--:|
 {summary}
 
-`course grade` needed {seconds:.0f} s for all submissions. The grading process itself needed at
-most {memory:.0f} MB of memory. No submission left a file outside its sandbox, left a process
-running, or reached a service that was listening.
+`course grade` needed {seconds:.0f} s in total for all submissions. The grading process itself,
+without the sandboxes, needed at most {memory:.0f} MB of memory. With `course grade`, no submission
+left a file outside its sandbox, left a process running, or reached a network service.
 
 ## By kind
 
-The table counts the submissions that got past each grader: those that gained or lost points, harmed
-other students, read files of other users, left something behind or did not end. `python -m
-tests.hostile --only bomb_` prints the result of each submission whose name contains `bomb_`.
+The last two columns count the submissions that a grader handled wrongly: those that gained or lost
+points, harmed other students, read files of other users, left something behind, or did not end in
+time. `python -m tests.hostile --only bomb_` grades the submissions whose names contain `bomb_`, and
+prints each result.
 
 {kinds}
 """
