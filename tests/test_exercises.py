@@ -46,7 +46,7 @@ def each_path(heavy=(), others=()):
 
 
 every = each_path()
-light = each_path(heavy=[pytest.mark.full])
+light = each_path(heavy=[pytest.mark.slow])
 variants = each_path(heavy=[pytest.mark.slow], others=[pytest.mark.full])
 
 
