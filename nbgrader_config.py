@@ -55,7 +55,7 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
 # Students can write to the exchange, so no link in it is followed. formgrader's button *Collect*
 # uses this class, too.
-c.ExchangeFactory.collect = "workshop.grading.intake.exchange.SafeCollect"
+c.ExchangeFactory.collect = "workshop.grading.collect.exchange.SafeCollect"
 
 # --- running a notebook: autograding and the button "Validate" ------------------------------------
 
@@ -76,8 +76,8 @@ c.Autograde.autograde_preprocessors = []
 
 # A student's notebook may contain scripts, which would run with the rights of an instructor who
 # opens the notebook's page. The settings of HTMLExporter apply to formgrader and to feedback
-# (workshop/grading/results/feedback.py).
-PAGES = "workshop.grading.results.feedback"
+# (workshop/grading/feedback/harmless.py).
+PAGES = "workshop.grading.feedback.harmless"
 c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
 c.HTMLExporter.sanitize_html = True
 c.HTMLExporter.filters = {
@@ -86,11 +86,11 @@ c.HTMLExporter.filters = {
     "policy": f"{PAGES}.policy",
 }
 c.HTMLExporter.template_file = str(
-    Path(workshop.__file__).parent / "grading/results/harmless.html.j2"
+    Path(workshop.__file__).parent / "grading/feedback/harmless.html.j2"
 )
 
 # Feedback shows a failed check without the hidden tests, which nbgrader's own feedback would show.
-TASKS = "workshop.grading.results.tasks_page"
+TASKS = "workshop.grading.feedback.tasks"
 c.GenerateFeedback.preprocessors = [
     f"{TASKS}.GetGrades",
     f"{PAGES}.SafeFeedback",
@@ -112,7 +112,7 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # Archives are untrusted, so the course unpacks them itself, and decides to which student each file
 # belongs.
-c.ZipCollectApp.extractor_plugin = "workshop.grading.intake.archives.Archives"
-c.ZipCollectApp.collector_plugin = "workshop.grading.intake.archives.ByStudent"
+c.ZipCollectApp.extractor_plugin = "workshop.grading.collect.archives.Archives"
+c.ZipCollectApp.collector_plugin = "workshop.grading.collect.archives.ByStudent"
 # Each run unpacks everything again, and replaces what an earlier run has collected.
 c.ZipCollectApp.force = True

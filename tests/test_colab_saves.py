@@ -14,7 +14,7 @@ from tests.mutation import ROOT
 from tests.sandboxes import needed
 from workshop.grading import classroom, release
 from workshop.grading.assignments import grading, read, sources
-from workshop.grading.intake.repair import find_release, repair_file
+from workshop.grading.repair import find_release, repair_file
 
 NAMES = [path.stem for path in sources(ROOT)]
 SAVES = {

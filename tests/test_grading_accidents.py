@@ -12,9 +12,8 @@ import pytest
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
-from workshop.grading import classroom
-from workshop.grading.results import records
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
+from workshop.grading import classroom, records
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE
 
 pytestmark = [
     needed,

@@ -1,4 +1,4 @@
-"""Test intake.archives: each file in a class's archive gets to its student, or to a person."""
+"""Test collect.archives: each file in a class's archive gets to its student, or to a person."""
 
 import os
 import stat
@@ -14,9 +14,9 @@ from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import ExtractorPlugin
 
 from tests.classroom import ASSIGNMENT, zipped
-from workshop.grading.intake import collected
-from workshop.grading.intake.archives import Archives, owner_of
-from workshop.grading.intake.submissions import LEFT_OUT, MAX_FILES, NOBODY
+from workshop.grading.collect import files as collected
+from workshop.grading.collect.archives import Archives, owner_of
+from workshop.grading.read import LEFT_OUT, MAX_FILES, NOBODY
 
 MINE, NOTEBOOK = b'{"mine": 1}', f"{ASSIGNMENT}.ipynb"
 JANE = "jane_12345_67890_"

@@ -8,9 +8,8 @@ from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 
 from tests import assignment, sums
-from workshop.grading import classroom, release
+from workshop.grading import classroom, records, release
 from workshop.grading.assignments import read
-from workshop.grading.results import records
 
 pytestmark = [
     pytest.mark.full,

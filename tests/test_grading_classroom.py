@@ -16,10 +16,8 @@ from tests import interruptible, mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 from tests.waiting import wait_until
-from workshop.grading import autograde, classroom, release
-from workshop.grading.intake import submissions
-from workshop.grading.results import records
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
+from workshop.grading import autograde, classroom, read, records, release
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE
 from workshop.grading.sandbox import bubblewrap
 
 pytestmark = [
@@ -332,8 +330,8 @@ def folder_with(tmp_path, **files):
 
 
 def test_files_that_exceed_the_total_limit_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "MAX_SIZE", 20)
+    monkeypatch.setattr(read, "MAX_SIZE", 20)
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
-    found = submissions.read(folder_with(tmp_path, **files), NAME)
+    found = read.read(folder_with(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}
     assert found.notes == ("'b.bin' was left out: it is too large (11 B)",)

@@ -16,7 +16,7 @@ from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
 from tests.waiting import wait_until
 from workshop.grading import classroom, cluster, seeds
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [needed, pytest.mark.full, pytest.mark.xdist_group("cluster")]

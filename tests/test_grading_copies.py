@@ -10,12 +10,11 @@ import pytest
 
 from tests import mutation
 from tests.time_limit import time_limit
-from workshop.grading import classroom
+from workshop.grading import answers, classroom, copies, report
 from workshop.grading.assignments import read
-from workshop.grading.results import answers, copies, report
-from workshop.grading.results.copies import compare
-from workshop.grading.results.records import GRADED, UNGRADABLE, Record
-from workshop.grading.results.structure import Structures
+from workshop.grading.copies import compare
+from workshop.grading.records import GRADED, UNGRADABLE, Record
+from workshop.grading.structure import Structures
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Test intake.exchange: `nbgrader collect` follows no link, and one bad entry stops no other."""
+"""Test collect.exchange: `nbgrader collect` follows no link, and one bad entry stops no other."""
 
 import os
 import shutil
@@ -18,10 +18,10 @@ from tests.classroom import zipped
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
 from workshop.grading import classroom
-from workshop.grading.intake import exchange
-from workshop.grading.intake.exchange import parse_time
-from workshop.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
-from workshop.grading.results.records import UNGRADABLE
+from workshop.grading.collect import exchange
+from workshop.grading.collect.exchange import parse_time
+from workshop.grading.read import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
+from workshop.grading.records import UNGRADABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")
 

@@ -30,8 +30,8 @@ from traitlets.config import Config
 
 from course_utils.exercise.checks import CheckFailed
 from tests import sums
+from workshop.grading.feedback import harmless
 from workshop.grading.release import settings
-from workshop.grading.results import feedback
 
 pytestmark = [
     # SQLAlchemy warns about objects that nbgrader will add later.
@@ -291,7 +291,7 @@ def test_the_policy_stops_attacks_that_were_not_removed(browser, kind):
     ],
 )
 def test_clean_removes_active_tags_and_attributes(markup, cleaned):
-    assert feedback.clean({}, markup) == cleaned
+    assert harmless.clean({}, markup) == cleaned
 
 
 DIFFERENT = [f"<b a{number}>" for number in range(9_000)]
@@ -308,7 +308,7 @@ DIFFERENT = [f"<b a{number}>" for number in range(9_000)]
     ],
 )
 def test_markup_that_is_slow_to_clean_is_shown_as_text(markup):
-    assert feedback.clean({}, markup).startswith("<pre>")
+    assert harmless.clean({}, markup).startswith("<pre>")
 
 
 TEXTS = """\
@@ -350,19 +350,19 @@ class Parts(HTMLParser):
 @given(markup=MARKUP.map("".join))
 def test_clean_leaves_only_harmless_tags_and_attributes_of_random_markup(markup):
     for context in ({}, {"resources": {"submission_id": "x"}}):
-        cleaned = feedback.clean(context, markup)
+        cleaned = harmless.clean(context, markup)
         assert "\\href" not in cleaned and "<!" not in cleaned
         for tag, attributes in Parts(cleaned).tags:
-            assert tag in feedback.TAGS
-            allowed = feedback.TEXT_ATTRIBUTES | feedback.NUMBER_ATTRIBUTES | {"class", "style"}
+            assert tag in harmless.TAGS
+            allowed = harmless.TEXT_ATTRIBUTES | harmless.NUMBER_ATTRIBUTES | {"class", "style"}
             allowed |= {"a": {"href", "rel", "target"}, "img": {"src"}}.get(tag, set())
             assert attributes.keys() <= allowed
             assert "href" not in attributes or (
-                not context and feedback.LINK.fullmatch(attributes["href"])
+                not context and harmless.LINK.fullmatch(attributes["href"])
             )
-            assert tag != "img" or feedback.PICTURE_DATA.fullmatch(attributes["src"])
+            assert tag != "img" or harmless.PICTURE_DATA.fullmatch(attributes["src"])
             assert not re.search(r"url|position|\\", attributes.get("style", ""), re.I)
-            assert set(attributes.get("class", "").split()) <= feedback.CLASSES
+            assert set(attributes.get("class", "").split()) <= harmless.CLASSES
 
 
 def test_a_notebook_with_odd_values_becomes_a_valid_notebook():
@@ -374,12 +374,12 @@ def test_a_notebook_with_odd_values_becomes_a_valid_notebook():
         outputs += [
             {"output_type": kind, "data": {mime: value}}
             for value in odd
-            for mime in feedback.SHOWN_TYPES
+            for mime in harmless.SHOWN_TYPES
         ]
         cells.append(code("a", [*outputs, *odd], execution_count="<b>", id="<b>"))
     cells += [{"cell_type": kind, "attachments": odd} for kind in ("markdown", "raw", "?", None)]
     notebook = nbformat.from_dict({"cells": cells, "metadata": {}})
-    safe, _ = feedback.Harmless().preprocess(notebook, {})
+    safe, _ = harmless.Harmless().preprocess(notebook, {})
     nbformat.validate(safe)
     outputs = [output for cell in safe.cells for output in cell.get("outputs", [])]
     assert max(len(str(output)) for output in outputs) < 110_000
@@ -423,11 +423,11 @@ def shown(source, error, unmarked=False):
     """Return the source of a test cell and its outputs as feedback shows them."""
     if unmarked:
         first = error["traceback"][0]
-        error["traceback"] = [first.replace(feedback.HIDDEN_PREFIX, feedback.PREFIX)]
+        error["traceback"] = [first.replace(harmless.HIDDEN_PREFIX, harmless.PREFIX)]
     printed = {"output_type": "stream", "name": "stdout", "text": "add was called with 1002\n"}
     cell = nbformat.from_dict(code(source, [printed, error], **graded()))
     notebook = nbformat.from_dict({"cells": [cell], "metadata": {}})
-    safe, _ = feedback.SafeFeedback().preprocess(notebook, {"metadata": {}})
+    safe, _ = harmless.SafeFeedback().preprocess(notebook, {"metadata": {}})
     outputs = safe.cells[0].outputs
     return safe.cells[0].source, "".join(line for o in outputs for line in o.traceback)
 
@@ -460,14 +460,14 @@ def test_a_hidden_check_shows_the_result_but_not_the_expected_value(answer, mess
     answer.__name__ = "add"
     source, text = shown(TEST, failed(TEST, add=answer), unmarked)
     assert text == message
-    assert source.split("\n")[-2:] == [feedback.HIDDEN_CODE, ""]
+    assert source.split("\n")[-2:] == [harmless.HIDDEN_CODE, ""]
     assert "1002" not in source + text
 
 
 def test_a_hidden_check_does_not_show_the_expected_error():
     _, text = shown(TEST, failed(TEST, add=add))
     assert "ValueError" not in text and "empty" not in text
-    assert text.startswith(feedback.HIDDEN_PREFIX + "add([])") and "returned  0" in text
+    assert text.startswith(harmless.HIDDEN_PREFIX + "add([])") and "returned  0" in text
 
 
 @pytest.mark.parametrize(
@@ -476,14 +476,14 @@ def test_a_hidden_check_does_not_show_the_expected_error():
         ("a", "a"),
         (
             "a\n  ### BEGIN HIDDEN TESTS\n  b\n  ### END HIDDEN TESTS\nc",
-            f"a\n  {feedback.HIDDEN_CODE}\nc",
+            f"a\n  {harmless.HIDDEN_CODE}\nc",
         ),
-        ("### BEGIN HIDDEN TESTS\nb", feedback.HIDDEN_CODE),
-        ("#x### BEGIN HIDDEN TESTS\nb\n### END HIDDEN TESTS", feedback.HIDDEN_CODE),
+        ("### BEGIN HIDDEN TESTS\nb", harmless.HIDDEN_CODE),
+        ("#x### BEGIN HIDDEN TESTS\nb\n### END HIDDEN TESTS", harmless.HIDDEN_CODE),
     ],
 )
 def test_a_region_of_hidden_tests_becomes_one_comment(source, expected):
-    assert feedback.without_hidden(source) == expected
+    assert harmless.without_hidden(source) == expected
 
 
 # --- files ----------------------------------------------------------------------------------------

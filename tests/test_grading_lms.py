@@ -7,10 +7,9 @@ import pytest
 
 from course_utils.machine.validation import CourseError
 from tests import assignment, sums
-from workshop.grading import classroom
+from workshop.grading import classroom, lms
 from workshop.grading.assignments import read
-from workshop.grading.results import lms
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE, Record
 
 NAME = assignment.NAME
 POINTS = {"sum-all-form": 1, "sum-all-values": 2, "sum-squares-form": 1, "sum-squares-values": 0}

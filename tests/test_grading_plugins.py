@@ -12,9 +12,8 @@ from nbgrader.coursedir import CourseDirectory
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
-from workshop.grading import autograde, classroom, release
-from workshop.grading.results import records
-from workshop.grading.results.records import UNGRADABLE
+from workshop.grading import autograde, classroom, records, release
+from workshop.grading.records import UNGRADABLE
 
 pytestmark = [
     needed,

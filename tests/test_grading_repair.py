@@ -1,4 +1,4 @@
-"""Test intake.repair: a notebook can be graded after any accident, and each repair is noted."""
+"""Test repair: a notebook can be graded after any accident, and each repair is noted."""
 
 import copy
 import functools
@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from course_utils.machine.validation import CourseError
 from tests import assignment, sums
 from tests.time_limit import time_limit
+from workshop.grading import repair
 from workshop.grading.assignments import grading, is_answer, read
-from workshop.grading.intake import repair
-from workshop.grading.intake.repair import Ungradable
+from workshop.grading.repair import Ungradable
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = assignment.NAME
@@ -599,7 +599,7 @@ def test_a_large_cell_is_repaired_in_linear_time(small, kind):
 def test_repair_imports_only_the_standard_library_and_the_course():
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-        "import workshop.grading.intake.repair; "
+        "import workshop.grading.repair; "
         "names = {m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names); "
         "print(*sorted(name for name in names if not name.startswith('_')))"
     )

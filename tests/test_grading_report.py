@@ -1,4 +1,4 @@
-"""Test results.report: the page and the table of a class, and texts of students in both."""
+"""Test report: the page and the table of a class, and texts of students in both."""
 
 import csv
 import io
@@ -11,9 +11,9 @@ from bs4 import BeautifulSoup
 from course_utils.exercise.checks import CheckFailed, check
 from tests import assignment as small
 from tests.time_limit import time_limit
+from workshop.grading import pages, report
 from workshop.grading.assignments import read
-from workshop.grading.results import pages, report
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
 
 LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")
 HOSTILE = "<script>window.hacked = 1</script><img src=https://example.org/x onerror='hacked = 1'>"

@@ -14,7 +14,7 @@ from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
 from workshop.grading import classroom, readiness, release
-from workshop.grading.results.records import PERSON
+from workshop.grading.records import PERSON
 from workshop.grading.sandbox import bubblewrap
 
 # The sandbox mounts /usr, so this folder is readable in it.

@@ -10,8 +10,7 @@ from course_utils.exercise import checks
 from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
 from tests import assignment, sums
-from workshop.grading import classroom, release, seeds
-from workshop.grading.results import records
+from workshop.grading import classroom, records, release, seeds
 from workshop.grading.spec import Submission
 
 NAME = assignment.NAME

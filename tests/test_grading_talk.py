@@ -6,9 +6,9 @@ import pytest
 
 from tests import mutation
 from tests.time_limit import time_limit
+from workshop.grading import talk
 from workshop.grading.assignments import read, sources
-from workshop.grading.results import talk
-from workshop.grading.results.records import GRADED, Record
+from workshop.grading.records import GRADED, Record
 
 
 def released(name):

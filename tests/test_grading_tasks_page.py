@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
 from course_utils.exercise.checks import HIDDEN_PREFIX, PREFIX
-from workshop.grading.results import tasks_page
+from workshop.grading.feedback import tasks
 
 PROMPT = """\
 ## 3.1 One adapter
@@ -57,22 +57,22 @@ def written(score, waiting):
 def page(*cells, penalty=0):
     notebook = nbformat.v4.new_notebook(cells=[markdown("# Exercise 03: LoRA"), *cells])
     resources = {"nbgrader": {"notebook": "03_lora", "late_penalty": penalty}}
-    rest, resources = tasks_page.TaskResults().preprocess(notebook, resources)
+    rest, resources = tasks.TaskResults().preprocess(notebook, resources)
     return rest, " ".join(resources["tasks"].split())
 
 
 def test_a_message_is_split_into_its_parts():
-    assert tasks_page.split(MESSAGE) == [
+    assert tasks.split(MESSAGE) == [
         ("", "count([1, 2, 3])"),
         ("returned", "<b>2</b>"),
         ("likely", "one was left out"),
         ("try", "count([1, 2, 3])"),
     ]
-    assert tasks_page.split(f"{PREFIX}f(1)\n  raised    E: a\nb") == [
+    assert tasks.split(f"{PREFIX}f(1)\n  raised    E: a\nb") == [
         ("", "f(1)"),
         ("raised", "E: a b"),
     ]
-    assert tasks_page.split("") == []
+    assert tasks.split("") == []
 
 
 def test_a_task_shows_its_points_the_failed_check_and_what_to_read():

@@ -34,12 +34,10 @@ from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, WRONG
 from tests.time_limit import time_limit
-from workshop.grading import autograde, classroom, safe_files
-from workshop.grading.intake import repair, submissions
-from workshop.grading.results import gradebook, records
-from workshop.grading.results.gradebook import Book
-from workshop.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
+from workshop.grading import autograde, classroom, read, records, repair, safe_files, save
+from workshop.grading.records import GRADED, PERSON, UNGRADABLE, Record
 from workshop.grading.sandbox.bubblewrap import SandboxError
+from workshop.grading.save import Book
 from workshop.grading.spec import Submission
 
 # SQLAlchemy warns about objects that nbgrader's autograding will add later.
@@ -662,20 +660,20 @@ def fail_for_one(patch, owner, name, error):
 
 def store_invalid_score(patch):
     """Make the database refuse the points of one student, in the middle of a transaction."""
-    real = gradebook._enter_score
+    real = save._enter_score
 
     def enter_score(grade, cell, unchanged):
         real(grade, cell, unchanged)
         if cell is not None and grade.notebook.student.id == ODD:
             grade.auto_score = object()
 
-    patch.setattr(gradebook, "_enter_score", enter_score)
+    patch.setattr(save, "_enter_score", enter_score)
 
 
 DENIED = PermissionError(13, "Permission denied", "autograded")
 ERRORS = {
-    "listing": (submissions, "_list_files", OSError(5, "Input/output error")),
-    "reading": (submissions, "_read_folder", RuntimeError("an error in the course")),
+    "listing": (read, "_list_files", OSError(5, "Input/output error")),
+    "reading": (read, "_read_folder", RuntimeError("an error in the course")),
     "grading": (autograde, "grade", RecursionError("too deep")),
     "sandbox": (autograde, "grade", SandboxError("the sandbox is gone")),
     "nbgrader": (Gradebook, "update_or_create_submission", InvalidEntry("not unique")),

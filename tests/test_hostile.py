@@ -18,7 +18,7 @@ pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 from tests.hostile import canaries, corpus, course_grade
 from tests.sandboxes import needed
 from tests.waiting import wait_until
-from workshop.grading.results.records import GRADED
+from workshop.grading.records import GRADED
 
 # All tests of the module share the runs, and the listeners need their ports.
 pytestmark = pytest.mark.xdist_group("hostile")

@@ -30,7 +30,7 @@ from tests.classroom import (
     answer,
     course,
 )
-from workshop.grading.intake.submissions import LEFT_OUT, NOBODY
+from workshop.grading.read import LEFT_OUT, NOBODY
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's exchange needs POSIX"),

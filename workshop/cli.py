@@ -502,7 +502,7 @@ def repair(
     lists its repairs. If the place of an answer is uncertain, the command writes nothing, and the
     exit status is 1.
     """
-    from workshop.grading.intake.repair import find_release, repair_file
+    from workshop.grading.repair import find_release, repair_file
 
     released = find_release(notebook, assignment)
     target, repaired = repair_file(
@@ -648,8 +648,7 @@ def export(
     grading/ASSIGNMENT/canvas.csv or moodle.csv. The command lists everybody whose points are not
     final, who is not in the table, or who has no graded submission.
     """
-    from workshop.grading import release
-    from workshop.grading.results import lms
+    from workshop.grading import lms, release
 
     tables = [(name, path) for name, path in (("canvas", canvas), ("moodle", moodle)) if path]
     if len(tables) != 1:

@@ -27,7 +27,7 @@ from typing import Any
 from tests.hostile import canaries, container, corpus, course_grade, stock
 from tests.machine import machine
 from tests.mutation import ROOT
-from workshop.grading.results.records import Record
+from workshop.grading.records import Record
 
 RESULTS = ROOT / "build" / "hostile" / "stock.json"
 REPORT = ROOT / "docs" / "hostile.md"

@@ -38,7 +38,7 @@ from typing import Any
 
 from tests import assignment as sums
 from tests.hostile import tensors
-from workshop.grading.results.records import STATES
+from workshop.grading.records import STATES
 
 FOLDER = Path(__file__).with_name("submissions")
 HEADER = re.compile(r"# (tries|must|student|assignment): (.+)\n")

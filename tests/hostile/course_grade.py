@@ -16,9 +16,8 @@ import psutil
 from course_utils.machine.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT
-from workshop.grading import classroom, release
-from workshop.grading.results import records
-from workshop.grading.results.records import Record
+from workshop.grading import classroom, records, release
+from workshop.grading.records import Record
 from workshop.grading.sandbox.limits import Limits
 
 # Low limits, so that a submission that exceeds them ends soon.

@@ -30,8 +30,7 @@ from course_utils.machine.validation import CourseError
 from tests import assignment
 from tests.assignment import NAME
 from workshop.benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
-from workshop.grading import classroom, release
-from workshop.grading.results import records
+from workshop.grading import classroom, records, release
 from workshop.grading.sandbox.limits import Limits
 
 # The number of submissions.

@@ -1,7 +1,7 @@
 """Grade one submission: repair its notebook, run the cells and tests, and return a record.
 
     grading_spec         reads the course ──► GradingSpec, what an assignment is graded with
-    intake.submissions   reads a folder   ──► Submission, what a student handed in
+    read                 reads a folder   ──► Submission, what a student handed in
     grade                uses both        ──► a record, and the notebook with its outputs
 
 `grade` neither reads nor writes a file of the course, so it can run on another machine.
@@ -24,13 +24,13 @@ from course_utils import __version__
 from course_utils.exercise.checks import HIDDEN
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
+from workshop.grading import records
 from workshop.grading.assignments import grade_id, is_answer, tests_of, withheld
+from workshop.grading.choice import choose
 from workshop.grading.failures import Failures
-from workshop.grading.intake.choice import choose
-from workshop.grading.intake.repair import Ungradable
+from workshop.grading.records import Record
 from workshop.grading.release import private_paths
-from workshop.grading.results import records
-from workshop.grading.results.records import Record
+from workshop.grading.repair import Ungradable
 from workshop.grading.sandbox.bubblewrap import NoSandbox, SandboxError
 from workshop.grading.sandbox.limits import Limits
 from workshop.grading.sandbox.server import Server, reserved_core
@@ -54,7 +54,7 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
             f"exercises/{name} and solutions/{name} have different tests: run `make release`"
         )
     imports = {"student": _imports(release["cells"]), "test": _imports(solution["cells"])}
-    imports["test"] += "\nfrom workshop.grading.intake import isolated"
+    imports["test"] += "\nfrom workshop.grading import isolated"
     other_files = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))
@@ -110,7 +110,7 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
 
     Returns:
         The record, which does not contain the points yet, and the notebook with its outputs.
-        nbgrader computes the points from the outputs (`results.gradebook`).
+        nbgrader computes the points from the outputs (`save`).
 
     Raises:
         NoSandbox: No sandbox can be created.

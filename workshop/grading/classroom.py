@@ -26,19 +26,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.machine.validation import CourseError
-from workshop.grading import autograde, cluster, readiness, safe_files, seeds
-from workshop.grading.assignments import Assignment, read, sources
-from workshop.grading.intake import submissions
-from workshop.grading.results import answers, copies, records, report, talk
-from workshop.grading.results.gradebook import Book
-from workshop.grading.results.records import Record
+from workshop.grading import (
+    answers,
+    assignments,
+    autograde,
+    cluster,
+    copies,
+    read,
+    readiness,
+    records,
+    report,
+    safe_files,
+    seeds,
+    talk,
+)
+from workshop.grading.assignments import Assignment, sources
+from workshop.grading.records import Record
 from workshop.grading.sandbox.bubblewrap import NoSandbox
 from workshop.grading.sandbox.limits import Limits
+from workshop.grading.save import Book
 from workshop.grading.spec import GradingSpec, Notebook, Submission
 
 if TYPE_CHECKING:
-    from workshop.grading.results.copies import Comparison
-    from workshop.grading.results.gradebook import Book
+    from workshop.grading.copies import Comparison
+    from workshop.grading.save import Book
 
 # Seconds between two checks whether the user has pressed Ctrl-C.
 STOP_INTERVAL = 0.2
@@ -115,7 +126,7 @@ def grade(  # noqa: PLR0913
             graded = _grade(book, spec, changed, pool, progress) if changed else []
             current = report.merged([*kept.values(), *graded], book.scores())
     ordered = sorted(current, key=lambda record: record.student)
-    return Result(read(source), ordered, previous, len(graded))
+    return Result(assignments.read(source), ordered, previous, len(graded))
 
 
 def _records(folder: Path, name: str) -> dict[str, Record]:
@@ -161,7 +172,7 @@ def _grade(
     saved: list[Record] = []
     with pool as (executor, at_a_time), _stoppable() as stop:
         book.check()
-        found = (submissions.read(path, spec.name) for path in paths)
+        found = (read.read(path, spec.name) for path in paths)
         queue = (seeds.with_seed(submission, book.folder, spec.name) for submission in found)
         ahead = at_a_time * SUBMISSIONS_PER_WORKER
         for submission, record, notebook in _graded(executor, spec, queue, ahead, stop):
@@ -183,9 +194,7 @@ def submission_paths(folder: Path, name: str) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CourseError(
-            f"submissions can't be read: {submissions.describe(error, folder)}"
-        ) from error
+        raise CourseError(f"submissions can't be read: {read.describe(error, folder)}") from error
     paths = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
     return [path for path in paths if _may_exist(path)]
 
@@ -206,13 +215,13 @@ def _complete_records(before: dict[str, Record], book: Book) -> dict[str, Record
     """Return the complete records, by student.
 
     A record is complete if the gradebook contains the student's submission of the assignment, or if
-    the gradebook should not contain the student (`submissions.in_gradebook`).
+    the gradebook should not contain the student (`read.in_gradebook`).
     """
     students, submitted = book.students(), book.folder / "submitted"
     return {
         student: record
         for student, record in before.items()
-        if student in students or not submissions.in_gradebook(submitted, student)
+        if student in students or not read.in_gradebook(submitted, student)
     }
 
 
@@ -237,7 +246,7 @@ def _unchanged(
         record = before.get(path.parent.name)
         if not record:
             continue
-        if record.key == autograde.record_key(spec, submissions.read(path, spec.name)):
+        if record.key == autograde.record_key(spec, read.read(path, spec.name)):
             unchanged[record.student] = record
     return unchanged
 
@@ -309,7 +318,7 @@ def _graded(
         if isinstance(error := future.exception(), MemoryError):
             raise error
         if error:
-            reason = f"grading failed: {submissions.describe(error, Path())}"
+            reason = f"grading failed: {read.describe(error, Path())}"
             yield submission, *autograde.ungradable(spec, submission, reason, final=False)
         else:
             yield submission, *future.result()
@@ -350,7 +359,7 @@ def write_results(folder: Path, result: Result) -> str:
         comparison = _write_talk(folder, questions, result)
         report.write_report(page, result.assignment, result.records, result.previous, comparison)
     except OSError as error:
-        reason = submissions.describe(error, folder)
+        reason = read.describe(error, folder)
         raise CourseError(f"the report and the points can't be written: {reason}") from error
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
@@ -384,7 +393,7 @@ def _write_talk(folder: Path, path: Path, result: Result) -> Comparison:
     # This module imports NumPy, which grading itself doesn't need.
 
     name = result.assignment.name
-    released = read(folder / "exercises" / name / f"{name}.ipynb")
+    released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
     gradable = [record for record in result.records if record.state != records.UNGRADABLE]
     written = answers.read_answers(folder, released, [record.student for record in gradable])
     comparison = copies.compare(released, written)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workshop.grading.assignments import Cell, grade_id
-from workshop.grading.intake.repair import DEFINES
+from workshop.grading.repair import DEFINES
 
 SYNTAX_ERROR = re.compile(r"SyntaxError|IndentationError|TabError")
 # IPython adds the file and the line to the message of a SyntaxError.

@@ -15,7 +15,7 @@ from course_utils.machine.files import write_text
 from course_utils.machine.notebooks import dump, load
 from course_utils.machine.validation import CourseError
 from workshop.grading.assignments import BEGIN, END, HIDDEN_END, sources
-from workshop.grading.results.gradebook import Book
+from workshop.grading.save import Book
 
 FOLDER = "model_solutions"
 # Like nbgrader, this expression finds a marker anywhere in a line.

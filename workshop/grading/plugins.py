@@ -15,11 +15,10 @@ from typing import Any
 
 from nbconvert.exporters import NotebookExporter
 
-from workshop.grading import autograde, seeds
-from workshop.grading.intake import submissions
-from workshop.grading.results.gradebook import Book
-from workshop.grading.results.records import Record
+from workshop.grading import autograde, read, seeds
+from workshop.grading.records import Record
 from workshop.grading.sandbox.limits import Limits
+from workshop.grading.save import Book
 from workshop.grading.spec import Notebook, Submission
 
 # Seconds after which the warm servers are closed if no other submission is graded.
@@ -45,7 +44,7 @@ class Grade(NotebookExporter):
         graded = Path(course.format_path(course.autograded_directory, student, name))
         if Path(filename).parent != graded:
             submitted = Path(course.format_path(course.submitted_directory, student, name))
-            self._result = _grade(submissions.read(submitted, name), folder, name)
+            self._result = _grade(read.read(submitted, name), folder, name)
         else:
             with Book(folder, name) as book:
                 record = book.save(*self._result)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from course_utils.machine.files import write_atomically
 from course_utils.machine.validation import CourseError
-from workshop.grading import safe_files
-from workshop.grading.results import records
+from workshop.grading import records, safe_files
 from workshop.grading.spec import Submission
 
 # The file with the class's key in the folder grading/, and its size in bytes (B).

@@ -13,9 +13,9 @@ import time
 from typing import Any, NamedTuple
 
 from course_utils.exercise.checks import joined_lines
+from workshop.grading import isolated
 from workshop.grading.failures import Failures
-from workshop.grading.intake import isolated
-from workshop.grading.intake.repair import Repaired, Ungradable
+from workshop.grading.repair import Repaired, Ungradable
 from workshop.grading.sandbox.messages import ChannelError, Message
 from workshop.grading.sandbox.server import SandboxProcess, Server
 from workshop.grading.sandbox.shell import MAX_CHARACTERS, MAX_TEXT, MIMES, clean, utf8

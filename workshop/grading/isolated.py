@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 
-from workshop.grading.intake import repair
+from workshop.grading import repair
 from workshop.grading.sandbox.shell import clean, utf8
 
 # The function that the test process calls for each request.

@@ -32,7 +32,7 @@ from course_utils.exercise.checks import joined_lines
 from course_utils.machine import files
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
-from workshop.grading import release, safe_files
+from workshop.grading import records, release, safe_files
 from workshop.grading.assignments import (
     bonus_points,
     grade_id,
@@ -41,10 +41,9 @@ from workshop.grading.assignments import (
     is_graded,
     tests_of,
 )
-from workshop.grading.intake.exchange import parse_time
-from workshop.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
-from workshop.grading.results import records
-from workshop.grading.results.records import UNGRADABLE, Points, Record, with_points
+from workshop.grading.collect.exchange import parse_time
+from workshop.grading.read import TIMESTAMP, describe, in_gradebook
+from workshop.grading.records import UNGRADABLE, Points, Record, with_points
 from workshop.grading.spec import MAX_NOTEBOOK, Notebook, Submission
 
 # Number of characters that are stored of a failed check's message.

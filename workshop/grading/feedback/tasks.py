@@ -20,8 +20,8 @@ from traitlets import Bool
 
 from course_utils.exercise.checks import HIDDEN_PREFIX, PREFIX
 from workshop.grading.assignments import HEADER, LECTURE, bonus_points, is_answer, is_graded
-from workshop.grading.results.feedback import LABELS, markdown
-from workshop.grading.results.pages import page_template
+from workshop.grading.feedback.harmless import LABELS, markdown
+from workshop.grading.pages import page_template
 
 # Maximum length of a value on the page, in characters.
 MAX_VALUE = 20_000
@@ -129,7 +129,7 @@ class TaskResults(Preprocessor):
         about, tasks = resources["nbgrader"], results(nb)
         opening = nb.cells[0].source if nb.cells else ""
         heading = re.match(r"# (.+)", opening)
-        page = page_template("feedback.html.j2", MAX_VALUE).render(
+        page = page_template("feedback/feedback.html.j2", MAX_VALUE).render(
             title=heading[1] if heading else about["notebook"],
             tasks=[task for task in tasks if not task.is_bonus],
             bonus=[task for task in tasks if task.is_bonus],

@@ -21,14 +21,13 @@ from typing import Any
 
 from course_utils.machine.files import write_atomically
 from course_utils.machine.validation import CourseError
-from workshop.grading import safe_files
+from workshop.grading import records, report, safe_files
 from workshop.grading.assignments import Assignment, read, sources
-from workshop.grading.intake.submissions import describe
-from workshop.grading.results import records, report
-from workshop.grading.results.gradebook import Book
-from workshop.grading.results.records import Record, by_hand
-from workshop.grading.results.report import number_text, safe_cell, total
+from workshop.grading.read import describe
+from workshop.grading.records import Record, by_hand
+from workshop.grading.report import number_text, safe_cell, total
 from workshop.grading.safe_files import escape_unprintable
+from workshop.grading.save import Book
 
 # Maximum size of an exported table, in bytes (B).
 MAX_SIZE = 50_000_000

@@ -26,8 +26,8 @@ from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import parse_utc
 
 from workshop.grading import safe_files
-from workshop.grading.intake.collected import STUDENT, Collected, Refused
-from workshop.grading.intake.submissions import (
+from workshop.grading.collect.files import STUDENT, Collected, Refused
+from workshop.grading.read import (
     LEFT_OUT,
     MAX_DEPTH,
     MAX_EXCHANGE,

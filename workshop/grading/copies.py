@@ -26,9 +26,9 @@ from functools import cached_property
 
 import numpy as np
 
+from workshop.grading.answers import Answers
 from workshop.grading.assignments import Assignment, Task
-from workshop.grading.results.answers import Answers
-from workshop.grading.results.structure import Parts, Structures
+from workshop.grading.structure import Parts, Structures
 
 # A pair is named if a class that worked alone would have at most this many such pairs, and if at
 # least NEAR_TASKS tasks have an overlap of at least NEAR.

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils.machine.files import write_atomically
+from workshop.grading.answers import Answers, numbered, parsed
 from workshop.grading.assignments import Assignment, Task
-from workshop.grading.results.answers import Answers, numbered, parsed
-from workshop.grading.results.pages import block, one_line, page_template
-from workshop.grading.results.records import Record
+from workshop.grading.pages import block, one_line, page_template
+from workshop.grading.records import Record
 from workshop.grading.safe_files import escape_unprintable
 
 # The number of questions for a student.

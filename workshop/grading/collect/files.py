@@ -1,12 +1,12 @@
 """Write one student's files into a folder, and note what was left out.
 
-    intake.archives, from a learning management system  ─┐
+    collect.archives, from a learning management system  ─┐
                                                          ├─►  Collected  ─►  STUDENT/03_lora/…
-    intake.exchange, from nbgrader's exchange           ─┘                   …/left-out.txt
+    collect.exchange, from nbgrader's exchange           ─┘                   …/left-out.txt
 
 A student decides the names, the contents and the number of the files. A file that can't be
 collected is left out, with a line in left-out.txt, and all other files are collected. Each line is
-a reason why the submission needs a person (`intake.submissions`), so no problem is hidden in a log.
+a reason why the submission needs a person (`read`), so no problem is hidden in a log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from workshop.grading import safe_files
-from workshop.grading.intake.submissions import (
+from workshop.grading.read import (
     EXCHANGE,
     LEFT_OUT,
     MAX_FILES,

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 
-from workshop.grading.intake.collected import (
+from workshop.grading.collect.files import (
     STUDENT,
     TOO_LARGE,
     TOO_MANY,
@@ -47,7 +47,7 @@ from workshop.grading.intake.collected import (
     name_problem,
     untrusted,
 )
-from workshop.grading.intake.submissions import NOBODY
+from workshop.grading.read import NOBODY
 from workshop.grading.spec import NOTEBOOK, is_notebook
 
 # The first bytes of each entry in the list of files at the end of a zip archive.

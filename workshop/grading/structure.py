@@ -19,7 +19,7 @@ import copy
 import re
 from collections.abc import Iterable
 
-from workshop.grading.results.answers import parsed
+from workshop.grading.answers import parsed
 
 # The smallest part of a program that counts, in nodes of the syntax tree.
 MIN_NODES = 4

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from course_utils.machine.files import write_atomically
 from course_utils.machine.units import MB, format_bytes
 from workshop.grading import assignments
+from workshop.grading.answers import numbered
 from workshop.grading.assignments import Assignment, Task
-from workshop.grading.results.answers import numbered
-from workshop.grading.results.pages import MAX_LINE, one_line, page_template, plain
-from workshop.grading.results.records import (
+from workshop.grading.pages import MAX_LINE, one_line, page_template, plain
+from workshop.grading.records import (
     PERSON,
     STATES,
     UNGRADABLE,
@@ -36,7 +36,7 @@ from workshop.grading.results.records import (
 from workshop.grading.safe_files import escape_unprintable
 
 if TYPE_CHECKING:
-    from workshop.grading.results.copies import Comparison, Pair
+    from workshop.grading.copies import Comparison, Pair
 
 # Maximum number of reasons that are shown for one student.
 MAX_REASONS = 5

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from workshop.grading.assignments import grade_id, is_answer
-from workshop.grading.intake.repair import DEFINES, Repaired, Ungradable
-from workshop.grading.intake.submissions import quoted
+from workshop.grading.read import quoted
+from workshop.grading.repair import DEFINES, Repaired, Ungradable
 from workshop.grading.spec import Files, Submission, is_notebook
 
 # Maximum number of other notebooks, and of .py files, that are read.
