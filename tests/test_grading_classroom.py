@@ -16,7 +16,7 @@ from tests import interruptible, mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 from tests.waiting import wait_until
-from workshop.grading import autograde, classroom, read, records, release
+from workshop.grading import autograde, classroom, read, release
 from workshop.grading.records import GRADED, PERSON, UNGRADABLE
 from workshop.grading.sandbox import bubblewrap
 
@@ -76,7 +76,7 @@ def test_each_submission_gets_its_state_and_points(course):
     message = graded["wrong"].messages["sum-squares-values"]
     assert message.startswith("Not right yet: squares([3, 4, 5])")
     assert set(graded["wrong"].messages) == set(lost)
-    assert graded["right"].reasons == (records.by_hand("sum-why"),)
+    assert graded["right"].waiting == ["sum-why"]
     summary = classroom.write_results(course, result)
     assert "4 graded in this run. In total: 1 graded, 2 needs a person, 1 ungradable" in summary
     assert "broken: ungradable, " in summary
@@ -303,7 +303,7 @@ def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungrada
     assert sorted(calls) == ["always", "always", "never", "once", "once"]
     assert graded["never"].state == graded["once"].state == PERSON
     assert graded["always"].state == UNGRADABLE
-    assert graded["always"].reasons == ("grading failed: the sandbox has ended",)
+    assert graded["always"].reasons == ["grading failed: the sandbox has ended"]
 
 
 def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monkeypatch):

@@ -47,7 +47,7 @@ def test_only_the_owner_can_read_the_key(tmp_path):
 def test_the_seed_in_the_record_survives_the_loss_of_the_key(tmp_path):
     seed = seed_of(tmp_path)
     attempt = Submission("ada", b"{}").attempt
-    record = records.Record(NAME, "ada", records.GRADED, attempt=attempt, seed=seed)
+    record = records.Record(NAME, "ada", attempt=attempt, seed=seed)
     record.write(tmp_path / "grading" / NAME)
     (tmp_path / "grading" / seeds.KEY).unlink()
     assert seed_of(tmp_path) == seed

@@ -322,8 +322,8 @@ RECORDS = (
     "{}",
     "[" * 100_000,
     '{"student": 1}',
-    json.dumps(vars(Record(NAME, "honest", GRADED, points={"sum-all-form": 99.0}))),
-    json.dumps(vars(Record("08_other", "honest", GRADED))),
+    json.dumps({"state": GRADED, **vars(Record(NAME, "honest", points={"sum-all-form": 99.0}))}),
+    json.dumps({"state": GRADED, **vars(Record("08_other", "honest"))}),
     '{"seconds": NaN}',
 )
 
@@ -814,8 +814,6 @@ def test_results_that_were_saved_before_the_disk_was_full_are_kept(tree):
     "changes",
     [
         {"student": "honest"},
-        {"state": "finished"},
-        {"state": PERSON, "reasons": []},
         {"points": {"sum-all-form": "1"}},
         {"points": [1]},
         {"points": {"sum-all-form": 1e308}},
@@ -823,15 +821,16 @@ def test_results_that_were_saved_before_the_disk_was_full_are_kept(tree):
         {"memory": 10**400},
         {"seconds": -1},
         {"messages": {"sum-all-form": None}},
-        {"reasons": [1]},
+        {"doubts": [1]},
         {"more": 1},
     ],
     ids=str,
 )
 def test_an_invalid_record_is_ignored(tmp_path, changes):
-    record = Record(NAME, ODD, PERSON, ("a reason",), points={"sum-all-form": 1.0})
+    record = Record(NAME, ODD, doubts=("a reason",), points={"sum-all-form": 1.0})
     record.write(tmp_path)
     assert records.read_all(tmp_path) == [record]
     path = tmp_path / "records" / ODD / "record.json"
-    path.write_text(json.dumps({**vars(record), **changes}), encoding="utf-8")
+    content = {"state": record.state, **vars(record), **changes}
+    path.write_text(json.dumps(content), encoding="utf-8")
     assert records.read_all(tmp_path) == []

@@ -27,7 +27,6 @@ GRADING_FILES = (
     *("autograded", "grading", "feedback", "exercises"),
     *("gradebook.db", "gradebook.db-journal", ".nbgrader.log"),
 )
-BY_HAND = records.by_hand("sum-why")
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def points(record: Record) -> float:
 
 def state(record: Record) -> str:
     """Return the state of a record, as if the question that a person must grade were graded."""
-    if record.state == records.PERSON and set(record.reasons) <= {BY_HAND}:
+    if record.state == records.PERSON and not record.doubts and record.waiting == ["sum-why"]:
         return records.GRADED
     return record.state
 

@@ -24,7 +24,6 @@ from course_utils import __version__
 from course_utils.exercise.checks import HIDDEN
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
-from workshop.grading import records
 from workshop.grading.assignments import grade_id, is_answer, tests_of, withheld
 from workshop.grading.choice import choose
 from workshop.grading.failures import Failures
@@ -132,8 +131,7 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
         assignment=spec.name,
         student=submission.student,
         key=record_key(spec, submission),
-        state=records.GRADED,
-        reasons=(*submission.doubts, *repaired.doubts, *doubts),
+        doubts=(*submission.doubts, *repaired.doubts, *doubts),
         repairs=(*submission.notes, *repaired.notes),
         incidents=(*session.incidents, *incidents),
         seconds=time.monotonic() - started,
@@ -162,8 +160,7 @@ def ungradable(
         assignment=spec.name,
         student=submission.student,
         key=record_key(spec, submission) if final else "",
-        state=records.UNGRADABLE,
-        reasons=(reason,),
+        problem=reason,
         seconds=seconds,
         attempt=submission.attempt,
         seed=submission.seed,

@@ -24,7 +24,7 @@ from course_utils.machine.validation import CourseError
 from workshop.grading import records, report, safe_files
 from workshop.grading.assignments import Assignment, read, sources
 from workshop.grading.read import describe
-from workshop.grading.records import Record, by_hand
+from workshop.grading.records import Record
 from workshop.grading.report import number_text, safe_cell, total
 from workshop.grading.safe_files import escape_unprintable
 from workshop.grading.save import Book
@@ -198,7 +198,7 @@ def fill(  # noqa: PLR0913
         owners[id(row)] = record.student
         points = total(record, assignment)
         extra = total(record, assignment, bonus=True) if bonus else 0
-        if points is None or extra is None or _has_doubts(record):
+        if points is None or extra is None or record.doubts:
             filled.not_final.append((record.student, record.state))
             continue
         if lms == "canvas" and row[place].strip().upper() == EXCUSED:
@@ -220,11 +220,6 @@ def _is_information(row: list[str], lms: str) -> bool:
     """Return whether a row describes the columns, not a person. Canvas has up to two such rows."""
     first = row[0].strip()
     return lms == "canvas" and (first == POSSIBLE or not any(cell.strip() for cell in row[:3]))
-
-
-def _has_doubts(record: Record) -> bool:
-    """Return whether a person must look at a submission for another reason than missing points."""
-    return not {by_hand(cell) for cell in record.points}.issuperset(record.reasons)
 
 
 def _column(header: list[str], lms: str, assignment: Assignment, column: str | None) -> int:

@@ -1,4 +1,4 @@
-"""Store the result of each submission: state, reasons, points, and the time and memory for grading.
+"""Store the result of each submission: points, reasons, and the time and memory for grading.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. The record is written
 after the gradebook. So if a run is interrupted, the next run continues with the submissions that
@@ -13,13 +13,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from course_utils.machine.files import write_atomically
 from workshop.grading.safe_files import make_folders, read_bytes
 
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
-FOLDER, NAME = "records", "record.json"
 STATES = (GRADED, PERSON, UNGRADABLE)
+FOLDER, NAME = "records", "record.json"
 # Maximum size of a record's file, in bytes (B).
 MAX_SIZE = 50_000_000
 # Maximum of points, seconds and bytes in a record. The sum of larger numbers could be infinite.
@@ -34,24 +35,25 @@ class Record:
     """The result of grading one submission.
 
     Attributes:
-        reasons: the reasons why a person is needed, or why the submission can't be graded, one
-            line each.
-        repairs: the repairs of the notebook before grading, one line each.
-        incidents: unusual events during grading, such as an answer that exceeded its time limit,
+        problem: Why the submission can't be graded; "" if it was graded.
+        doubts: Why a person must look at the submission, besides missing points; one line each.
+        repairs: The repairs of the notebook before grading, one line each.
+        incidents: Unusual events during grading, such as an answer that exceeded its time limit,
             one line each.
-        points: points by grade id; None if a person still has to give them.
-        seconds: the time that grading needed, in seconds.
-        memory: the maximum memory of the student's processes together, in bytes (B).
-        key: a digest of the submission and of the tests with which it was graded.
-        attempt: a digest of the files that were graded.
-        seed: the seed of the hidden tests' inputs. If the same notebook is graded again, it is
+        points: Points by grade id; None if a person still has to give them.
+        messages: The messages of the failed checks, by grade id.
+        seconds: The time that grading needed, in seconds.
+        memory: The maximum memory of the student's processes together, in bytes (B).
+        key: A digest of the submission and of the tests with which it was graded.
+        attempt: A digest of the files that were graded.
+        seed: The seed of the hidden tests' inputs. If the same notebook is graded again, it is
             tested with the same inputs.
     """
 
     assignment: str
     student: str
-    state: str
-    reasons: tuple[str, ...] = ()
+    problem: str = ""
+    doubts: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     incidents: tuple[str, ...] = ()
     points: dict[str, float | None] = field(default_factory=dict)
@@ -62,32 +64,36 @@ class Record:
     attempt: str = ""
     seed: int = 0
 
+    @property
+    def state(self) -> str:
+        """Return one of the three `STATES`, which follows from the problem, doubts and points."""
+        if self.problem:
+            return UNGRADABLE
+        return PERSON if self.doubts or self.waiting else GRADED
+
+    @property
+    def waiting(self) -> list[str]:
+        """Return the ids of the cells to which a person still has to give points."""
+        return [cell for cell, points in self.points.items() if points is None]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return why the submission isn't graded completely, one line each."""
+        by_hand = [f"a person gives the points of {cell}" for cell in self.waiting]
+        return [self.problem] if self.problem else [*self.doubts, *by_hand]
+
+    def with_points(self, points: Points) -> Record:
+        """Return the record with these points, which a person may have given meanwhile.
+
+        An ungradable submission has no points: the gradebook may contain those of an earlier one.
+        """
+        return self if self.problem else replace(self, points={**self.points, **points})
+
     def write(self, folder: Path) -> None:
         """Write the record into the assignment's folder, atomically."""
         target = make_folders(folder, FOLDER, self.student)
-        write_atomically(target / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
-
-
-def by_hand(cell: str) -> str:
-    """Return the reason why a submission needs a person: somebody has to give a cell's points."""
-    return f"a person gives the points of {cell}"
-
-
-def with_points(record: Record, points: Points) -> Record:
-    """Return the record with these points, and with the state that follows from all of its points.
-
-    A submission needs a person if points are missing, or if there is another reason. An ungradable
-    submission isn't changed, because the gradebook may contain the points of an earlier submission.
-    """
-    if record.state == UNGRADABLE:
-        return record
-    points = {**record.points, **points}
-    for_points = {by_hand(cell) for cell in points}
-    reasons = [reason for reason in record.reasons if reason not in for_points]
-    reasons += [by_hand(cell) for cell, value in points.items() if value is None]
-    # A submission that needed a person only because of missing points is graded now.
-    state = PERSON if reasons else GRADED if record.reasons else record.state
-    return replace(record, points=points, reasons=tuple(reasons), state=state)
+        content = {"state": self.state, **asdict(self)}
+        write_atomically(target / NAME, json.dumps(content, indent=1).encode(), alone=True)
 
 
 def read(path: Path) -> Record | None:
@@ -98,35 +104,29 @@ def read(path: Path) -> Record | None:
     """
     try:
         fields = json.loads(read_bytes(path, MAX_SIZE))
-        lists = {name: tuple(fields[name]) for name in ("reasons", "repairs", "incidents")}
+        del fields["state"]
+        lists = {name: tuple(fields[name]) for name in ("doubts", "repairs", "incidents")}
         record = Record(**fields | lists)
         return record if record.student == path.parent.name and _is_valid(record) else None
-    except (
-        OSError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ):
+    except MemoryError:
+        raise
+    # A file that was damaged or forged raises many kinds of errors.
+    except Exception:
         return None
 
 
 def _is_valid(record: Record) -> bool:
     """Return whether each field has the type and the range that the report and the table need."""
-    texts = [record.assignment, record.student, record.key, record.attempt]
-    texts += record.messages.values()
-    texts += [*record.reasons, *record.repairs, *record.incidents]
-    costs, points = [record.seconds, record.memory], record.points.values()
-    numbers = [*costs, *(value for value in points if value is not None)]
+    texts: list[Any] = [record.assignment, record.student, record.problem, record.key]
+    texts += [record.attempt, *record.messages.values()]
+    texts += [*record.doubts, *record.repairs, *record.incidents]
+    numbers: list[Any] = [value for value in record.points.values() if value is not None]
+    costs = [record.seconds, record.memory]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(n, int | float) and abs(n) <= MAX_NUMBER for n in numbers)
+        and all(isinstance(n, int | float) and abs(n) <= MAX_NUMBER for n in [*numbers, *costs])
         and min(costs) >= 0
         and type(record.seed) is int
-        and record.state in STATES
-        and (record.state == GRADED or any(record.reasons))
     )
 
 

@@ -30,8 +30,6 @@ from workshop.grading.records import (
     UNGRADABLE,
     Points,
     Record,
-    by_hand,
-    with_points,
 )
 from workshop.grading.safe_files import escape_unprintable
 
@@ -62,7 +60,7 @@ Groups = list[tuple[str, list[Record]]]
 
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
     """Return the records with the gradebook's current points, including points given by hand."""
-    return [with_points(record, scores.get(record.student, {})) for record in records]
+    return [record.with_points(scores.get(record.student, {})) for record in records]
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,13 @@ def _points_so_far(record: Record, assignment: Assignment) -> float | None:
 
 
 def _prepared(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
-    r"""Return the records sorted by student, each with a reason for every cell without points.
+    r"""Return the records sorted by student, with names that can be printed.
 
     Unprintable characters in students' names are replaced by escape sequences, such as `\x1b`. In
     other texts, these characters are removed. In names they are escaped, because two names without
     these characters could look the same.
     """
-    records = sorted(merged(records, {}), key=_sort_key)
+    records = sorted(records, key=_sort_key)
     if others := {record.assignment for record in records} - {assignment.name}:
         raise ValueError(
             f"the report of {assignment.name} must not contain a record of {min(others)}"
@@ -272,10 +270,8 @@ def _title(task: Task) -> str:
 
 def _needing_a_person(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
     """Return the doubts by student, and the records that wait for points by hand, by cell."""
-    cells = {by_hand(cell): cell for record in records for cell in record.points}
-    doubts = [(r, [line for line in r.reasons if line not in cells]) for r in records]
-    rows = [(r.student, _reasons(lines)) for r, lines in doubts if lines or not r.reasons]
-    return rows, _groups((cells[line], r) for r in records for line in r.reasons if line in cells)
+    rows = [(record.student, _reasons(record.doubts)) for record in records if record.doubts]
+    return rows, _groups((cell, record) for record in records for cell in record.waiting)
 
 
 def _changed(previous: Sequence[Record], records: Sequence[Record]) -> list[tuple[str, str]]:

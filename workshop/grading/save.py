@@ -43,7 +43,7 @@ from workshop.grading.assignments import (
 )
 from workshop.grading.collect.exchange import parse_time
 from workshop.grading.read import TIMESTAMP, describe, in_gradebook
-from workshop.grading.records import UNGRADABLE, Points, Record, with_points
+from workshop.grading.records import Points, Record
 from workshop.grading.spec import MAX_NOTEBOOK, Notebook, Submission
 
 # Number of characters that are stored of a failed check's message.
@@ -163,12 +163,11 @@ class Book:
         """Save points, notebook and record as `save` does, without handling exceptions."""
         if in_gradebook(self.folder / "submitted", record.student):
             graded = nbformat.from_dict(notebook)
-            is_gradable = record.state != UNGRADABLE
             timestamp = self._register(record.student, submission)
-            points = self._enter_points(record.student, graded.cells if is_gradable else [])
-            if timestamp and is_gradable:
+            points = self._enter_points(record.student, [] if record.problem else graded.cells)
+            if timestamp and not record.problem:
                 self._subtract_late_penalty(record.student, graded)
-            record = replace(with_points(record, points), messages=_messages(notebook))
+            record = replace(record.with_points(points), messages=_messages(notebook))
             self._write_files(record.student, graded, submission.exchange)
         record.write(self.records)
         return record
@@ -213,8 +212,7 @@ class Book:
         record = Record(
             self.name,
             record.student,
-            UNGRADABLE,
-            (f"the result can't be saved: {describe(error, self.folder)}",),
+            problem=f"the result can't be saved: {describe(error, self.folder)}",
             seconds=record.seconds,
             memory=record.memory,
         )
