@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from workshop.grading.sandbox.limits import Limits
-from workshop.grading.sandbox.server import Server
 from workshop.grading.session import GradingSession, Output, Servers
 from workshop.grading.spec import ExpectedNames, Files, GradingSpec, Submission
 
@@ -19,7 +18,7 @@ QUICK = Limits(memory=600_000_000, files=50_000_000, processes=40, cell=6, call=
 @functools.cache
 def servers() -> Servers:
     """Return a server for student processes, without course_utils.lora, and one for tests."""
-    return Servers(Server(withheld=("course_utils.lora",)), Server())
+    return Servers(GradingSpec("test", ExpectedNames(), QUICK, withheld=("course_utils.lora",)))
 
 
 def session(

@@ -16,7 +16,7 @@ from tests import interruptible, mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 from tests.waiting import wait_until
-from workshop.grading import autograde, classroom, read, release
+from workshop.grading import classroom, read, release, session
 from workshop.grading.records import GRADED, PERSON, UNGRADABLE
 from workshop.grading.sandbox import bubblewrap
 
@@ -109,8 +109,28 @@ def comments(course):
 def test_an_unknown_assignment_and_a_class_without_submissions_are_errors(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")
-    with pytest.raises(CourseError, match=r"nothing was handed in: .*submitted/STUDENT/09_sums"):
+    with pytest.raises(CourseError, match=r"nothing was handed in: .*submitted/\*/09_sums"):
         classroom.grade(course, "09")
+
+
+@pytest.mark.full
+def test_a_release_that_does_not_match_the_solution_is_one_error_and_is_never_written(course):
+    sums.hand_in(course, "one", RIGHT)
+    path = course / "exercises" / NAME / f"{NAME}.ipynb"
+    released = path.read_bytes()
+    changed = released.replace(b"Adding", b"Subtracting") + b" "
+    for content, problem in (
+        (changed, rf"exercises/{NAME}/{NAME}.ipynb differs from what solutions/ generates"),
+        (None, f"{NAME} has no release in exercises/"),
+    ):
+        path.unlink()
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(CourseError, match=f"^{problem}: run `course release {NAME}`$"):
+            grade(course)
+        assert path.exists() == bool(content)
+        path.write_bytes(released)
+    assert grade(course).graded == 1
 
 
 # --- repeated runs --------------------------------------------------------------------------------
@@ -122,6 +142,11 @@ def test_what_was_lost_is_written_again_and_ungradable_submissions_lose_their_po
     grade(course)
     kept = sums.grades(course)
     (course / "gradebook.db").unlink()
+    with pytest.raises(
+        CourseError, match=r"gradebook doesn't have .*: run `course release 09_sums`"
+    ):
+        grade(course)
+    release.release(course, NAME)
     assert grade(course).graded == 1 and sums.grades(course) == kept
     record = course / "grading" / NAME / "records" / "one" / "record.json"
     record.write_text("{", encoding="utf-8")
@@ -170,6 +195,7 @@ def test_changes_are_graded_again_and_points_by_hand_are_kept(course):
     assert sums.grades(course)["two", "sum-largest-values"] == (2, 1, True)
     # After a changed test, everything is graded again.
     change_a_hidden_test(course)
+    release.release(course, NAME)
     result = grade(course)
     assert result.graded == 4
     assert sums.grades(course)["three", "sum-why"] == (None, 3, False)
@@ -288,17 +314,17 @@ def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungrada
 ):
     for student in ("always", "never", "once"):
         sums.hand_in(course, student, RIGHT)
-    calls, real = [], autograde.grade
+    calls, real = [], classroom.grade_one
 
-    def grade_one(spec, submission):
+    def grade_one(spec, servers, submission):
         calls.append(submission.student)
         if submission.student == "always" or (
             submission.student == "once" and calls.count("once") == 1
         ):
             raise bubblewrap.SandboxError("the sandbox has ended")
-        return real(spec, submission)
+        return real(spec, servers, submission)
 
-    monkeypatch.setattr(autograde, "grade", grade_one)
+    monkeypatch.setattr(classroom, "grade_one", grade_one)
     graded = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))
     assert sorted(calls) == ["always", "always", "never", "once", "once"]
     assert graded["never"].state == graded["once"].state == PERSON
@@ -312,7 +338,7 @@ def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monke
     def no_server(*_, **__):
         raise bubblewrap.SandboxError("no namespaces here")
 
-    monkeypatch.setattr(autograde, "Server", no_server)
+    monkeypatch.setattr(session, "Server", no_server)
     with pytest.raises(CourseError, match="no namespaces here"):
         grade(course)
     assert not list(course.glob("grading/*/*/*/record.json"))

@@ -12,7 +12,7 @@ from nbgrader.coursedir import CourseDirectory
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
-from workshop.grading import autograde, classroom, records, release
+from workshop.grading import classroom, plugins, records, release
 from workshop.grading.records import UNGRADABLE
 
 pytestmark = [
@@ -37,7 +37,7 @@ def released(tmp_path_factory):
 @pytest.fixture
 def course(released, tmp_path):
     yield Path(shutil.copytree(released, tmp_path / "course"))
-    autograde.close_servers()
+    plugins.close_servers()
 
 
 def run_autograde(course):
@@ -67,6 +67,14 @@ def handed_in(course, secret):
     (thief.parent / "empty.ipynb").write_bytes(thief.read_bytes())
     thief.unlink()
     thief.symlink_to(course / "submitted" / "right" / NAME / f"{NAME}.ipynb")
+    # Other names than nbgrader expects, beside students whose notebooks have the right name.
+    for student, name in {"copy": f"Copy of {NAME}.ipynb", "text": f"{NAME}.ipynb.txt"}.items():
+        path = sums.hand_in(course, student, RIGHT)
+        path.rename(path.with_name(name))
+    nested = sums.hand_in(course, "nested", RIGHT)
+    (nested.parent / "work").mkdir()
+    nested.rename(nested.parent / "work" / nested.name)
+    sums.hand_in(course, "nothing").unlink()
     files = sums.hand_in(course, "files", RIGHT).parent
     (files / "link.txt").symlink_to(secret)
     (files / "folder").symlink_to(secret.parent)
@@ -91,7 +99,9 @@ def test_both_roads_give_the_same_points_and_states(course, tmp_path):
     assert [(r.student, r.state, r.reasons, r.points) for r in ours] == [
         (r.student, r.state, r.reasons, r.points) for r in theirs
     ]
-    assert {r.student for r in ours if r.state == UNGRADABLE} == {"broken", "huge"}
+    assert {r.student for r in ours if r.state == UNGRADABLE} == {"broken", "huge", "nothing"}
+    assert {points[s, "sum-all-values"] for s in ("copy", "text", "nested")} == {2}
+    assert (course / "grading" / NAME / "report.html").is_file()
     kept = {path.name for path in (course / "autograded").rglob("*") if path.is_file()}
     assert kept == {f"{NAME}.ipynb"}
     # A second run of `course grade` has nothing to do.

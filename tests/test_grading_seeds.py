@@ -1,5 +1,7 @@
 """Test the seeds of hidden tests: each attempt has its own inputs, and a regrade has the same."""
 
+import hashlib
+import os
 import random
 
 import pytest
@@ -11,18 +13,25 @@ from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
 from tests import assignment, sums
 from workshop.grading import classroom, records, release, seeds
+from workshop.grading.records import Record
 from workshop.grading.spec import Submission
 
 NAME = assignment.NAME
 
 
-def seed_of(folder, student="ada", notebook=b"{}", name=NAME, files=()):
-    return seeds.with_seed(Submission(student, notebook, dict(files)), folder, name).seed
+def seed_of(folder, student="ada", notebook=b"{}", name=NAME, files=(), before=None):
+    submission = Submission(student, notebook, dict(files))
+    return seeds.seed(seeds.class_key(folder), name, submission, before)
 
 
 def test_each_student_attempt_and_assignment_has_its_own_seed(tmp_path):
+    one = b"1"
+    joined = b"{}" + hashlib.sha256(b"a.py").digest() + hashlib.sha256(one).digest()
     drawn = [
         seed_of(tmp_path),
+        # A file beside the notebook and the same bytes at the end of the notebook differ.
+        seed_of(tmp_path, files={"a.py": one}),
+        seed_of(tmp_path, notebook=joined),
         seed_of(tmp_path, student="bob"),
         seed_of(tmp_path, notebook=b"[]"),
         seed_of(tmp_path, name="03_lora"),
@@ -46,12 +55,22 @@ def test_only_the_owner_can_read_the_key(tmp_path):
 
 def test_the_seed_in_the_record_survives_the_loss_of_the_key(tmp_path):
     seed = seed_of(tmp_path)
-    attempt = Submission("ada", b"{}").attempt
-    record = records.Record(NAME, "ada", attempt=attempt, seed=seed)
-    record.write(tmp_path / "grading" / NAME)
+    record = Record(NAME, "ada", attempt=Submission("ada", b"{}").attempt, seed=seed)
     (tmp_path / "grading" / seeds.KEY).unlink()
-    assert seed_of(tmp_path) == seed
-    assert seed_of(tmp_path, notebook=b"[]") != seed
+    assert seed_of(tmp_path) != seed
+    assert seed_of(tmp_path, before=record) == seed
+    assert seed_of(tmp_path, notebook=b"[]", before=record) != seed
+
+
+def test_two_first_runs_at_once_get_the_same_key(tmp_path, monkeypatch):
+    link = os.link
+
+    def slow_link(source, target):
+        (tmp_path / "grading" / seeds.KEY).write_bytes(b"k" * seeds.KEY_SIZE)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", slow_link)
+    assert seeds.class_key(tmp_path) == seeds.class_key(tmp_path) == b"k" * seeds.KEY_SIZE
 
 
 def test_a_key_that_cannot_be_read_is_one_clear_error(tmp_path):

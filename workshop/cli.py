@@ -588,11 +588,8 @@ def _write_student_repo(folder: Path, target: Path) -> None:
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Number of submissions graded at the same time."
 )
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Address of a Dask scheduler, such as tcp://host:8786."
-)
 @click.option("--again", is_flag=True, help="Also grade unchanged submissions again.")
-def grade(assignment: str, workers: int | None, scheduler: str | None, again: bool) -> None:
+def grade(assignment: str, workers: int | None, again: bool) -> None:
     """Grade students' submissions, safely and in parallel.
 
     ASSIGNMENT is a number (03) or a name. Run the command in the folder of the class, which
@@ -612,12 +609,7 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
                 bar.update(1)
 
             result = classroom.grade(
-                folder,
-                assignment,
-                workers=workers,
-                scheduler=scheduler,
-                again=again,
-                progress=progress,
+                folder, assignment, workers=workers, again=again, progress=progress
             )
     except KeyboardInterrupt:
         click.echo(

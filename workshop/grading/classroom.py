@@ -1,11 +1,11 @@
-"""Grade every submission of an assignment in parallel, and save the points in the gradebook.
+"""Grade the submissions of an assignment in parallel: the walk of each submission through grading.
 
-    submitted/STUDENT/03_lora/  ─► autograde, by several workers ─► gradebook.db, autograded/,
-                                                                    grading/03_lora/records/
+    release ──► collect ──► read ──► grade ──► save ──► report
 
-nbgrader's own steps write the gradebook, so formgrader, manual grading and feedback work as usual
-afterwards. A submission is graded again only if its files or the tests have changed. So a run that
-was interrupted can be continued.
+`grade` requires a release that matches the solution, reads each submission once (`read`), has it
+graded (`grade`), saves its points in nbgrader's gradebook (`save`) and the rest in a record
+(`records`). `write_results` writes the report (`report`). A submission is graded again only if its
+files or the tests have changed. So a run that was interrupted can be continued.
 
 A submission that can't be read, graded or saved is ungradable, and its record says why. Only an
 error that affects every submission ends the run, such as a missing sandbox or a full disk.
@@ -14,23 +14,20 @@ error that affects every submission ends the run, such as a missing sandbox or a
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import itertools
 import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from course_utils.machine.validation import CourseError
 from workshop.grading import (
     answers,
     assignments,
-    autograde,
-    cluster,
     copies,
     read,
     readiness,
@@ -40,30 +37,31 @@ from workshop.grading import (
     seeds,
     talk,
 )
-from workshop.grading.assignments import Assignment, sources
+from workshop.grading import (
+    spec as specs,
+)
+from workshop.grading.assignments import Assignment
+from workshop.grading.copies import Comparison
+from workshop.grading.grade import grade as grade_one
+from workshop.grading.grade import ungradable
 from workshop.grading.records import Record
 from workshop.grading.sandbox.bubblewrap import NoSandbox
 from workshop.grading.sandbox.limits import Limits
-from workshop.grading.save import Book
+from workshop.grading.session import Servers
 from workshop.grading.spec import GradingSpec, Notebook, Submission
 
 if TYPE_CHECKING:
-    from workshop.grading.copies import Comparison
     from workshop.grading.save import Book
 
-# Seconds between two checks whether the user has pressed Ctrl-C.
-STOP_INTERVAL = 0.2
 # Jupyter creates a folder of this name in every folder that it opens.
 CHECKPOINTS = ".ipynb_checkpoints"
 # Maximum number of submissions in memory at a time, for each worker.
 SUBMISSIONS_PER_WORKER = 2
 
-# Arguments: the new record, the number of submissions graded so far, the total number to grade.
+# Arguments: the new record, the number of submissions graded so far, and of all submissions.
 Progress = Callable[[Record, int, int], None]
-# An executor that grades submissions, and how many submissions it grades at a time.
-Pool = tuple[Executor, int]
-# A submission with its record and its notebook.
-Graded = tuple[Submission, Record, Notebook]
+# A submission that is being graded.
+Grading = Future[tuple[Record, Notebook]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class Result:
     Attributes:
         records: The records of all submissions, sorted by student, including points given by hand.
         previous: The records as they were before the run.
+        graded: The number of submissions that were graded in this run.
     """
 
     assignment: Assignment
@@ -86,70 +85,54 @@ def grade(  # noqa: PLR0913
     folder: Path,
     name: str,
     *,
+    students: str = "*",
     workers: int | None = None,
-    scheduler: str | None = None,
     limits: Limits | None = None,
     again: bool = False,
     progress: Progress | None = None,
+    servers: Callable[[GradingSpec], contextlib.AbstractContextManager[Servers]] = Servers,
 ) -> Result:
     """Grade all submissions of an assignment and return the result of the run.
 
     Args:
+        students: A pattern such as "student1*"; the other students keep their results.
         workers: How many submissions are graded at the same time; default: one for each core of
             this machine, or fewer if memory is short (`readiness.workers`).
-        scheduler: The address of a Dask scheduler, whose workers grade the submissions; default:
-            this machine grades them.
-        progress: Called after each submission with its record, the number of submissions graded
-            so far, and the number of submissions to grade in this run.
+        again: Whether unchanged submissions are graded again.
+        progress: Called after each submission that was graded.
+        servers: Opens the warm servers for an assignment.
 
     Raises:
-        CourseError: The assignment, its submissions, the sandbox or the cluster are missing, or
-            the results can't be saved.
+        CourseError: The release doesn't match the solution, submissions or the sandbox are missing,
+            or the results can't be saved.
     """
-    (source,) = sources(folder, name)
-    name = source.stem
+    (source,) = assignments.sources(folder, name)
+    name, workers = source.stem, workers or readiness.workers()
     paths = submission_paths(folder, name)
-    if not paths:
-        raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
-    limits, workers = limits or Limits(), workers or readiness.workers()
-    with _explained_memory_error():
-        before = _records(folder, name)
-        is_new = again or any(path.parent.name not in before for path in paths)
-        early = is_new and not scheduler
-        with _early_servers(folder, name, limits, early), _book(folder, name) as book:
-            book.release_if_changed(source)
-            spec = autograde.grading_spec(folder, name, limits)
-            previous = report.merged(before.values(), book.scores())
-            kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
-            changed = [path for path in paths if path.parent.name not in kept]
-            pool = _pool(spec, scheduler, workers)
-            graded = _grade(book, spec, changed, pool, progress) if changed else []
-            current = report.merged([*kept.values(), *graded], book.scores())
+    chosen = [path for path in paths if fnmatch.fnmatchcase(path.parent.name, students)]
+    if not chosen:
+        raise CourseError(f"nothing was handed in: there is no submitted/{students}/{name}")
+    spec = specs.read(folder, name, limits or Limits())
+    found = {record.student: record for record in records.read_all(folder / "grading" / name)}
+    before = {path.parent.name: found.get(path.parent.name) for path in paths}
+    with _explained_memory_error(), servers(spec) as opened:
+        # Starting the servers and importing nbgrader take seconds each, so both happen at once.
+        if again or not all(before[path.parent.name] for path in chosen):
+            opened.start()
+        with _book(folder, name) as book, _pool(workers, opened) as pool:
+            book.check_release()
+            book.check()
+            kept = filter(None, before.values())
+            previous = _with_points(kept, book)
+            queue = _changed(chosen, spec, book, before, again)
+            graded: dict[str, Record] = {}
+            for submission, record, notebook in _graded(pool, spec, opened, queue, workers):
+                graded[record.student] = book.save(record, notebook, submission)
+                if progress:
+                    progress(graded[record.student], len(graded), len(chosen))
+            current = _with_points({**before, **graded}.values(), book)
     ordered = sorted(current, key=lambda record: record.student)
     return Result(assignments.read(source), ordered, previous, len(graded))
-
-
-def _records(folder: Path, name: str) -> dict[str, Record]:
-    """Return the records of earlier runs of an assignment, by student."""
-    saved = records.read_all(folder / "grading" / name)
-    return {record.student: record for record in saved if record.assignment == name}
-
-
-@contextlib.contextmanager
-def _early_servers(folder: Path, name: str, limits: Limits, wanted: bool) -> Iterator[None]:
-    """Begin to start the servers now if they are wanted; close all servers after the block.
-
-    Starting the servers and opening the gradebook take seconds each, so both happen at the same
-    time. If the release is missing or out of date, `Book.release_if_changed` generates it later,
-    and then `_pool` starts other servers.
-    """
-    try:
-        with contextlib.suppress(CourseError):
-            if wanted:
-                autograde.start_servers(autograde.grading_spec(folder, name, limits))
-        yield
-    finally:
-        autograde.close_servers()
 
 
 def _book(folder: Path, name: str) -> Book:
@@ -158,28 +141,15 @@ def _book(folder: Path, name: str) -> Book:
     Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
     that the servers start at the same time.
     """
+    from workshop.grading.save import Book
+
     return Book(folder, name)
 
 
-def _grade(
-    book: Book,
-    spec: GradingSpec,
-    paths: list[Path],
-    pool: contextlib.AbstractContextManager[Pool],
-    progress: Progress | None,
-) -> list[Record]:
-    """Grade the submissions at `paths`, save each result immediately, and return the records."""
-    saved: list[Record] = []
-    with pool as (executor, at_a_time), _stoppable() as stop:
-        book.check()
-        found = (read.read(path, spec.name) for path in paths)
-        queue = (seeds.with_seed(submission, book.folder, spec.name) for submission in found)
-        ahead = at_a_time * SUBMISSIONS_PER_WORKER
-        for submission, record, notebook in _graded(executor, spec, queue, ahead, stop):
-            saved.append(book.save(record, notebook, submission))
-            if progress:
-                progress(saved[-1], len(saved), len(paths))
-    return saved
+def _with_points(kept: Iterable[Record | None], book: Book) -> list[Record]:
+    """Return the records with the gradebook's points, which a person may have changed."""
+    scores = book.scores()
+    return [record.with_points(scores.get(record.student, {})) for record in kept if record]
 
 
 def submission_paths(folder: Path, name: str) -> list[Path]:
@@ -211,20 +181,6 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _complete_records(before: dict[str, Record], book: Book) -> dict[str, Record]:
-    """Return the complete records, by student.
-
-    A record is complete if the gradebook contains the student's submission of the assignment, or if
-    the gradebook should not contain the student (`read.in_gradebook`).
-    """
-    students, submitted = book.students(), book.folder / "submitted"
-    return {
-        student: record
-        for student, record in before.items()
-        if student in students or not read.in_gradebook(submitted, student)
-    }
-
-
 @contextlib.contextmanager
 def _explained_memory_error() -> Iterator[None]:
     """Replace a MemoryError, which would end the run with a traceback, with a CourseError."""
@@ -237,117 +193,94 @@ def _explained_memory_error() -> Iterator[None]:
         ) from error
 
 
-def _unchanged(
-    paths: list[Path], spec: GradingSpec, before: dict[str, Record]
-) -> dict[str, Record]:
-    """Return the records of the submissions that needn't be graded again, by student."""
-    unchanged = {}
-    for path in paths:
-        record = before.get(path.parent.name)
-        if not record:
-            continue
-        if record.key == autograde.record_key(spec, read.read(path, spec.name)):
-            unchanged[record.student] = record
-    return unchanged
-
-
 @contextlib.contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets. The run ends later, when no file is incomplete.
+def _pool(workers: int, servers: Servers) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that grade. After an error or Ctrl-C, they end, and so do all sandboxes."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        servers.close()
+        raise
+    finally:
+        pool.shutdown()
 
-    A second Ctrl-C raises KeyboardInterrupt immediately.
+
+def _changed(
+    paths: Iterable[Path],
+    spec: GradingSpec,
+    book: Book,
+    before: Mapping[str, Record | None],
+    again: bool,
+) -> Iterator[Submission]:
+    """Read submissions; yield those that must be graded because they or the tests have changed.
+
+    A result counts only if the gradebook contains it, too. The exception are submissions that the
+    gradebook should not contain (`read.in_gradebook`).
     """
-    stop = threading.Event()
-
-    def on_interrupt(*_: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _pool(spec: GradingSpec, scheduler: str | None, workers: int) -> Iterator[Pool]:
-    """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise."""
-    if scheduler:
-        with cluster.connected(scheduler) as pool:
-            yield pool
-        return
-    threads = ThreadPoolExecutor(workers)
-    try:
-        # If no sandbox can be created, this call raises an error before any submission is read.
-        autograde.servers(spec)
-        yield threads, workers
-    finally:
-        # Cancel the submissions that are waiting. Closing the servers ends the submissions that are
-        # running.
-        threads.shutdown(wait=False, cancel_futures=True)
-        autograde.close_servers()
-        threads.shutdown()
+    key, saved = seeds.class_key(book.folder), book.students()
+    for path in paths:
+        submission, record = read.read(path, spec.name), before.get(path.parent.name)
+        student = submission.student
+        is_saved = student in saved or not read.in_gradebook(book.folder / "submitted", student)
+        is_graded = record and is_saved and record.key == submission.key(spec)
+        if again or not is_graded:
+            seed = seeds.seed(key, spec.name, submission, record)
+            yield replace(submission, seed=seed)
 
 
 def _graded(
-    executor: Executor,
+    pool: ThreadPoolExecutor,
     spec: GradingSpec,
+    servers: Servers,
     queue: Iterable[Submission],
-    ahead: int,
-    stop: threading.Event,
-) -> Iterator[Graded]:
+    workers: int,
+) -> Iterator[tuple[Submission, Record, Notebook]]:
     """Grade submissions; yield each with its record and its notebook as soon as it is graded.
 
     If an error is raised for a submission, another submission may have caused the error. Therefore
     the submission is graded again at the end, while no other submission is being graded. If an
     error is raised again, the submission is ungradable in this run.
     """
+
+    def start(submission: Submission) -> Grading:
+        return pool.submit(grade_one, spec, servers, submission)
+
     failed = []
-    for submission, future in _finished(executor, spec, queue, ahead, stop):
-        if future.exception():
+    for submission, graded in _finished(start, queue, workers * SUBMISSIONS_PER_WORKER):
+        if graded.exception():
             failed.append(submission)
         else:
-            yield submission, *future.result()
-    for submission, future in _finished(executor, spec, failed, 1, stop):
+            yield submission, *graded.result()
+    for submission, graded in _finished(start, failed, 1):
+        error = graded.exception()
         # There is not enough memory even if only one submission is graded at a time.
-        if isinstance(error := future.exception(), MemoryError):
+        if isinstance(error, MemoryError):
             raise error
         if error:
-            reason = f"grading failed: {read.describe(error, Path())}"
-            yield submission, *autograde.ungradable(spec, submission, reason, final=False)
+            problem = f"grading failed: {read.describe(error, Path())}"
+            yield submission, *ungradable(spec, submission, problem, final=False)
         else:
-            yield submission, *future.result()
+            yield submission, *graded.result()
 
 
 def _finished(
-    executor: Executor,
-    spec: GradingSpec,
-    queue: Iterable[Submission],
-    ahead: int,
-    stop: threading.Event,
-) -> Iterator[tuple[Submission, Future[tuple[Record, Notebook]]]]:
-    """Grade submissions, at most `ahead` at a time; yield each with its finished future."""
-    running: dict[Future[tuple[Record, Notebook]], Submission] = {}
+    start: Callable[[Submission], Grading], queue: Iterable[Submission], most: int
+) -> Iterator[tuple[Submission, Grading]]:
+    """Grade submissions, at most `most` at a time; yield each as soon as it is finished."""
+    running: dict[Grading, Submission] = {}
     waiting = iter(queue)
     while True:
-        for submission in itertools.islice(waiting, ahead - len(running)):
-            running[executor.submit(autograde.grade, spec, submission)] = submission
+        for submission in itertools.islice(waiting, most - len(running)):
+            running[start(submission)] = submission
         if not running:
             return
-        finished, _ = wait(running, timeout=STOP_INTERVAL, return_when=FIRST_COMPLETED)
-        for future in finished:
-            if isinstance(error := future.exception(), NoSandbox):
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for graded in finished:
+            if isinstance(error := graded.exception(), NoSandbox):
                 raise error
-            yield running.pop(future), future
-            if stop.is_set():
-                break
-        if stop.is_set():
-            raise KeyboardInterrupt
+            yield running.pop(graded), graded
 
 
 def write_results(folder: Path, result: Result) -> str:

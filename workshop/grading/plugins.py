@@ -1,70 +1,78 @@
 """Let `nbgrader autograde` and formgrader's button *Autograde* grade as `course grade` does.
 
-nbgrader reads a submitted notebook with an exporter, writes it into autograded/, and reads it from
-there once more. nbgrader_config.py names `Grade` as this exporter. It reads the submission without
-following links, and grades it in the sandbox. This process never parses the student's notebook.
+nbgrader_config.py names `Grade` as the exporter that nbgrader uses for autograding. nbgrader
+creates its exporter after it has looked for notebooks, and before it reads any of them. In this
+moment, `Grade` replaces all further steps.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nbconvert.exporters import NotebookExporter
+from nbgrader.converters import Autograde
+from nbgrader.converters.base import NbGraderException
 
-from workshop.grading import autograde, read, seeds
-from workshop.grading.records import Record
-from workshop.grading.sandbox.limits import Limits
-from workshop.grading.save import Book
-from workshop.grading.spec import Notebook, Submission
+from course_utils.machine.validation import CourseError
+from workshop.grading import classroom
+from workshop.grading.session import Servers
+from workshop.grading.spec import GradingSpec
 
 # Seconds after which the warm servers are closed if no other submission is graded.
 IDLE_SECONDS = 60
 
-# The timer that closes the warm servers. The list is empty before the first submission.
-_closing_timers: list[threading.Timer] = []
-
 
 class Grade(NotebookExporter):
-    """Grades a submission when nbgrader first reads it, and saves the result at the second reading.
+    """Replaces nbgrader's conversion of notebooks by `classroom.grade`."""
 
-    A submission that can't be graded is saved as well: the notebook in autograded/ begins with the
-    reason.
-    """
-
-    def from_filename(
-        self, filename: str, resources: Any = None, **_: Any
-    ) -> tuple[str, dict[str, Any]]:
-        """Return the graded notebook as JSON, and the resources."""
-        about, course = resources["nbgrader"], self.parent.coursedir
-        student, name, folder = about["student"], about["assignment"], Path(course.root)
-        graded = Path(course.format_path(course.autograded_directory, student, name))
-        if Path(filename).parent != graded:
-            submitted = Path(course.format_path(course.submitted_directory, student, name))
-            self._result = _grade(read.read(submitted, name), folder, name)
-        else:
-            with Book(folder, name) as book:
-                record = book.save(*self._result)
-            for line in (*record.reasons, *record.repairs, *record.incidents):
-                self.log.warning("%s, %s: %s", record.student, record.state, line)
-            # nbgrader overwrites this file with the same content, and makes it read-only again.
-            with contextlib.suppress(FileNotFoundError):
-                Path(filename).chmod(0o644)
-        return json.dumps(self._result[1]), {**resources, "output_extension": ".ipynb"}
+    def __init__(self, parent: Autograde, **options: Any):
+        super().__init__(parent=parent, **options)
+        parent.convert_notebooks = lambda: _grade(parent)
 
 
-def _grade(submission: Submission, folder: Path, name: str) -> tuple[Record, Notebook, Submission]:
-    """Grade a submission in the sandbox, whose servers stay warm for the next one."""
-    submission = seeds.with_seed(submission, folder, name)
-    for timer in _closing_timers:
-        timer.cancel()
+def _grade(converter: Autograde) -> None:
+    """Grade the students that nbgrader was asked to grade, and log what a person should know."""
+    course = converter.coursedir
+    folder, name, students = Path(course.root), course.assignment_id, course.student_id
     try:
-        spec = autograde.grading_spec(folder, name, Limits())
-        return (*autograde.grade(spec, submission), submission)
-    finally:
-        _closing_timers[:] = [threading.Timer(IDLE_SECONDS, autograde.close_servers)]
-        _closing_timers[0].daemon = True
-        _closing_timers[0].start()
+        result = classroom.grade(
+            folder, name, students=students, again=converter.force, servers=_warm
+        )
+        converter.log.info(classroom.write_results(folder, result))
+    except CourseError as error:
+        converter.log.error(str(error))
+        raise NbGraderException(str(error)) from error
+
+
+# The servers that are warm, by the key of their spec, and the timer that closes them. formgrader
+# grades students one at a time.
+_servers: dict[str, Servers] = {}
+_timers: list[threading.Timer] = []
+
+
+@contextlib.contextmanager
+def _warm(spec: GradingSpec) -> Iterator[Servers]:
+    """Yield servers that stay warm for `IDLE_SECONDS` after the block."""
+    while _timers:
+        _timers.pop().cancel()
+    if spec.key not in _servers:
+        close_servers()
+        _servers[spec.key] = Servers(spec)
+    try:
+        yield _servers[spec.key]
+    except BaseException:
+        close_servers()
+        raise
+    _timers.append(threading.Timer(IDLE_SECONDS, close_servers))
+    _timers[0].daemon = True
+    _timers[0].start()
+
+
+def close_servers() -> None:
+    """Close the warm servers."""
+    while _servers:
+        _servers.popitem()[1].close()

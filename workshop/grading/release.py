@@ -44,12 +44,16 @@ def release(folder: Path, only: str | None = None, *, gradebook: bool = True) ->
     return released
 
 
-def differences(folder: Path) -> list[str]:
-    """Return one line for each file in exercises/ that differs from what `release` would write."""
+def differences(folder: Path, only: str | None = None) -> list[str]:
+    """Return one line for each file in exercises/ that differs from what `release` would write.
+
+    Args:
+        only: The name of an assignment, whose files alone are compared; default: all files.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        course = copy_course(folder, Path(temporary))
+        course = copy_course(folder, Path(temporary), only)
         release(course, gradebook=False)
-        current, generated = (_files(each / "exercises") for each in (folder, course))
+        current, generated = (_files(each / "exercises", only) for each in (folder, course))
     missing = sorted(generated.keys() - current.keys())
     unknown = sorted(current.keys() - generated.keys())
     common = sorted(generated.keys() & current.keys())
@@ -140,12 +144,12 @@ def readme(folder: Path, introduction: str = INTRODUCTION) -> str:
     )
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    """Return the contents of all files below a folder, by relative path.
+def _files(folder: Path, only: str | None = None) -> dict[str, bytes]:
+    """Return the contents of all files below a folder, or below one folder in it, by path.
 
     Jupyter's checkpoints (`.ipynb_checkpoints`) are left out.
     """
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    paths = (path for path in (folder / (only or "")).rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in paths

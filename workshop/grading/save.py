@@ -15,7 +15,6 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from nbgrader.utils import compute_checksum, determine_grade
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from course_utils.exercise.checks import joined_lines
 from course_utils.machine import files
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
@@ -39,15 +37,11 @@ from workshop.grading.assignments import (
     grading,
     is_answer,
     is_graded,
-    tests_of,
 )
 from workshop.grading.collect.exchange import parse_time
 from workshop.grading.read import TIMESTAMP, describe, in_gradebook
 from workshop.grading.records import Points, Record
 from workshop.grading.spec import MAX_NOTEBOOK, Notebook, Submission
-
-# Number of characters that are stored of a failed check's message.
-MAX_MESSAGE = 4_000
 
 
 class Book:
@@ -79,7 +73,7 @@ class Book:
         return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {reason}")
 
     def check(self) -> None:
-        """Raise CourseError if the results of submissions can't be saved."""
+        """Raise CourseError if submissions can't be graded or their results can't be saved."""
         self._late_penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
@@ -98,23 +92,22 @@ class Book:
         except SQLAlchemyError as error:
             raise self._database_error(error) from error
 
-    def release_if_changed(self, solution: Path) -> bool:
-        """Release the assignment again if the tests in the gradebook differ from the solution's."""
-        notebook = load(solution)
-        tests = tests_of(notebook)
-        points = {grade_id(c): float(grading(c).get("points", 0)) for c in notebook["cells"]}
-        current = {name: (source, points[name]) for name, source in tests.items()}
+    def check_release(self) -> None:
+        """Raise CourseError unless exercises/ and the gradebook match the solution.
+
+        Otherwise students' answers would be graded by other tests than those of their notebooks.
+        """
+        cells = load(self.folder / "solutions" / self.name / f"{self.name}.ipynb")["cells"]
+        points = {grade_id(c): float(grading(c)["points"]) for c in cells if is_graded(c)}
         stored = {}
         with contextlib.suppress(MissingEntry):
             entry = self._book.find_notebook(self.name, self.name)
-            scores = {cell.name: cell.max_score for cell in entry.grade_cells}
-            stored = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
-        if all(stored.get(name) == test for name, test in current.items()):
-            return False
-        # End the transaction, so that nbgrader can write.
-        self._book.db.rollback()
-        release.release(self.folder, self.name)
-        return True
+            stored = {cell.name: cell.max_score for cell in entry.grade_cells}
+        differences = release.differences(self.folder, self.name)
+        if stored != points:
+            differences.append(f"the gradebook doesn't have the points of {self.name}")
+        if differences:
+            raise CourseError(f"{differences[0]}: run `course release {self.name}`")
 
     def due_date(self) -> datetime | None:
         """Return when the assignment is due, in UTC; None if the gradebook has no date."""
@@ -167,7 +160,7 @@ class Book:
             points = self._enter_points(record.student, [] if record.problem else graded.cells)
             if timestamp and not record.problem:
                 self._subtract_late_penalty(record.student, graded)
-            record = replace(record.with_points(points), messages=_messages(notebook))
+            record = record.with_points(points)
             self._write_files(record.student, graded, submission.exchange)
         record.write(self.records)
         return record
@@ -308,19 +301,3 @@ def score(grade: Any) -> float | None:
         return None
     points = grade.auto_score if grade.manual_score is None else grade.manual_score
     return points + (grade.extra_credit or 0)
-
-
-def _messages(notebook: Notebook) -> dict[str, str]:
-    """Return the messages of the failed checks in a graded notebook, by grade id."""
-    messages = {}
-    for cell in notebook["cells"]:
-        errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
-        if errors and is_graded(cell) and (name := grade_id(cell)):
-            messages[name] = _message(errors[0])[:MAX_MESSAGE]
-    return messages
-
-
-def _message(error: dict[str, Any]) -> str:
-    if error["ename"] == "CheckFailed":
-        return "\n".join(error["traceback"])
-    return joined_lines(f"{error['ename']}: {error['evalue']}")

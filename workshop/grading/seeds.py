@@ -2,20 +2,21 @@
 
 Each attempt of each student has its own seed, so it is useless to know the inputs of another one.
 The seed is computed from the class's key, which is a file of random bytes that no student can read,
-from the student's name and from the files that were handed in. So `course grade` and nbgrader's own
-autograding test a submission with the same inputs, however often it is graded.
+from the student's name and from the files that were handed in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import os
 import secrets
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 
-from course_utils.machine.files import write_atomically
 from course_utils.machine.validation import CourseError
-from workshop.grading import records, safe_files
+from workshop.grading import safe_files
+from workshop.grading.records import Record
 from workshop.grading.spec import Submission
 
 # The file with the class's key in the folder grading/, and its size in bytes (B).
@@ -27,7 +28,12 @@ def class_key(folder: Path) -> bytes:
     try:
         path = safe_files.make_folders(folder / "grading") / KEY
         if not path.exists():
-            write_atomically(path, secrets.token_bytes(KEY_SIZE), 0o600)
+            # Two first runs may create the key at the same time. A link is never replaced.
+            with tempfile.NamedTemporaryFile(dir=path.parent) as file:
+                file.write(secrets.token_bytes(KEY_SIZE))
+                file.flush()
+                with contextlib.suppress(FileExistsError):
+                    os.link(file.name, path)
         key = safe_files.read_bytes(path, KEY_SIZE)
     except OSError as error:
         raise CourseError(f"grading/{KEY} can't be read or created: {error.strerror}") from error
@@ -39,15 +45,14 @@ def class_key(folder: Path) -> bytes:
     return key
 
 
-def with_seed(submission: Submission, folder: Path, name: str) -> Submission:
-    """Return the submission with the seed for the inputs of its hidden tests.
+def seed(key: bytes, assignment: str, submission: Submission, before: Record | None) -> int:
+    """Return the seed for the inputs of a submission's hidden tests.
 
-    If the same files were graded before, the seed comes from its record. So the inputs stay the
+    If the same files were graded before, the seed comes from this record. So the inputs stay the
     same even if the class's key was lost.
     """
-    before = records.read_one(folder / "grading" / name, submission.student)
     if before and before.attempt == submission.attempt:
-        return replace(submission, seed=before.seed)
-    text = "\n".join((name, submission.student, submission.attempt))
-    digest = hmac.digest(class_key(folder), text.encode("utf-8", "replace"), "sha256")
-    return replace(submission, seed=int.from_bytes(digest[:6], "big"))
+        return before.seed
+    text = "\n".join((assignment, submission.student, submission.attempt))
+    digest = hmac.digest(key, text.encode("utf-8", "replace"), "sha256")
+    return int.from_bytes(digest[:6], "big")

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import threading
 import time
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 from course_utils.exercise.checks import joined_lines
 from workshop.grading import isolated
 from workshop.grading.failures import Failures
 from workshop.grading.repair import Repaired, Ungradable
+from workshop.grading.sandbox.bubblewrap import NoSandbox, SandboxError
 from workshop.grading.sandbox.messages import ChannelError, Message
 from workshop.grading.sandbox.server import SandboxProcess, Server
 from workshop.grading.sandbox.shell import MAX_CHARACTERS, MAX_TEXT, MIMES, clean, utf8
-from workshop.grading.spec import Files, GradingSpec, Submission
+from workshop.grading.spec import MAX_NOTEBOOK, Files, GradingSpec, Submission
 
 # Maximum number of student processes that are started for one submission.
 MAX_STARTS = 4
@@ -41,11 +44,71 @@ MAX_SKIPPED, MAX_STATEMENT = 20, 120
 Output = dict[str, Any]
 
 
-class Servers(NamedTuple):
-    """The warm servers for an assignment, which fork student processes and test processes."""
+class Servers:
+    """The warm servers of an assignment, which fork student processes and test processes.
 
-    student: Server
-    test: Server
+    The two servers start at the same time, each in a thread. Linux ends a sandbox together with the
+    thread that started it, so these threads run until `close`.
+    """
+
+    def __init__(self, spec: GradingSpec):
+        self._arguments = {
+            "student": (spec.imports.get("student", ""), spec.withheld, spec.private),
+            "test": (spec.imports.get("test", ""), (), spec.private),
+        }
+        self._threads = ThreadPoolExecutor(2, "sandboxes")
+        self._lock = threading.Lock()
+        self._servers: dict[str, Future[Server]] = {}
+
+    def start(self) -> None:
+        """Begin to start the servers, and return without waiting for them."""
+        for role in self._arguments:
+            self._running(role)
+
+    def get(self, role: str) -> Server:
+        """Return the server for "student" or "test" processes; start it if necessary.
+
+        Raises:
+            NoSandbox: No sandbox can be created.
+        """
+        try:
+            return self._running(role).result()
+        except SandboxError as error:
+            raise NoSandbox(str(error)) from None
+
+    def _running(self, role: str) -> Future[Server]:
+        """Return a server that is starting or running. A server that has ended is replaced."""
+        with self._lock:
+            server = self._servers.get(role)
+            if server is None or (server.done() and not _is_alive(server)):
+                if server is not None:
+                    _close(server)
+                server = self._threads.submit(Server, *self._arguments[role])
+                self._servers[role] = server
+            return server
+
+    def close(self) -> None:
+        """End both servers with all of their processes; wait for servers that are starting."""
+        with self._lock:
+            for server in self._servers.values():
+                _close(server)
+            self._servers.clear()
+        self._threads.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _is_alive(server: Future[Server]) -> bool:
+    return not server.exception() and server.result().alive
+
+
+def _close(server: Future[Server]) -> None:
+    if not server.exception():
+        server.result().close()
 
 
 class GradingSession:
@@ -79,7 +142,7 @@ class GradingSession:
         self.incidents: list[str] = []
         self.failures = Failures()
 
-    def __enter__(self) -> GradingSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -88,17 +151,19 @@ class GradingSession:
 
     # --- cells ------------------------------------------------------------------------------------
 
-    def repair(self, data: bytes, release: bytes) -> Repaired:
-        """Repair a submitted notebook, and return the notebook with notes about the repair.
+    def repair(self) -> Repaired:
+        """Repair the submitted notebook in the sandbox, and return it with notes on the repair.
 
         Raises:
             Ungradable: The notebook can't be read or repaired; the text says why.
         """
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
-            request = isolated.request(data, release)
+            request = isolated.request(self._submission.notebook or b"", self._spec.release)
             channel.send("compute", request, deadline, n=0, function=isolated.FUNCTION)
-            answer = channel.receive(deadline)
+            answer = channel.receive(deadline, MAX_NOTEBOOK)
+            if answer.kind != "computed":
+                raise ChannelError(f"expected the notebook, but got {answer.kind}")
         except (TimeoutError, ChannelError):
             self._end_test()
             raise Ungradable("the file takes too much time or memory to read") from None
@@ -135,9 +200,8 @@ class GradingSession:
         try:
             channel, deadline = self._test_process().channel, self._deadline(self._limits.cell)
             self._request_number += 1
-            number, names = self._request_number, vars(self._spec.names)
-            seed = self._submission.seed
-            channel.send("check", utf8(source), deadline, n=number, seed=seed, **names)
+            fields = {"n": self._request_number, "seed": self._submission.seed}
+            channel.send("check", utf8(source), deadline, **fields, **vars(self._spec.names))
             while (message := channel.receive(deadline)).kind != "done":
                 if message.kind == "call":
                     reply, body, fields = self._call(message, student_outputs, what, deadline)
@@ -148,11 +212,11 @@ class GradingSession:
                 outputs.append(_error("CheckStopped", "the check was not finished"))
         except (TimeoutError, ChannelError) as error:
             self._end_test()
-            timed_out = isinstance(error, TimeoutError)
-            seconds = self._limits.cell
-            text = self._timeout_text(seconds) if timed_out else "the check could not be finished"
+            name, text = "CheckStopped", "the check could not be finished"
+            if isinstance(error, TimeoutError):
+                name, text = "CellTimeoutError", self._timeout_text(self._limits.cell)
             self.incidents.append(f"{what}: {text}")
-            outputs.append(_error("CellTimeoutError" if timed_out else "CheckStopped", text))
+            outputs.append(_error(name, text))
         self._allowed_output -= student_outputs.size
         return [*student_outputs, *outputs]
 
@@ -168,15 +232,18 @@ class GradingSession:
             message = self._request("call", call.body, call.fields, call_outputs, seconds)
         except _Stopped as error:
             self.incidents.append(f"{what}: {error}")
-            return "raised", b"", _stopped_fields(str(error))
+            fields = {"ename": "Stopped", "evalue": str(error), "kinds": ["Exception"], "place": []}
+            return "raised", b"", fields
         finally:
             outputs.add_call(call_outputs)
-        fields = _reply_fields(message)
-        if fields.get("ename") == "NameError":
-            fields["evalue"] = self.failures.explain(fields["evalue"])
-        return message.kind, message.body, fields
+        if message.kind != "raised":
+            return message.kind, message.body, {"n": message.fields["n"]}
+        raised = _exception_fields(message)
+        if raised["ename"] == "NameError":
+            raised["evalue"] = self.failures.explain(raised["evalue"])
+        return "raised", b"", raised
 
-    # --- the student process ----------------------------------------------------------------------
+    # --- the processes ----------------------------------------------------------------------------
 
     def _request(
         self, kind: str, body: bytes, fields: dict[str, Any], outputs: _Outputs, seconds: float
@@ -190,25 +257,34 @@ class GradingSession:
             outputs: The list to which outputs of the process are added.
             seconds: How many seconds the process has until it is interrupted.
         """
+        interrupted = False
         try:
             process = self._student_process()
             self._request_number += 1
             request, deadline = {**fields, "n": self._request_number}, self._deadline(seconds)
-            receiver = _InterruptingReceiver(process, deadline)
             process.channel.send(kind, body, deadline, **request)
-            while not _is_answer(message := receiver.receive(), kind, request):
+            while True:
+                try:
+                    message = process.channel.receive(deadline)
+                except TimeoutError:
+                    if interrupted:
+                        raise
+                    interrupted, deadline = True, time.monotonic() + INTERRUPT_TIMEOUT
+                    process.interrupt()
+                    continue
+                if _is_answer(message, kind, request):
+                    break
                 outputs.add_message(message)
                 if outputs.allowed < -MAX_EXCESS:
                     self._end_student()
                     raise _Stopped("the outputs were too large; the process was ended")
         except TimeoutError:
             self._end_student()
-            text = self._timeout_text(seconds)
-            raise _Stopped(f"{text}; the process was ended") from None
+            raise _Stopped(f"{self._timeout_text(seconds)}; the process was ended") from None
         except ChannelError:
             reason = self._end_student() or "it exited"
             raise _Stopped(f"the process ended: {reason}") from None
-        if receiver.interrupted:
+        if interrupted:
             raise _Stopped(self._timeout_text(seconds))
         return message
 
@@ -218,29 +294,28 @@ class GradingSession:
         If the last process has ended, start a new one and run all previous cells again in the new
         process.
         """
-        if self._student is None:
+        while self._student is None:
             if self._starts == MAX_STARTS:
                 raise _Stopped(f"the process has ended {MAX_STARTS} times and isn't started again")
             self._starts += 1
-            files = self._submission.files | self._spec.files
-            self._student = self._start(self._servers.student, "student", files)
+            self._student = self._start("student", self._submission.files | self._spec.files)
             cells, self._finished_cells = self._finished_cells, []
             for source in cells:
-                # A cell that succeeded in the last process may fail now. Run the next cells anyway.
+                # A cell that succeeded in the last process may fail now, and it may even end the
+                # new process. Run the next cells anyway.
                 with contextlib.suppress(_Stopped):
                     self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
                     self._finished_cells.append(source)
-        # If one of these cells has ended the new process, start another one.
-        return self._student or self._student_process()
+        return self._student
 
     def _test_process(self) -> SandboxProcess:
         """Return the test process; start a new process if the last one has ended."""
         if self._test is None:
-            self._test = self._start(self._servers.test, "test", self._spec.files)
+            self._test = self._start("test", self._spec.files)
         return self._test
 
-    def _start(self, server: Server, role: str, files: Files) -> SandboxProcess:
-        process = server.start(role, self._limits, self._core)
+    def _start(self, role: str, files: Files) -> SandboxProcess:
+        process = self._servers.get(role).start(role, self._limits, self._core)
         try:
             for path, data in files.items():
                 process.channel.send("file", data, self._deadline(READ_TIMEOUT), path=path)
@@ -279,32 +354,6 @@ class _Stopped(Exception):
     """Raised if the student process gave no answer; the message says why."""
 
 
-class _InterruptingReceiver:
-    """Receives messages from a process, and interrupts the process at a deadline.
-
-    After the interrupt, the process has `INTERRUPT_TIMEOUT` more seconds to answer.
-    """
-
-    def __init__(self, process: SandboxProcess, deadline: float):
-        self._process, self._deadline = process, deadline
-        self.interrupted = False
-
-    def receive(self) -> Message:
-        """Return the next message.
-
-        Raises:
-            TimeoutError: The process sent no message, even after the interrupt.
-        """
-        try:
-            return self._process.channel.receive(self._deadline)
-        except TimeoutError:
-            if self.interrupted:
-                raise
-        self.interrupted, self._deadline = True, time.monotonic() + INTERRUPT_TIMEOUT
-        self._process.interrupt()
-        return self.receive()
-
-
 def _is_answer(message: Message, kind: str, request: dict[str, Any]) -> bool:
     """Return whether a message has the number of a request and a kind that answers the request."""
     if message.fields.get("n") != request["n"]:
@@ -314,15 +363,8 @@ def _is_answer(message: Message, kind: str, request: dict[str, Any]) -> bool:
     return message.kind in ("raised", *(("object",) if request["keep"] else ("value", "unplain")))
 
 
-def _stopped_fields(text: str) -> dict[str, Any]:
-    """Return the fields of the reply to a call that the student process did not answer."""
-    return {"ename": "Stopped", "evalue": text, "kinds": ["Exception"], "place": []}
-
-
-def _reply_fields(message: Message) -> dict[str, Any]:
-    """Return the fields of the reply to the test process, with checked types."""
-    if message.kind != "raised":
-        return {"n": message.fields["n"]}
+def _exception_fields(message: Message) -> dict[str, Any]:
+    """Return the description of an exception of the student's code, with checked types."""
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
     places = [joined_lines(clean(line)) for line in place[:3]] if isinstance(place, list) else []
     return {

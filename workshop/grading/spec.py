@@ -1,14 +1,29 @@
-"""Define the data that grading needs, as plain values that can be sent to another machine."""
+"""Define what a submission is graded with, and what a student handed in."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from workshop.grading.assignments import Cell, Definition, top_level
+from course_utils import __version__
+from course_utils.machine.notebooks import load
+from course_utils.machine.validation import CourseError
+from workshop.grading import release
+from workshop.grading.assignments import (
+    Cell,
+    Definition,
+    is_answer,
+    syntax_tree,
+    tests_of,
+    top_level,
+    withheld,
+)
 from workshop.grading.sandbox.limits import Limits
 
 # The contents of files, by their paths relative to the notebook's folder.
@@ -30,7 +45,7 @@ class ExpectedNames:
     classes: tuple[str, ...] = ()
 
     @staticmethod
-    def of(cells: list[Cell]) -> ExpectedNames:
+    def of(cells: Iterable[Cell]) -> ExpectedNames:
         """Return the names that the answer cells of a released notebook define."""
         sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
@@ -90,23 +105,67 @@ class Submission:
     seed: int = 0
     path: str = ""
 
-    @property
+    @functools.cached_property
     def attempt(self) -> str:
         """Return a hash of all files, which identifies one attempt of the student.
 
         The answers may be in a module or a table that was handed in beside the notebook.
         """
-        content = hashlib.sha256(self.notebook or b"")
-        for path in sorted(self.files):
-            content.update(hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest())
-            content.update(hashlib.sha256(self.files[path]).digest())
-        return content.hexdigest()
+        files = [(path, _sha256(self.files[path])) for path in sorted(self.files)]
+        return digest(_sha256(self.notebook or b""), files)
 
-    @property
-    def key(self) -> str:
-        """Return a hash that changes if anything that was handed in changes."""
-        texts = (self.exchange, self.notes, *self.doubts, self.problem)
-        return digest(self.student, self.attempt, *texts)
+    def key(self, spec: GradingSpec) -> str:
+        """Return a hash that changes if the spec or anything that was handed in changes."""
+        texts = (self.exchange, self.notes, self.doubts, self.problem)
+        return digest(spec.key, self.student, self.attempt, texts)
+
+
+def read(folder: Path, name: str, limits: Limits) -> GradingSpec:
+    """Read the course and return what an assignment is graded with.
+
+    Raises:
+        CourseError: The solution or the release is missing or is not a notebook.
+    """
+    path = folder / "exercises" / name / f"{name}.ipynb"
+    if not path.is_file():
+        raise CourseError(f"{name} has no release in exercises/: run `course release {name}`")
+    solution, released = load(folder / "solutions" / name / f"{name}.ipynb"), load(path)
+    imports = {"student": _imports(released["cells"]), "test": _imports(solution["cells"])}
+    imports["test"] += "\nfrom workshop.grading import repair"
+    other_files = {
+        file.relative_to(path.parent).as_posix(): file.read_bytes()
+        for file in sorted(path.parent.rglob("*"))
+        if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
+    }
+    tests, hidden = tests_of(solution), withheld(solution)
+    contents = {name: _sha256(data) for name, data in other_files.items()}
+    return GradingSpec(
+        name=name,
+        release=json.dumps(released).encode(),
+        tests=tests,
+        names=ExpectedNames.of(filter(is_answer, released["cells"])),
+        withheld=hidden,
+        imports=imports,
+        private=release.private_paths(folder),
+        files=other_files,
+        limits=limits,
+        key=digest(released, tests, hidden, contents, str(limits), __version__),
+    )
+
+
+def _imports(cells: list[Cell]) -> str:
+    """Return the import statements of some cells, one per line, without duplicates."""
+    sources = (cell["source"] for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(
+        dict.fromkeys(line for source in sources for line in imports_of(source).split("\n"))
+    )
+
+
+@functools.cache
+def imports_of(source: str) -> str:
+    """Return the import statements of a cell, one per line, without the cell's other lines."""
+    imports = [n for n in syntax_tree(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, imports))
 
 
 def is_notebook(path: str) -> bool:
@@ -116,4 +175,8 @@ def is_notebook(path: str) -> bool:
 
 def digest(*parts: Any) -> str:
     """Return the SHA-256 hash of values that can be written as JSON, as hexadecimal digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _sha256(json.dumps(parts, sort_keys=True).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

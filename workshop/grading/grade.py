@@ -1,0 +1,124 @@
+"""Grade one submission: repair its notebook, run the cells and tests, and return a record.
+
+`grade` neither reads nor writes a file of the course. The cells and the tests run in the sandbox
+(`session`), and nbgrader computes the points from the tests' outputs (`save`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+from course_utils.exercise.checks import HIDDEN, joined_lines
+from workshop.grading.assignments import grade_id, is_graded
+from workshop.grading.failures import Failures
+from workshop.grading.records import Record
+from workshop.grading.repair import Ungradable
+from workshop.grading.sandbox.server import reserved_core
+from workshop.grading.session import GradingSession, Servers
+from workshop.grading.spec import GradingSpec, Notebook, Submission, imports_of
+
+# Number of characters that are kept of a failed check's message.
+MAX_MESSAGE = 4_000
+
+
+def grade(spec: GradingSpec, servers: Servers, submission: Submission) -> tuple[Record, Notebook]:
+    """Run a submission's notebook with the original tests, and return a record and the notebook.
+
+    Even a broken submission doesn't make this function raise an error.
+
+    Returns:
+        The record, which does not contain the points yet, and the notebook with its outputs.
+
+    Raises:
+        NoSandbox: No sandbox can be created.
+    """
+    if submission.notebook is None:
+        return ungradable(spec, submission, submission.problem)
+    started = time.monotonic()
+    with reserved_core() as core, GradingSession(servers, spec, submission, core) as session:
+        try:
+            repaired = session.repair()
+        except Ungradable as error:
+            return ungradable(spec, submission, str(error), time.monotonic() - started)
+        _run_cells(repaired.notebook, spec, session)
+    doubts, incidents = session.failures.syntax_errors(repaired.python)
+    record = Record(
+        assignment=spec.name,
+        student=submission.student,
+        doubts=(*submission.doubts, *repaired.doubts, *doubts),
+        repairs=(*submission.notes, *repaired.notes),
+        incidents=(*session.incidents, *incidents),
+        seconds=time.monotonic() - started,
+        messages=_messages(repaired.notebook),
+        memory=session.memory,
+        key=submission.key(spec),
+        attempt=submission.attempt,
+        seed=submission.seed,
+    )
+    return record, repaired.notebook
+
+
+def ungradable(
+    spec: GradingSpec,
+    submission: Submission,
+    problem: str,
+    seconds: float = 0.0,
+    *,
+    final: bool = True,
+) -> tuple[Record, Notebook]:
+    """Return the record of a submission that can't be graded, and the release with the problem.
+
+    Args:
+        final: Whether the submission itself caused the problem. If not, the next run grades the
+            submission again.
+    """
+    record = Record(
+        assignment=spec.name,
+        student=submission.student,
+        problem=problem,
+        seconds=seconds,
+        key=submission.key(spec) if final else "",
+        attempt=submission.attempt,
+        seed=submission.seed,
+    )
+    text = f"**This submission could not be graded:** {re.sub(r'[`*_<>&$]', ' ', problem)}"
+    top = {"cell_type": "markdown", "id": "ungradable", "metadata": {}, "source": text}
+    release = json.loads(spec.release)
+    return record, {**release, "cells": [top, *release["cells"]]}
+
+
+def _run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
+    """Put the original tests into the test cells, run all code cells, and add their outputs."""
+    named = {grade_id(cell) or f"cell {n}": cell for n, cell in enumerate(notebook["cells"], 1)}
+    session.failures = Failures({n: cell for n, cell in named.items() if n not in spec.tests})
+    for name, cell in named.items():
+        if cell["cell_type"] != "code":
+            continue
+        if (test := spec.tests.get(name)) is not None:
+            cell["source"] = test
+            # In a student's notebook, later cells can use what a test cell imports. So the visible
+            # imports of a test cell also run in the student process.
+            if imports := imports_of(test.partition(HIDDEN)[0]):
+                session.run(imports, name)
+            cell["outputs"] = session.check(test, name)
+        elif cell["source"].strip():
+            cell["outputs"] = session.run(cell["source"], name)
+
+
+def _messages(notebook: Notebook) -> dict[str, str]:
+    """Return the messages of the failed checks in a graded notebook, by grade id."""
+    messages = {}
+    for cell in notebook["cells"]:
+        errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
+        if errors and is_graded(cell) and (name := grade_id(cell)):
+            messages[name] = _message(errors[0])[:MAX_MESSAGE]
+    return messages
+
+
+def _message(error: dict[str, Any]) -> str:
+    if error["ename"] == "CheckFailed":
+        return "\n".join(error["traceback"])
+    return joined_lines(f"{error['ename']}: {error['evalue']}")
