@@ -77,32 +77,24 @@ c.Autograde.autograde_preprocessors = []
 # A student's notebook may contain scripts, which would run with the rights of an instructor who
 # opens the notebook's page. The settings of HTMLExporter apply to formgrader and to feedback
 # (workshop/grading/feedback/harmless.py).
-PAGES = "workshop.grading.feedback.harmless"
-c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
-c.HTMLExporter.sanitize_html = True
-c.HTMLExporter.filters = {
-    "clean_html": f"{PAGES}.clean",
-    "markdown2html": f"{PAGES}.markdown",
-    "policy": f"{PAGES}.policy",
-}
+PAGES = "workshop.grading.feedback"
+c.HTMLExporter.preprocessors = [f"{PAGES}.harmless.Harmless"]
+c.HTMLExporter.filters = {"markdown2html": f"{PAGES}.harmless.markdown"}
 c.HTMLExporter.template_file = str(
     Path(workshop.__file__).parent / "grading/feedback/harmless.html.j2"
 )
 
-# Feedback shows a failed check without the hidden tests, which nbgrader's own feedback would show.
-TASKS = "workshop.grading.feedback.tasks"
+# Feedback shows the tasks without the hidden tests, which nbgrader's own feedback would show.
 c.GenerateFeedback.preprocessors = [
-    f"{TASKS}.GetGrades",
-    f"{PAGES}.SafeFeedback",
-    f"{TASKS}.TaskResults",
+    f"{PAGES}.tasks.GetGrades",
+    f"{PAGES}.tasks.TaskResults",
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
-# Only notebooks and HTML pages are written to autograded/ and feedback/. Without this setting,
-# nbgrader would also copy all other files of a submission and follow links.
-for step in ("submitted", "autograded"):
-    for names in ("*", ".*"):
-        c.CourseDirectory.ignore.append(str(ROOT / step / "*" / "*" / names))
+# Of a submission, only the graded notebook is written to autograded/. Without this setting, nbgrader
+# would also copy all other files and follow links.
+for names in ("*", ".*"):
+    c.CourseDirectory.ignore.append(str(ROOT / "submitted" / "*" / "*" / names))
 
 # Settings files among a student's files are not copied either, because formgrader executes the
 # settings in any folder that the page's address names (/formgrader?path=FOLDER).

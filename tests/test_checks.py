@@ -443,6 +443,7 @@ check({call}).gives(0)
 """
 
 
+@pytest.mark.parametrize("comment", ["", "# "])
 @pytest.mark.parametrize(
     ("call", "code"),
     [
@@ -452,11 +453,12 @@ check({call}).gives(0)
         ("answer, list(range(2000))", ""),
     ],
 )
-def test_a_failed_hidden_check_shows_the_call_as_code(call, code):
+def test_a_failed_hidden_check_shows_the_call_as_code(call, code, comment):
     def answer(x, **_):
         return x
 
-    source = HIDDEN_CELL.format(call=call).replace("def visible(x)", "def visible(x, **_)")
+    source = HIDDEN_CELL.replace("### BEGIN", f"{comment}### BEGIN").format(call=call)
+    source = source.replace("def visible(x)", "def visible(x, **_)")
     file = f"ipykernel_{abs(hash(source))}.py"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     with pytest.raises(CheckFailed) as failure:

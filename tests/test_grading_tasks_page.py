@@ -31,15 +31,16 @@ def markdown(source, **data):
     return cell
 
 
+def error(message, name="CheckFailed"):
+    lines = message.split("\n")
+    return nbformat.v4.new_output("error", ename=name, evalue=message, traceback=lines)
+
+
 def check(score, points=1, message="", name="count-values", **metadata):
     cell = nbformat.v4.new_code_cell("check(count, [1]).gives(1)")
     data = {"grade": True, "solution": False, "grade_id": name, "score": score, "points": points}
     cell.metadata = nbformat.from_dict({"nbgrader": data, **metadata})
-    if message:
-        lines = message.split("\n")
-        cell.outputs = [
-            nbformat.v4.new_output("error", ename="CheckFailed", evalue="", traceback=lines)
-        ]
+    cell.outputs = [error(message)] if message else []
     return cell
 
 
@@ -58,7 +59,8 @@ def page(*cells, penalty=0):
     notebook = nbformat.v4.new_notebook(cells=[markdown("# Exercise 03: LoRA"), *cells])
     resources = {"nbgrader": {"notebook": "03_lora", "late_penalty": penalty}}
     rest, resources = tasks.TaskResults().preprocess(notebook, resources)
-    return rest, " ".join(resources["tasks"].split())
+    assert rest.cells == []
+    return " ".join(resources["tasks"].split())
 
 
 def test_a_message_is_split_into_its_parts():
@@ -75,8 +77,52 @@ def test_a_message_is_split_into_its_parts():
     assert tasks.split("") == []
 
 
+def test_a_hidden_check_shows_the_result_but_not_the_expected_result():
+    message = (
+        "f(1)\n  returned  2\n  expected  [1,\n            3]\n  differs   at [0]\n  try       f(1)"
+    )
+    shown = dict(tasks.split(HIDDEN_PREFIX + message))
+    assert shown == {"": "f(1)", "returned": "2", "expected": tasks.NOT_SHOWN, "try": "f(1)"}
+    assert dict(tasks.split(PREFIX + message))["expected"] == "[1, 3]"
+
+
+@pytest.mark.parametrize("kind", ["stdout", "stderr", "display_data", "execute_result", "error"])
+def test_no_output_of_any_cell_is_shown_but_the_messages_of_failed_checks(kind):
+    """An answer may have stored hidden inputs, which any cell of the student could print."""
+    if kind == "error":
+        seen = error("seen [17, 4]", "ValueError")
+    elif kind.startswith("std"):
+        seen = nbformat.v4.new_output("stream", name=kind, text="seen [17, 4]")
+    else:
+        seen = nbformat.v4.new_output(kind, data={"text/plain": "seen [17, 4]"})
+    cells = [answer(), check(0, 2, MESSAGE), nbformat.v4.new_code_cell("print(stored)")]
+    for cell in cells:
+        cell.outputs.append(seen)
+    cells.append(answer("x", grade=True, score=0, points=1))
+    cells[-1].outputs = [seen]
+    text = page(markdown(PROMPT), *cells)
+    assert "seen" not in text and "print(stored)" not in text
+    assert "count([1, 2, 3])" in text
+
+
+def test_an_error_that_is_no_failed_check_is_shown_without_its_traceback():
+    cell = check(0)
+    cell.outputs = [error("a\nb", "KeyError")]
+    cell.outputs[0].traceback = ["secret = 3", "KeyError: a"]
+    text = page(markdown(PROMPT), answer(), cell)
+    assert "KeyError: a b" in text and "secret" not in text
+
+
+def test_the_page_of_an_ungradable_submission_says_why():
+    reason = markdown("**This submission could not be graded:** the file is empty")
+    reason.id = "ungradable"
+    text = page(reason, markdown(PROMPT), answer(), check(0, 3))
+    assert "</strong> the file is empty" in text and "Exercise 03: LoRA: your results" in text
+    assert "Your answer" not in text
+
+
 def test_a_task_shows_its_points_the_failed_check_and_what_to_read():
-    _, text = page(markdown(PROMPT), answer(), check(1), check(0, 2, MESSAGE))
+    text = page(markdown(PROMPT), answer(), check(1), check(0, 2, MESSAGE))
     assert "You have <b>1 of 3 points</b>." in text
     assert "3.1 One adapter" in text and "◐" in text and "✗" in text
     assert "Grading added this check" in text
@@ -87,31 +133,31 @@ def test_a_task_shows_its_points_the_failed_check_and_what_to_read():
 
 
 def test_an_answer_that_waits_for_a_person_is_not_counted_as_0():
-    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown("## Why?"), written(0, True))
+    text = page(markdown(PROMPT), answer(), check(3, 3), markdown("## Why?"), written(0, True))
     assert "<b>3 of 7 points</b> so far. 4 points are not graded yet." in text
     assert "… not graded yet" in text.replace("</span>", "")
-    _, text = page(markdown("## Why?"), written(0, False))
+    text = page(markdown("## Why?"), written(0, False))
     assert "not graded yet" not in text and "0 of 4 points" in text
 
 
 def test_bonus_points_are_told_apart():
     bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
-    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), answer(), bonus)
+    text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), answer(), bonus)
     assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in text
 
 
 def test_a_late_penalty_is_subtracted():
-    _, text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
+    text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
     assert "<b>2 of 3 points</b>" in text and "1 point was subtracted" in text
 
 
 def test_a_late_penalty_that_exceeds_the_points_is_subtracted_from_the_bonus_points():
     bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
     cells = [markdown(PROMPT), answer(), check(1, 3), markdown(BONUS), answer(), bonus]
-    assert "<b>0 of 3 points</b>. In addition, you have 1 of 2 bonus" in page(*cells, penalty=2)[1]
-    assert "<b>0 of 3 points</b>. In addition, you have 0 of 2 bonus" in page(*cells, penalty=9)[1]
+    assert "<b>0 of 3 points</b>. In addition, you have 1 of 2 bonus" in page(*cells, penalty=2)
+    assert "<b>0 of 3 points</b>. In addition, you have 0 of 2 bonus" in page(*cells, penalty=9)
 
 
 def test_the_comment_of_the_person_who_graded_is_shown():
-    _, text = page(markdown(PROMPT), answer(comment="**Good** <script>x</script>"), check(1))
+    text = page(markdown(PROMPT), answer(comment="**Good** <script>x</script>"), check(1))
     assert "<strong>Good</strong>" in text and "<script>" not in text

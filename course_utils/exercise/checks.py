@@ -97,7 +97,7 @@ def _is_hidden(error: BaseException) -> bool:
 
 
 def _is_hidden_line(file: str, number: int) -> bool:
-    return any(line.startswith(HIDDEN) for line in linecache.getlines(file)[:number])
+    return any(HIDDEN in line for line in linecache.getlines(file)[:number])
 
 
 def _is_cell(file: str) -> bool:

@@ -1,9 +1,11 @@
-"""Describe each task of a graded notebook for the student: points, answer, checks and messages.
+"""Make a student's feedback page: the points, answers and failed checks of each task.
 
-    TaskResults          a preprocessor of nbconvert, which runs after `feedback.SafeFeedback`
+    GetGrades            nbgrader's preprocessor, which adds the grades to the notebook's cells
+    TaskResults          a preprocessor, which reads the tasks from the notebook
     feedback.html.j2     the template, which shows what `TaskResults` found
 
-Cells with points belong to the task whose heading is above them.
+The page shows no source of a check, and of the notebook's outputs only the messages of failed
+checks. An answer may have stored the inputs of hidden tests, which any later cell could print.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
-from nbconvert.filters import Highlight2HTML
+from nbconvert.filters import Highlight2HTML, strip_ansi
 from nbconvert.preprocessors import Preprocessor
 from nbgrader.preprocessors import GetGrades as StockGetGrades
 from traitlets import Bool
 
-from course_utils.exercise.checks import HIDDEN_PREFIX, PREFIX
+from course_utils.exercise.checks import HIDDEN_PREFIX, PREFIX, joined_lines
 from workshop.grading.assignments import HEADER, LECTURE, bonus_points, is_answer, is_graded
-from workshop.grading.feedback.harmless import LABELS, markdown
+from workshop.grading.feedback.harmless import markdown
 from workshop.grading.pages import page_template
 
 # Maximum length of a value on the page, in characters.
@@ -36,6 +38,8 @@ WORDS = {
     "likely": "likely mistake",
     "try": "try it",
 }
+LABEL = re.compile(rf"  ({'|'.join(filter(None, WORDS))})\s")
+NOT_SHOWN = "(not shown: a check that grading adds)"
 HEADING = re.compile(r"\A## (.+)$", re.M)
 # The address of this notebook on Colab, which `course badges` writes into the opening cell.
 COLAB = re.compile(
@@ -117,36 +121,24 @@ class TaskResult:
 
 
 class TaskResults(Preprocessor):
-    """Adds the page's part about the tasks to the resources, and removes it from the notebook.
-
-    What remains in the notebook are the texts, the answers and the student's own cells.
-    """
+    """Adds the page to the resources, and removes all cells from the notebook."""
 
     enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Return the remaining notebook, and the resources with the new entry "tasks"."""
+        """Return the empty notebook, and the resources with the new entry "tasks"."""
         about, tasks = resources["nbgrader"], results(nb)
-        opening = nb.cells[0].source if nb.cells else ""
-        heading = re.match(r"# (.+)", opening)
+        headings = (re.match(r"# (.+)", cell.source) for cell in nb.cells)
         page = page_template("feedback/feedback.html.j2", MAX_VALUE).render(
-            title=heading[1] if heading else about["notebook"],
+            title=next((heading[1] for heading in headings if heading), about["notebook"]),
+            problem=[_answer(cell) for cell in nb.cells if cell.get("id") == "ungradable"],
             tasks=[task for task in tasks if not task.is_bonus],
             bonus=[task for task in tasks if task.is_bonus],
             penalty=about["late_penalty"],
             words=WORDS,
         )
-        nb.cells = [_without_points(cell) for cell in nb.cells if not _is_check(cell)]
+        nb.cells = []
         return nb, {**resources, "tasks": page}
-
-
-def _is_check(cell: Any) -> bool:
-    return is_graded(cell) and not is_answer(cell)
-
-
-def _without_points(cell: Any) -> Any:
-    cell.metadata.pop("nbgrader", None)
-    return cell
 
 
 def results(notebook: Any) -> list[TaskResult]:
@@ -188,18 +180,12 @@ def _add(task: TaskResult, cell: Any) -> None:
         if data.get("comment"):
             task.comments.append(Markup(markdown({}, data["comment"])))
     if is_graded(cell):
+        title = "your answer" if is_answer(cell) else "check"
         score = None if data.get("waiting") else data.get("score", 0)
-        points = bonus_points(cell) or data.get("points", 0)
         message = _message(cell)
-        task.parts.append(
-            Part(
-                "your answer" if is_answer(cell) else "check",
-                points,
-                score,
-                tuple(split(message)),
-                message.startswith(HIDDEN_PREFIX),
-            )
-        )
+        points = bonus_points(cell) or data.get("points", 0)
+        is_hidden = message.startswith(HIDDEN_PREFIX)
+        task.parts.append(Part(title, points, score, tuple(split(message)), is_hidden))
 
 
 def _answer(cell: Any) -> Markup:
@@ -217,20 +203,34 @@ def _numbered(task: TaskResult) -> TaskResult:
 
 
 def _message(cell: Any) -> str:
+    """Return the message of a failed check; "" if there is none.
+
+    If no check failed but the cell raised an error, its traceback would quote the cell.
+    """
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-    return "\n".join(errors[0].traceback) if errors else ""
+    if not errors or is_answer(cell):
+        return ""
+    text = strip_ansi("\n".join(errors[0].traceback))
+    if errors[0].ename == "CheckFailed" and text.startswith((PREFIX, HIDDEN_PREFIX)):
+        return text
+    return joined_lines(f"{errors[0].ename}: {errors[0].evalue}")
 
 
 def split(message: str) -> list[tuple[str, str]]:
-    """Return the parts of a check's message, each with its label; the call has the label ""."""
+    """Return the parts of a check's message, each with its label; the call has the label "".
+
+    The message of a hidden check is returned without the expected result.
+    """
     text = message.removeprefix(HIDDEN_PREFIX).removeprefix(PREFIX)
     parts: list[tuple[str, str]] = []
     for line in text.split("\n"):
-        if label := LABELS.match(line):
+        if label := LABEL.match(line):
             parts.append((label[1], line[label.end() :].strip()))
         elif parts:
             name, before = parts[-1]
             parts[-1] = (name, f"{before} {line.strip()}".strip())
         elif line.strip():
             parts.append(("", line.strip()))
-    return parts
+    if not message.startswith(HIDDEN_PREFIX):
+        return parts
+    return [(p, NOT_SHOWN if p == "expected" else text) for p, text in parts if p != "differs"]
