@@ -91,7 +91,7 @@ c.GenerateFeedback.preprocessors = [
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
-# Of a submission, only the graded notebook is written to autograded/. Without this setting, nbgrader
+# Only the graded notebook of a submission is written to autograded/. Without this setting, nbgrader
 # would also copy all other files and follow links.
 for names in ("*", ".*"):
     c.CourseDirectory.ignore.append(str(ROOT / "submitted" / "*" / "*" / names))

@@ -9,11 +9,11 @@ import json
 import re
 import shutil
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import settings as property_test
 from hypothesis import strategies as st
@@ -310,30 +310,7 @@ class=score |id=x |javascript:hack|url(x)|color:red;|position:fixed;|data:text/h
 https://a.bc/d|\\href{x}|title='</b><img src=x onerror=hack>'"""
 PARTS = TEXTS.split("|")
 PARTS += ["\n", "\0", f"src='data:image/png;base64,{DOT}' "]
-NAMES = ("alt", "title", "href", "src", "style", "class", "onclick", "width", "srcset")
-VALUE = st.lists(st.sampled_from([" href=y", " src=y", " onclick=hack ", *PARTS]), max_size=3)
-ATTRIBUTE = st.builds(
-    "{0}={2}{1}{2} ".format, st.sampled_from(NAMES), VALUE.map("".join), st.sampled_from("'\"")
-)
-ELEMENT = st.builds(
-    "<{} {}>".format,
-    st.sampled_from(("a", "b", "img", "svg", "td")),
-    st.lists(ATTRIBUTE, min_size=1, max_size=2).map("".join),
-)
-MARKUP = st.lists(st.sampled_from(PARTS) | st.text(max_size=3) | ELEMENT | ELEMENT, max_size=8)
-
-
-class Parts(HTMLParser):
-    """The tags of a page with their attributes."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
+MARKUP = st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=20)
 
 
 @property_test(max_examples=60, deadline=None)
@@ -341,10 +318,10 @@ class Parts(HTMLParser):
 def test_random_markdown_has_only_harmless_tags_and_attributes(source):
     shown = harmless.markdown({}, source)
     assert "\\href" not in shown and "<!" not in shown
-    for tag, attributes in Parts(shown).tags:
-        assert tag in harmless.TAGS
-        assert attributes.keys() <= {"img": {"src", "alt"}, "ol": {"start"}}.get(tag, set())
-        assert attributes.get("src", "data:image/").startswith("data:image/")
+    for tag in BeautifulSoup(shown, "html.parser").find_all(True):
+        assert tag.name in harmless.TAGS
+        assert tag.attrs.keys() <= {"img": {"src", "alt"}, "ol": {"start"}}.get(tag.name, set())
+        assert tag.get("src", "data:image/").startswith("data:image/")
 
 
 def test_a_long_output_is_cut():

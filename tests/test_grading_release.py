@@ -75,6 +75,14 @@ def test_each_difference_is_reported(course, kind):
     change(course)
     (line,) = release.differences(course)
     assert line.startswith("exercises/") and expected in line
+    assert release.differences(course, "9") == [line] * (kind != "changed readme")
+
+
+def test_only_the_named_assignment_is_compared(course):
+    released(course)
+    assignment.write(course, name="10_more")
+    assert release.differences(course, "9") == []
+    assert release.differences(course, "10") == ["exercises/10_more/10_more.ipynb is missing"]
 
 
 def test_other_files_of_an_assignment_are_released(course):

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.xdist_group("student_repo")
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)### END \1", re.S)
 
 # A line of the small assignment's solution, a line of its hidden tests, and its answer in words.
 ANSWER = 'raise ValueError("no numbers")'
@@ -82,10 +81,6 @@ def no_release(monkeypatch):
     monkeypatch.setattr(student_repo.release, "release", lambda *_, **__: None)
 
 
-def write(course, target):
-    return student_repo.write(course, target, gradebook=False)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Return a copy of the whole course, and a folder with the students' version."""
@@ -93,7 +88,7 @@ def whole(tmp_path_factory):
     shutil.copytree(ROOT / "solutions", folder / "solutions", ignore=CACHES)
     commit(folder)
     tree = folder.parent / "students"
-    assert write(folder, tree) == []
+    assert student_repo.write(folder, tree) == []
     return folder, tree
 
 
@@ -108,30 +103,10 @@ def files(tree):
 def test_the_students_version_contains_what_students_need(whole):
     _, tree = whole
     names = files(tree).keys()
-    assert {name.partition("/")[0] for name in names} == {
-        ".config",
-        ".gitattributes",
-        ".gitignore",
-        "CITATION.cff",
-        "LICENSE",
-        "LICENSES",
-        "Makefile",
-        "README.md",
-        "binder",
-        "constraints.txt",
-        "course_utils",
-        "docs",
-        "environment.yml",
-        "exercises",
-        "lectures",
-        "my_assignments",
-        "nbgrader_config.py",
-        "pyproject.toml",
-        "workshop",
-    }
+    tops = {"README.md", "docs", "exercises", *student_repo.FOLDERS}
+    tops |= {name.partition("/")[0] for name in student_repo.FILES}
+    assert {name.partition("/")[0] for name in names} == tops
     assert not any(name.startswith("workshop/benchmarks/") for name in names)
-    pages = {f"docs/{page}.md" for page in ("export-and-serve", "glossary", "your-own-data")}
-    assert {name for name in names if name.startswith("docs/")} == pages
     exercises = {name for name in names if name.startswith("exercises/")}
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
@@ -139,53 +114,6 @@ def test_the_students_version_contains_what_students_need(whole):
     assert lectures == {path.relative_to(ROOT).as_posix() for path in notebooks.lectures(ROOT)}
     assert {"course_utils/data/news_briefs.jsonl", "binder/postBuild"} <= names
     assert os.access(tree / "binder/postBuild", os.X_OK)
-
-
-def text_of(data):
-    """Return all text in JSON; the lines of a cell are joined."""
-    if isinstance(data, dict):
-        return "\n".join(f"{key}\n{text_of(value)}" for key, value in data.items())
-    if isinstance(data, list):
-        return ("" if all(isinstance(part, str) for part in data) else "\n").join(
-            map(text_of, data)
-        )
-    return str(data)
-
-
-def searchable_text(path):
-    """Return a file's text and the text in its JSON, with normalized spaces."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if path.suffix == ".ipynb":
-        text += text_of(json.loads(text))
-    return " ".join(text.split())
-
-
-def cells(folder, kind):
-    """Yield the name and source of each cell of the assignments in solutions/ or exercises/."""
-    for path in sorted((folder / kind).glob("*/*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            yield f"{path.stem}: {cell['id']}", "".join(cell["source"])
-
-
-@pytest.mark.full
-def test_the_students_version_contains_no_line_of_a_solution_or_a_hidden_test(whole):
-    """Lines that also occur in a release or in the package are allowed."""
-    course, tree = whole
-    shown = " ".join(" ".join(source.split()) for _, source in cells(ROOT, "exercises"))
-    package = " ".join(searchable_text(path) for path in (tree / "course_utils").rglob("*.py"))
-    everything = "\n".join(searchable_text(path) for path in files(tree).values())
-    common = ("import ", "from ", "for ", "if ", "with ", "else", "elif ", "def ", "class ")
-    searched = 0
-    for name, source in cells(course, "solutions"):
-        for _, region in REGION.findall(source):
-            for line in (" ".join(line.split()) for line in region.splitlines()):
-                known = line in shown or line in package
-                if len(line) <= 25 or line.startswith(common) or known:
-                    continue
-                searched += 1
-                # `in` alone would let pytest print the whole text.
-                assert (line in everything) is False, (name, line)
-    assert searched > 900
 
 
 def in_tree(tree, *command):
@@ -241,11 +169,11 @@ QUICK_LEAK = "a solution beside the lectures"
 LEAKS = {
     "a solution beside the lectures": (
         copied_solution,
-        "cell sum-all of lectures/08_sums.ipynb contains the line '### BEGIN SOLUTION'",
+        "lectures/08_sums.ipynb contains the line '### BEGIN SOLUTION'",
     ),
     "an answer in pieces": (
         in_pieces,
-        "cell try of binder/try.ipynb contains the solution of sum-all in 09_sums.ipynb",
+        "binder/try.ipynb contains the solution of sum-all in 09_sums.ipynb",
     ),
     "a hidden test in HTML": (
         page,
@@ -261,10 +189,6 @@ LEAKS = {
             "numbers).gives(sum(n * n for n in numbers))\n"
         ),
         "course_utils/sums.py contains a hidden test of sum-squares-values in 09_sums.ipynb",
-    ),
-    "notes beside an assignment": (
-        lambda course: put(course, "exercises/09_sums/hints.txt", f"to teachers: {ANSWER}"),
-        "exercises/09_sums/hints.txt contains the solution of sum-all in 09_sums.ipynb",
     ),
     "an archive": (
         archived,
@@ -288,11 +212,10 @@ def test_nothing_is_written_if_a_solution_or_a_hidden_test_is_found(
     add, reason = LEAKS[kind]
     add(course)
     commit(course)
-    target = tmp_path / ("students.zip" if kind == "an archive" else "students")
     with pytest.raises(CourseError) as caught:
-        write(course, target)
+        student_repo.write(course, tmp_path / "students")
     assert str(caught.value).startswith(f"nothing was written, because {reason}")
-    assert not target.exists()
+    assert not (tmp_path / "students").exists()
 
 
 @pytest.mark.full
@@ -304,18 +227,14 @@ def test_lines_of_withheld_modules_and_of_releases_are_allowed(
     put(course, module, f"{known.read_text(encoding='utf-8')}\n# {ANSWER}\n")
     put(course, "lectures/notes.md", f"{ANSWER}, and check(add, [3, 4, 5]).gives(12, likely=")
     commit(course)
-    write(course, tmp_path / "students.zip")
-    with zipfile.ZipFile(tmp_path / "students.zip") as archive:
-        assert any(name.endswith("lectures/notes.md") for name in archive.namelist())
+    student_repo.write(course, tmp_path / "students")
+    assert (tmp_path / "students/lectures/notes.md").is_file()
 
 
 @pytest.mark.full
 def test_each_solution_and_hidden_test_of_this_course_has_an_identifying_line():
-    """A cell may have several regions, and some of them may be too short."""
     secrets = student_repo.secrets(ROOT)
-    assert len({secret.description for secret in secrets}) > 90
-    identified = {secret.description for secret in secrets if secret.lines}
-    assert {secret.description for secret in secrets} == identified
+    assert len(secrets) > 90 and all(secrets.values())
 
 
 # --- files that git tracks ------------------------------------------------------------------------
@@ -329,9 +248,8 @@ def test_untracked_files_are_left_out(course, no_release, tmp_path):
     put(course, "submitted/student01/09_sums/09_sums.ipynb", "{}")
     put(course, "gradebook.db", "marks")
     put(course, "lectures/__pycache__/x.pyc", "x")
-    left_out = write(course, tmp_path / "students")
+    left_out = student_repo.write(course, tmp_path / "students")
     assert left_out == [
-        "exercises/09_sums/marks.csv",
         "lectures/whom-to-ask.txt",
         "solutions/09_sums/marks.csv",
     ]
@@ -340,10 +258,16 @@ def test_untracked_files_are_left_out(course, no_release, tmp_path):
     assert "exercises/09_sums/09_sums.ipynb" in names
 
 
+def test_a_course_without_git_is_an_error(course, tmp_path):
+    shutil.rmtree(course / ".git")
+    with pytest.raises(CourseError, match=r"git can't read .*: fatal: not a git repository"):
+        student_repo.write(course, tmp_path / "students")
+
+
 def test_an_untracked_assignment_is_an_error(course, tmp_path):
     assignment.write(course, name="10_draft")
     with pytest.raises(CourseError) as caught:
-        write(course, tmp_path / "students")
+        student_repo.write(course, tmp_path / "students")
     assert str(caught.value) == (
         "solutions/10_draft/10_draft.ipynb is not in git: commit it, or move it out of solutions/"
     )
@@ -356,7 +280,7 @@ def test_an_untracked_assignment_is_an_error(course, tmp_path):
 def test_a_git_work_tree_is_updated(course, no_release, tmp_path):
     target = tmp_path / "students"
     target.mkdir()
-    write(course, target)
+    student_repo.write(course, target)
     put(target, "syllabus.md", "Mondays, at nine.")
     put(target, ".github/workflows/ci.yml", "on: push")
     commit(target)
@@ -365,7 +289,7 @@ def test_a_git_work_tree_is_updated(course, no_release, tmp_path):
     git(course, "mv", "lectures/06_paged_optimizers.ipynb", "lectures/08_paging.ipynb")
     put(course, "LICENSE", "another one")
     commit(course)
-    write(course, target)
+    student_repo.write(course, target)
     # The command changes files, but commits nothing.
     assert git(target, "rev-parse", "HEAD") == head
     assert sorted(git(target, "status", "--porcelain").splitlines()) == [
@@ -396,7 +320,7 @@ def other_files(target):
 
 def broken_git(target):
     put(target, ".git/HEAD", "x")
-    return "git can't read {target}"
+    return "git can't read {target}: fatal: not a git repository"
 
 
 @pytest.mark.parametrize("prepare", [dirty, with_solutions, other_files, broken_git])
@@ -407,8 +331,8 @@ def test_an_unsuitable_target_is_not_changed(course, tmp_path, prepare):
     before = {name: path.read_bytes() for name, path in files(target).items()}
     before_release = (course / "exercises/README.md").stat().st_mtime_ns
     with pytest.raises(CourseError) as caught:
-        write(course, target)
-    assert str(caught.value) == message.format(target=target)
+        student_repo.write(course, target)
+    assert str(caught.value).startswith(message.format(target=target))
     assert {name: path.read_bytes() for name, path in files(target).items()} == before
     assert before_release == (course / "exercises/README.md").stat().st_mtime_ns
 
@@ -416,19 +340,11 @@ def test_an_unsuitable_target_is_not_changed(course, tmp_path, prepare):
 @pytest.mark.full
 def test_files_that_stay_in_the_work_tree_are_searched_too(course, no_release, tmp_path):
     target = tmp_path / "students"
-    write(course, target)
+    student_repo.write(course, target)
     put(target, "hints/week-1.md", ANSWER)
     commit(target)
     with pytest.raises(CourseError, match=r"hints/week-1\.md contains the solution of sum-all"):
-        write(course, target)
-
-
-def test_an_existing_zip_file_is_not_overwritten(course, tmp_path):
-    target = tmp_path / "students.zip"
-    target.write_text("mine")
-    with pytest.raises(CourseError, match="already exists: remove it, or choose another name"):
-        write(course, target)
-    assert target.read_text() == "mine"
+        student_repo.write(course, target)
 
 
 # --- addresses ------------------------------------------------------------------------------------
@@ -450,12 +366,12 @@ def published(course, repository, students=""):
 def test_the_addresses_are_those_of_the_students_repository(course, no_release, tmp_path):
     published(course, repository=INSTRUCTORS, students=STUDENTS)
     tree = tmp_path / "students"
-    write(course, tree)
+    student_repo.write(course, tree)
     assert addresses.read(tree) == addresses.Addresses(STUDENTS, STUDENTS)
     for name in ("README.md", "lectures/03_lora.ipynb", "exercises/09_sums/09_sums.ipynb"):
         text = (tree / name).read_text(encoding="utf-8")
         assert "colab.research.google.com/github/example/class/blob/" in text
-    assert [n for n, path in files(tree).items() if "example/course" in searchable_text(path)] == []
+    assert not any(b"example/course" in path.read_bytes() for path in files(tree).values())
     assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 11
 
 
@@ -463,7 +379,7 @@ def test_the_addresses_are_those_of_the_students_repository(course, no_release, 
 def test_without_a_students_address_no_link_leads_to_the_solutions(course, no_release, tmp_path):
     published(course, repository=INSTRUCTORS)
     tree = tmp_path / "students"
-    write(course, tree)
+    student_repo.write(course, tree)
     assert addresses.read(tree) == addresses.Addresses()
-    assert [n for n, path in files(tree).items() if "example/course" in searchable_text(path)] == []
+    assert not any(b"example/course" in path.read_bytes() for path in files(tree).values())
     assert "[![" not in (tree / "README.md").read_text(encoding="utf-8")

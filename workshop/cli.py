@@ -523,7 +523,7 @@ def repair(
     "--student-repo",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Write the course without solutions and hidden tests to this folder, work tree or .zip.",
+    help="Write the course without solutions and hidden tests to this folder or git work tree.",
 )
 @click.option(
     "--solutions", is_flag=True, help="Write model solutions for students, after the due date."
@@ -557,7 +557,7 @@ def release(
         _write_student_repo(folder, student_repo)
         return
     if check_only:
-        differences = release.differences(folder)
+        differences = release.differences(folder, assignment)
         click.echo("\n".join(differences) or "exercises/ is up to date with solutions/")
         sys.exit(1 if differences else 0)
     for path in release.release(folder, assignment):

@@ -14,33 +14,18 @@ from typing import Any
 
 from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
-from workshop.grading.assignments import Assignment, read, sources
+from workshop.grading.assignments import read, sources
 
 SETTINGS = "nbgrader_config.py"
 # The exchange that nbgrader uses if the settings name no other folder.
 NBGRADER_EXCHANGE = "/usr/local/share/nbgrader/exchange"
-INTRODUCTION = """\
-These are the assignments as students get them. Each one has the number of its lecture. Open a
-notebook and write your answers into it. If you are an instructor, do not edit the tasks here:
-`make release` generates all files in this folder from the folder `solutions/` of the repository."""
-README = """\
-# Exercises
-
-{introduction}
-
-{table}
-
-Most points are given by checks. You can run some of the checks yourself. Grading adds more checks,
-which call the same functions with other inputs. A person grades the other tasks, which are worth
-{by_hand} of the {total} points. Tasks with bonus points are extra: the minutes and points of an
-assignment don't include them.
-"""
+README = Path(__file__).with_suffix(".md")
 
 
 def release(folder: Path, only: str | None = None, *, gradebook: bool = True) -> list[Path]:
     """Generate the released notebooks and the README in exercises/, and return the notebooks."""
     released = [_generate(folder, path, gradebook) for path in sources(folder, only)]
-    write_text(folder / "exercises" / "README.md", readme(folder))
+    write_text(folder / "exercises" / "README.md", _readme(folder))
     return released
 
 
@@ -48,21 +33,20 @@ def differences(folder: Path, only: str | None = None) -> list[str]:
     """Return one line for each file in exercises/ that differs from what `release` would write.
 
     Args:
-        only: The name of an assignment, whose files alone are compared; default: all files.
+        only: The assignment that is compared; default: all assignments and the README.
     """
     with tempfile.TemporaryDirectory() as temporary:
         course = copy_course(folder, Path(temporary), only)
-        release(course, gradebook=False)
-        current, generated = (_files(each / "exercises", only) for each in (folder, course))
-    missing = sorted(generated.keys() - current.keys())
-    unknown = sorted(current.keys() - generated.keys())
-    common = sorted(generated.keys() & current.keys())
-    changed = [name for name in common if generated[name] != current[name]]
-    return [
-        *(f"exercises/{name} is missing" for name in missing),
-        *(f"exercises/{name} is not generated from any file in solutions/" for name in unknown),
-        *(f"exercises/{name} differs from what solutions/ generates" for name in changed),
-    ]
+        generated = [path.parent.name for path in release(course, only, gradebook=False)]
+        parts = generated if only else [""]
+        current, expected = (_files(each / "exercises", parts) for each in (folder, course))
+    common = current.keys() & expected.keys()
+    reasons = {
+        "is missing": expected.keys() - common,
+        "is not generated from any file in solutions/": current.keys() - common,
+        "differs from what solutions/ generates": {n for n in common if current[n] != expected[n]},
+    }
+    return [f"exercises/{name} {reason}" for reason in reasons for name in sorted(reasons[reason])]
 
 
 def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
@@ -115,66 +99,55 @@ def private_paths(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(paths))
 
 
-def points_table(assignments: list[Assignment]) -> str:
-    """Return a Markdown table of all tasks with their difficulty, minutes and points."""
+def _readme(folder: Path) -> str:
+    """Return the text of exercises/README.md, with a table of all tasks."""
     rows = ["| assignment | task | difficulty | minutes | points |", "|---|---|---|---|---|"]
-    for assignment in assignments:
-        link = f"[{assignment.title}]({assignment.name}/{assignment.name}.ipynb)"
-        bonus = f" + {assignment.bonus_points} bonus" if assignment.bonus_points else ""
-        points = f"{assignment.points}{bonus}"
-        rows.append(f"| **{link}** | | | **{assignment.minutes}** | **{points}** |")
-        for task in assignment.tasks:
-            bonus, hand = " bonus" * task.bonus, " by hand" * task.by_hand
-            points = f"{task.points}{bonus}{hand}"
-            rows.append(
-                f"| | {task.number} {task.title} | {task.stars} | {task.minutes} | {points} |"
-            )
-    return "\n".join(rows)
-
-
-def readme(folder: Path, introduction: str = INTRODUCTION) -> str:
-    """Return the text of exercises/README.md."""
     assignments = [read(path) for path in sources(folder)]
+    for assignment in assignments:
+        name, minutes, points = assignment.name, assignment.minutes, str(assignment.points)
+        if assignment.bonus_points:
+            points += f" + {assignment.bonus_points} bonus"
+        link = f"[{assignment.title}]({name}/{name}.ipynb)"
+        rows.append(f"| **{link}** | | | **{minutes}** | **{points}** |")
+        for task in assignment.tasks:
+            points = f"{task.points}{' bonus' * task.bonus}{' by hand' * task.by_hand}"
+            title = f"{task.number} {task.title}"
+            rows.append(f"| | {title} | {task.stars} | {task.minutes} | {points} |")
     tasks = [task for assignment in assignments for task in assignment.tasks if not task.bonus]
-    return README.format(
-        introduction=introduction,
-        table=points_table(assignments),
+    return README.read_text(encoding="utf-8").format(
+        table="\n".join(rows),
         by_hand=sum(task.points for task in tasks if task.by_hand),
         total=sum(task.points for task in tasks),
     )
 
 
-def _files(folder: Path, only: str | None = None) -> dict[str, bytes]:
-    """Return the contents of all files below a folder, or below one folder in it, by path.
+def _files(folder: Path, parts: list[str]) -> dict[str, bytes]:
+    """Return the contents of all files in parts of a folder, by relative path.
 
     Jupyter's checkpoints (`.ipynb_checkpoints`) are left out.
     """
-    paths = (path for path in (folder / (only or "")).rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in paths
-        if ".ipynb_checkpoints" not in path.parts
+        for part in parts
+        for path in (folder / part).rglob("*")
+        if path.is_file() and ".ipynb_checkpoints" not in path.parts
     }
 
 
 def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
     """Generate the release of one assignment with nbgrader, and return the notebook's path."""
-    try:
-        from nbgrader.converters import GenerateAssignment
-        from nbgrader.converters.base import NbGraderException
-        from nbgrader.coursedir import CourseDirectory
-        from nbgrader.preprocessors import SaveCells
-    except ImportError:
-        raise CourseError("nbgrader is missing: run `pip install nbgrader`") from None
+    from nbgrader.converters import GenerateAssignment
+    from nbgrader.converters.base import NbGraderException
+    from nbgrader.coursedir import CourseDirectory
+    from nbgrader.preprocessors import SaveCells
+
     name, config = source.stem, settings(folder)
     course = CourseDirectory(config=config, assignment_id=name)
     converter = GenerateAssignment(coursedir=course, config=config, force=True)
     converter.log = error_log()
     if not gradebook:
         converter.no_database = True
-        converter.preprocessors = [
-            step for step in converter.preprocessors if step is not SaveCells
-        ]
+        converter.preprocessors = [p for p in converter.preprocessors if p is not SaveCells]
     try:
         converter.start()
     except (NbGraderException, SystemExit) as error:
