@@ -187,5 +187,6 @@ def return_feedback(window):
     window.screenshot("feedback-fetched")
     window.page.get_by_role("listitem", name=f"{ASSIGNMENT}.html").dblclick()
     page = window.page.frame_locator(".jp-HTMLViewer iframe")
+    expect(page.locator("h1")).to_have_text(f"{ASSIGNMENT}: your results")
     expect(page.locator("body")).to_contain_text("You have 4.5 of 5 points.")
     window.screenshot("feedback")

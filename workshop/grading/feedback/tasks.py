@@ -128,7 +128,8 @@ class TaskResults(Preprocessor):
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Return the empty notebook, and the resources with the new entry "tasks"."""
         about, tasks = resources["nbgrader"], results(nb)
-        headings = (re.match(r"# (.+)", cell.source) for cell in nb.cells)
+        texts = (cell.source for cell in nb.cells if cell.cell_type == "markdown")
+        headings = (re.match(r"# (.+)", text) for text in texts)
         page = page_template("feedback/feedback.html.j2", MAX_VALUE).render(
             title=next((heading[1] for heading in headings if heading), about["notebook"]),
             problem=[_answer(cell) for cell in nb.cells if cell.get("id") == "ungradable"],
