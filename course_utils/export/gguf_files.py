@@ -236,7 +236,7 @@ def _config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     check_config(folder, None)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = config.model_type
     if kind not in ARCHITECTURES:
         raise CourseError(
@@ -361,7 +361,8 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
     special = SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
     # This entry says whether the tokenizer begins each text with the BOS token. Without the entry,
     # llama.cpp guesses this from the name of the pre-tokenizer.
-    first = AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0]
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    first = tokenizer("a")["input_ids"][0]
     special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
     special.add_to_gguf(writer, quiet=True)
 

@@ -142,8 +142,9 @@ def _linear_layers(folder: Path) -> set[str]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings()
     linear = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
     return {name for name, module in linear if module is not head}
