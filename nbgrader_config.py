@@ -99,6 +99,8 @@ for names in ("*", ".*"):
 # Settings files among a student's files are not copied either, because formgrader executes the
 # settings in any folder that the page's address names (/formgrader?path=FOLDER).
 c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
+# Files that macOS adds to folders.
+c.CourseDirectory.ignore.extend(["._*", ".DS_Store"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 

@@ -72,7 +72,7 @@ def _folder_problem(folder: Path) -> str:
 def _read_folder(folder: Path, name: str) -> Submission:
     """Read the notebook of a folder, whatever its file name, and the folder's other files."""
     student, expected = folder.parent.name, f"{name}.ipynb"
-    paths, notes = _list_files(folder, {expected, *EXCHANGE, LEFT_OUT})
+    paths, notes = list_files(folder, {expected, *EXCHANGE, LEFT_OUT})
     likely = _notebook(folder, paths, name)
     files: dict[str, bytes] = {}
     free = MAX_SIZE
@@ -101,7 +101,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
     return Submission(student, notebook, files, exchange, kept, tuple(doubts), path=likely)
 
 
-def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
+def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
     """Return the relative paths of all files in a folder, and notes on files that were left out."""
     paths: list[str] = []
     notes: list[str] = []

@@ -1,1 +1,1 @@
-"""Receive submissions: unpack archives, read the students' folders and repair notebooks."""
+"""Collect what students handed in: from archives of a learning system, or from the exchange."""

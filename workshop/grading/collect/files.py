@@ -1,32 +1,25 @@
 """Write one student's files into a folder, and note what was left out.
 
-    collect.archives, from a learning management system  ─┐
-                                                         ├─►  Collected  ─►  STUDENT/03_lora/…
-    collect.exchange, from nbgrader's exchange           ─┘                   …/left-out.txt
+    archives.py, from a learning management system  ─┐
+                                                     ├─►  store  ─►  STUDENT/03_lora/03_lora.ipynb
+    exchange.py, from nbgrader's exchange           ─┘                          …/left-out.txt
 
 A student decides the names, the contents and the number of the files. A file that can't be
-collected is left out, with a line in left-out.txt, and all other files are collected. Each line is
-a reason why the submission needs a person (`read`), so no problem is hidden in a log.
+collected is left out, and all other files are collected. Each line of left-out.txt is a reason why
+the submission needs a person (`read`), so no problem is hidden in a log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from workshop.grading import safe_files
-from workshop.grading.read import (
-    EXCHANGE,
-    LEFT_OUT,
-    MAX_FILES,
-    MAX_NOTES,
-    MAX_SIZE,
-    quoted,
-)
+from workshop.grading.read import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, MAX_SIZE, quoted
+from workshop.grading.safe_files import escape_unprintable
 from workshop.grading.spec import MAX_NOTEBOOK
 
 # Maximum size of everything that one student hands in, in bytes (B).
@@ -36,138 +29,114 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
 # A pattern for the names of students. nbgrader uses the names in paths, and also as glob patterns.
 STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
 # Files that nbgrader or the course writes itself, and settings, which Jupyter would execute.
-RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
+RESERVED = re.compile(
+    "|".join(map(fnmatch.translate, (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")))
+)
 # Categories of Unicode: control characters, invisible characters and line separators.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-# Maximum length of a library's message that is quoted, in characters.
-MAX_REASON = 200
-
-RESERVED_NAME = "its name is reserved"
+# An absolute path, or a path with a part that has no name of its own.
+OUTSIDE = r"^[A-Za-z]:|(^|/)\.{0,2}(/|$)"
 TOO_LARGE = f"more than {MAX_BYTES / 1e6:.0f} MB were handed in"
 TOO_MANY = f"more than {MAX_FILES:,} files were handed in"
+
+# A function that returns a file's content. The function gets the maximum size in bytes (B), and
+# raises an exception if the file is larger or can't be read.
+Read = Callable[[int], bytes]
+# A file's path in the submission, and its content.
+File = tuple[str, Read]
 
 
 class Refused(Exception):
     """Raised for a file that must not be collected; the message says why."""
 
 
-class Collected:
-    """The files that one student handed in.
-
-    Args:
-        folder: The folder into which the files are written.
-
-    Attributes:
-        left_out: Lines about what was left out.
-        free: How many bytes (B) may still be written.
-    """
-
-    def __init__(self, folder: Path, left_out: Iterable[str] = ()):
-        self.folder, self.left_out = folder, list(left_out)
-        self.free = MAX_BYTES
-        self._written: dict[str, bytes] = {}
-
-    def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
-        """Write a file, or note why it is left out. An equal file may be added again.
-
-        `read` returns the beginning of the file, at most the given number of bytes (B). `problem`
-        is the reason why the file must be left out.
-        """
-        if is_junk(name):
-            return
-        reserved = any(fnmatch.fnmatch(name.casefold().split("/")[-1], each) for each in RESERVED)
-        problem = problem or name_problem(name) or RESERVED_NAME * reserved
-        if len(self._written) == MAX_FILES:
-            problem = problem or TOO_MANY
-        try:
-            self.write(name, content(read, self.free, problem))
-        except Refused as error:
-            self.leave_out(name, str(error))
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whose name was checked.
-
-        Raises:
-            Refused: A different file, or a folder, has the same name.
-        """
-        # Some file systems don't distinguish upper and lower case, or different encodings of the
-        # same letter.
-        key = unicodedata.normalize("NFC", name).casefold()
-        if self._written.setdefault(key, data) != data:
-            raise Refused("only the newest file of this name is collected")
-        target = self.folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise Refused("a file and a folder have the same name") from None
-        self.free -= len(data)
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Note that a file is left out, and why."""
-        self.left_out.append(f"{quoted(name)} was left out: {reason}")
-
-    def finish(self) -> None:
-        """Write left-out.txt if anything was left out, or if nothing was handed in."""
-        if not self._written and not self.folder.is_dir():
-            self.left_out = self.left_out or ["the submission is empty"]
-        if self.left_out:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LEFT_OUT).write_text(self.text(), encoding="utf-8")
-
-    def text(self) -> str:
-        """Return the content of left-out.txt, with at most `MAX_NOTES` lines."""
-        lines, more = self.left_out[: MAX_NOTES - 1], self.left_out[MAX_NOTES - 1 :]
-        last = more if len(more) < 2 else [f"{len(more)} further files were left out"]
-        return "".join(f"{line}\n" for line in [*lines, *last])
-
-
-def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> bytes:
-    """Return the content of an untrusted file, at most `limit` bytes (B).
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that reads untrusted data.
 
     Raises:
-        Refused: `problem` isn't empty, or the file is too large or can't be read.
+        Refused: The function raised an exception. Crafted files cause many kinds of exceptions.
     """
-    if problem:
-        raise Refused(problem)
-    with untrusted():
-        data = read(limit + 1)
-    if len(data) > limit:
-        raise Refused(TOO_LARGE)
-    return data
-
-
-@contextlib.contextmanager
-def untrusted() -> Iterator[None]:
-    """Replace any exception with Refused: crafted files cause many kinds of exceptions."""
     try:
-        yield
-    except MemoryError:
+        return function(*arguments)
+    except (MemoryError, Refused):
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or f"it can't be read ({error})"
-        raise Refused(safe_files.escape_unprintable(reason)[:MAX_REASON]) from None
+        raise Refused(escape_unprintable(reason[:200])) from None
 
 
-def is_junk(name: str) -> bool:
-    """Return whether a file was added by macOS, which writes such files into many archives."""
-    parts = name.split("/")
-    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+def store(folder: Path, assignment: str, files: Iterable[File], notes: list[str]) -> None:
+    """Write a student's files, and add to `notes` and to left-out.txt what is left out."""
+    names: dict[str, str] = {}
+    free = MAX_BYTES
+    for name, read in files:
+        if len(names) == MAX_FILES:
+            notes.append(f"all further files were left out: {TOO_MANY}")
+            break
+        # Some file systems don't distinguish upper and lower case, or different encodings of the
+        # same letter.
+        key = unicodedata.normalize("NFC", name).casefold()
+        try:
+            if problem := name_problem(name) or "another file has this name" * (key in names):
+                raise Refused(problem)
+            data = attempt(read, free)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+            free -= len(data)
+        except (Refused, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            notes.append(f"{quoted(name)} was left out: {getattr(error, 'strerror', error)}")
+        names.setdefault(key, name)
+    _name_notebook(folder, assignment, names.values())
+    note(folder, notes)
+
+
+def _name_notebook(folder: Path, assignment: str, names: Iterable[str]) -> None:
+    """Give the assignment's notebook its name, if only one file can be this notebook.
+
+    Browsers, Colab and students change the name: "Copy of 03_lora.ipynb", "03_lora.ipynb.txt".
+    `nbgrader autograde` would not find some of these files.
+    """
+    name = re.escape(assignment)
+    likely = rf"[^/]*{name}[^/]*\.ipynb|{name}(\.ipynb)?(\.txt|\.json)?"
+    found = [each for each in names if re.fullmatch(likely, each, re.IGNORECASE)]
+    target = folder / f"{assignment}.ipynb"
+    if len(found) == 1 and (folder / found[0]).is_file() and not target.exists():
+        (folder / found[0]).rename(target)
+
+
+def note(folder: Path, lines: Iterable[str]) -> None:
+    """Add new lines to left-out.txt in a folder, which gets at most `MAX_NOTES` lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LEFT_OUT
+    old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    notes = list(dict.fromkeys([*old, *lines]))
+    if len(notes) > MAX_NOTES:
+        further = len(notes) - MAX_NOTES + 1
+        notes[-further:] = [f"{further} further files were left out"]
+    if notes:
+        path.write_text("".join(f"{line}\n" for line in notes), encoding="utf-8")
+
+
+def is_student(name: str) -> bool:
+    """Return whether a student can have this name."""
+    return bool(re.fullmatch(STUDENT, name)) and not name_problem(name)
 
 
 def name_problem(name: str) -> str:
     """Return why a path must not be written; "" if it may."""
     parts = name.split("/")
-    if any(unicodedata.category(character) in UNREADABLE for character in name):
-        return "its name contains control characters"
-    if "\\" in name:
-        return "its name contains a backslash"
-    if name.startswith("/") or re.match("[A-Za-z]:", name):
-        return "its name is an absolute path"
-    if not {"", ".", ".."}.isdisjoint(parts):
-        return "its path points outside the student's folder, or isn't a valid path"
-    longest = max(len(part.encode()) for part in parts)
-    if len(name.encode()) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
-        return "its name is too long"
-    return ""
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    categories = {unicodedata.category(character) for character in name}
+    problems = {
+        "its name contains control characters": not categories.isdisjoint(UNREADABLE),
+        "its name contains a backslash": "\\" in name,
+        "its path is not inside the student's folder": re.search(OUTSIDE, name),
+        "its name is too long": max(sizes) > MAX_NAME_BYTES or sum(sizes) > MAX_PATH_BYTES,
+        "its name is reserved": RESERVED.match(parts[-1].casefold()),
+    }
+    return first(problems)
+
+
+def first(problems: Mapping[str, object]) -> str:
+    """Return the first problem that exists; "" if there is none."""
+    return next((problem for problem, exists in problems.items() if exists), "")
