@@ -23,7 +23,7 @@ JANE = "jane_12345_67890_"
 
 
 @pytest.fixture
-def extract(tmp_path, monkeypatch):
+def extract(tmp_path):
     """Return a function that collects the entries of the class's archive.
 
     The function returns the files by path, and the lines in left-out.txt by student. Files in the
@@ -40,13 +40,10 @@ def extract(tmp_path, monkeypatch):
         extractor.parent.fail = pytest.fail
         extractor.extract(str(beside), str(extracted))
         assert {*tmp_path.iterdir()} == {beside, extracted}
-        paths = [path for path in extracted.rglob("*") if not path.is_dir()]
-        assert not any(path.is_symlink() for path in paths)
-        found = {path.relative_to(extracted).as_posix(): path.read_bytes() for path in paths}
-        notes = {name: found.pop(name).decode() for name in [*found] if name.endswith(LEFT_OUT)}
-        lines = {name.split("/")[0]: text.splitlines() for name, text in notes.items()}
-        assert all(line.isprintable() for each in lines.values() for line in each)
-        return found, lines
+        paths = [path.relative_to(extracted) for path in extracted.rglob("*") if path.is_file()]
+        found = {path.as_posix(): (extracted / path).read_bytes() for path in paths}
+        notes = {p.parts[0]: found.pop(str(p)).decode() for p in paths if p.name == LEFT_OUT}
+        return found, {student: text.splitlines() for student, text in notes.items()}
 
     run.beside = beside
     return run
@@ -60,52 +57,32 @@ def in_zip(name, kind=stat.S_IFREG, compress_type=zipfile.ZIP_DEFLATED):
     return info
 
 
-@pytest.mark.parametrize(
-    ("path", "owner"),
-    [
-        ("student01_03_lora.ipynb", ("student01", "", "03_lora.ipynb")),
-        ("student01_Copy of Copy of 03_lora (12).ipynb", ("student01", "", ...)),
-        ("student01_Copy_of_03_lora.ipynb", ("student01", "", "Copy_of_03_lora.ipynb")),
-        ("student01_my 03_lora.IPYNB", ("student01", "", "my 03_lora.IPYNB")),
-        ("student_01_03_lora.ipynb.txt", ("student_01", "", "03_lora.ipynb.txt")),
-        ("jane_12345_67890_03_lora-1.ipynb", ("jane", "12345", "03_lora-1.ipynb")),
-        ("jane_LATE_7_12_03_lora.ipynb", ("jane", "7", "03_lora.ipynb")),
-        ("jane_12345_text.html", ("jane", "12345", "text.html")),
-        ("jane_LATE_12345_link.html", ("jane", "12345", "link.html")),
-        ("Sam Doe_12_assignsubmission_file_work.zip", ("Sam Doe", "12", "work.zip")),
-        ("Sam Doe_12_assignsubmission_file_/03_lora.ipynb", ("Sam Doe", "12", "03_lora.ipynb")),
-        ("Gal·la O’Neil–Ó_12_assignsubmission_file_/a/b.py", ("Gal·la O’Neil–Ó", "12", "a/b.py")),
-        ("கவிதா_12_34_b.py", ("கவிதா", "12", "b.py")),
-        # The student chooses what follows the numbers of the LMS.
-        ("eve_1_2_jane_12345_67890_03_lora.ipynb", ("eve", "1", "jane_12345_67890_03_lora.ipynb")),
-        ("eve_1_2_jane_03_lora.ipynb", ("eve", "1", "jane_03_lora.ipynb")),
-        ("eve_1_2_Jo_3_assignsubmission_file_x.py", ("eve", "1", ...)),
-        ("Eve_3_assignsubmission_file_jane_1_2_x.py", ("Eve", "3", "jane_1_2_x.py")),
-        ("Eve_3_assignsubmission_file_/jane_1_2_x.py", ("Eve", "3", "jane_1_2_x.py")),
-        *[
-            (name, None)
-            for name in (
-                "03_lora.ipynb",
-                "work.zip",
-                "jane_12345_report.html",
-                "student01_04_nf4.ipynb",
-                "jane/03_lora.ipynb",
-                "top/jane_1_2_03_lora.ipynb",
-                "Eve*_13_assignsubmission_file_/Jane_12_assignsubmission_file_03_lora.ipynb",
-                "Default group_assignsubmission_file/jane_1_2_03_lora.ipynb",
-                "a\u202ebpyni_1_2_x.py",
-                ".._1_2_x.py",
-                "(no student)_1_2_x.py",
-                "[a-z]*_1_2_x.py",
-            )
-        ],
-    ],
-)
+OWNERS = {
+    "student01_Copy_of_03_lora.ipynb": ("student01", "", "Copy_of_03_lora.ipynb"),
+    "student01_my 03_lora (1).IPYNB": ("student01", "", "my 03_lora (1).IPYNB"),
+    "student_01_03_lora.ipynb.txt": ("student_01", "", "03_lora.ipynb.txt"),
+    "jane_LATE_7_12_03_lora.ipynb": ("jane", "7", "03_lora.ipynb"),
+    "jane_12345_text.html": ("jane", "12345", "text.html"),
+    "Sam Doe_12_assignsubmission_file_work.zip": ("Sam Doe", "12", "work.zip"),
+    "Sam Doe_12_assignsubmission_file/03_lora.ipynb": ("Sam Doe", "12", "03_lora.ipynb"),
+    "Gal·la O’Neil–Ó_12_assignsubmission_file_/a/b.py": ("Gal·la O’Neil–Ó", "12", "a/b.py"),
+    "கவிதா_12_34_b.py": ("கவிதா", "12", "b.py"),
+    # The student chooses what follows the numbers of the LMS.
+    "eve_1_2_jane_03_lora.ipynb": ("eve", "1", "jane_03_lora.ipynb"),
+    "Eve_3_assignsubmission_file_/jane_1_2_x.py": ("Eve", "3", "jane_1_2_x.py"),
+    "jane_12345_report.html": None,
+    "top/jane_1_2_03_lora.ipynb": None,
+    "Eve*_13_assignsubmission_file_/Jane_12_assignsubmission_file_03_lora.ipynb": None,
+    "Default group_assignsubmission_file/jane_1_2_03_lora.ipynb": None,
+    "a\u202ebpyni_1_2_x.py": None,
+    "(no student)_1_2_x.py": None,
+    "[a-z]*_1_2_x.py": None,
+}
+
+
+@pytest.mark.parametrize(("path", "owner"), OWNERS.items())
 def test_the_beginning_of_a_name_says_whose_it_is(path, owner):
-    found = owner_of(path, ASSIGNMENT)
-    if owner and ... in owner:
-        found, owner = found[:2], owner[:2]
-    assert found == owner
+    assert owner_of(path, ASSIGNMENT) == owner
 
 
 NAMES = {
@@ -113,18 +90,14 @@ NAMES = {
     "backslash": ("..\\..\\jane_1_2_03_lora.ipynb", "a backslash"),
     "outside": ("../../jane_1_2_03_lora/03_lora.ipynb", "not inside the student's folder"),
     "new line": ("a\nnothing was left out.ipynb", "control characters"),
-    "long": ("a" * 300 + ".ipynb", "too long"),
-    "twice": (NOTEBOOK, "another file has this name"),
     "other case": (NOTEBOOK.upper(), "another file has this name"),
     "a folder": (f"{NOTEBOOK}/x", "File exists"),
-    "settings": ("nbgrader_config.py", "reserved"),
     "time": ("timestamp.txt", "reserved"),
     "a link": (in_zip("l.ipynb", stat.S_IFLNK), "a link or a device"),
     "LZMA": (in_zip("x.py", compress_type=zipfile.ZIP_LZMA), "neither stored nor deflated"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("member", "reason"), NAMES.values(), ids=NAMES)
 def test_a_bad_file_in_an_archive_needs_a_person_and_the_others_are_collected(
     extract, member, reason
@@ -182,22 +155,18 @@ def test_ten_thousand_tiny_files_cost_neither_the_notebook_nor_another_student(e
 
 def test_nothing_in_an_archive_of_a_student_can_name_another_student(extract):
     """An archive inside the class's archive replaced Jane's work and made up 50 students."""
-    evil = [(f"{JANE}{NOTEBOOK}", b"evil"), (f"{JANE}/{NOTEBOOK}", b"evil")]
-    evil += [(f"made-up{n}_1_{n}_{NOTEBOOK}", b"evil") for n in range(50)]
-    evil += [(f"x\\jane_1_2_{NOTEBOOK}", b"evil"), ("more.zip", zipped(*evil))]
+    names = [f"{JANE}{NOTEBOOK}", f"{JANE}/{NOTEBOOK}", f"x\\{JANE}{NOTEBOOK}"]
+    evil = [(name, b"evil") for name in [*names, *(f"made-up{n}_1_2_b.py" for n in range(50))]]
+    work = zipped(*evil, ("more.zip", zipped(*evil)))
     found, notes = extract(
         (f"eve_1_3_..\\{JANE}{NOTEBOOK}", b"evil"),
         (f"x/../{JANE}x.py", b"evil"),
-        (f"x\\{JANE}x.py", b"evil"),
-        ("eve_1_3_work.zip", zipped(*evil)),
+        ("eve_1_3_work.zip", work),
         (f"{JANE}{NOTEBOOK}", MINE),
     )
     assert {name.split("/")[0] for name in found} == {"jane", "eve"}
-    assert found[f"jane/{NOTEBOOK}"] == MINE and "jane" not in notes
+    assert found[f"jane/{NOTEBOOK}"] == MINE and notes.keys() == {"eve", NOBODY}
     assert ["backslash" in line for line in notes["eve"]] == [True, True]
-    assert ["no student" in line or "student's name" in line for line in notes[NOBODY]] == [
-        True
-    ] * 2
 
 
 def test_an_honest_archive_is_unpacked_without_the_folder_around_it(extract):
@@ -261,14 +230,12 @@ def test_a_second_archive_or_one_of_a_student_is_an_error(extract, name):
 def test_whatever_belongs_to_no_student_is_noted(extract):
     (extract.beside / f"sam_{NOTEBOOK}").symlink_to(__file__)
     (extract.beside / "folder").symlink_to(os.path.dirname(__file__))
-    (extract.beside / "Kim_1_assignsubmission_file_").mkdir()
-    (extract.beside / "Kim_1_assignsubmission_file_" / NOTEBOOK).write_bytes(b"k")
     os.mkfifo(extract.beside / f"jo_{NOTEBOOK}")
     for name in ("class.tar.gz", "report.ipynb", "jane_04_nf4.ipynb", ".DS_Store"):
         (extract.beside / name).write_bytes(b"?")
     found, notes = extract((NOTEBOOK, b"?"), (f"{JANE}{NOTEBOOK}", MINE))
-    assert found == {f"jane/{NOTEBOOK}": MINE, f"Kim/{NOTEBOOK}": b"k"}
+    assert found == {f"jane/{NOTEBOOK}": MINE}
     assert "it is a link" in notes.pop("sam")[0] and "not a regular file" in notes.pop("jo")[0]
     names = ("class.tar.gz", "folder", "jane_04_nf4.ipynb", "report.ipynb", NOTEBOOK)
-    reason = "was left out: its name doesn't begin with a student's name"
+    reason = "was left out: it is not a file whose name begins with a student's name"
     assert notes == {NOBODY: [f"'{name}' {reason}" for name in names]}

@@ -16,7 +16,6 @@ whatever names it contains. nbgrader_config.py names the two classes as nbgrader
 
 from __future__ import annotations
 
-import functools
 import io
 import posixpath
 import re
@@ -25,7 +24,7 @@ import stat
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from unicodedata import normalize
 
@@ -40,11 +39,9 @@ from workshop.grading.spec import is_notebook
 # The first bytes of each entry in the list of files at the end of a zip archive, and the maximum
 # number of entries in a student's archive.
 LISTED, MAX_LISTED = b"PK\x01\x02", 20_000
-# The other compression methods may need gigabytes of memory for a small file.
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Folders, and the files that macOS adds to folders and archives.
 JUNK = re.compile(r"/$|(^|/)(__MACOSX/|\._|\.DS_Store$)")
-NO_STUDENT = "its name doesn't begin with a student's name"
+NO_STUDENT = "it is not a file whose name begins with a student's name"
 ONE_ARCHIVE = "only one undamaged archive is allowed, the class's: name it submissions.zip"
 
 
@@ -68,7 +65,7 @@ class Archives(ExtractorPlugin):
         for student, numbers in students.items():
             # If only one student has this name, a file without a number belongs to this student.
             if len(numbers.keys() - {""}) < 2:
-                numbers = {"": [*chain(*numbers.values())]}
+                numbers = {"": [file for files in numbers.values() for file in files]}
             for number, files in numbers.items():
                 folder = Path(extracted_path, f"{student}_{number}" if number else student)
                 notes: list[str] = []
@@ -80,18 +77,12 @@ class Archives(ExtractorPlugin):
         A file beside the archive may replace one in it.
         """
         archives = sorted(folder.glob("*.[zZ][iI][pP]"))
-        good = [
-            path for path in archives if zipfile.is_zipfile(path) and not owner_of(path.name, name)
-        ]
-        if len(archives) > 1 or good != archives:
+        bad = [p for p in archives if owner_of(p.name, name) or not zipfile.is_zipfile(p)]
+        if bad or len(archives) > 1:
             found = ", ".join(quoted(path.name) for path in archives)
             self.parent.fail(f"{folder} contains {found}, but {ONE_ARCHIVE}")
-        paths = [path for path in sorted(folder.rglob("*")) if path not in archives]
-        files: list[File] = [
-            (path.relative_to(folder).as_posix(), functools.partial(read_bytes, path))
-            for path in paths
-            if path.is_symlink() or not path.is_dir()
-        ]
+        paths = [path for path in sorted(folder.iterdir()) if path not in archives]
+        files: list[File] = [(path.name, partial(read_bytes, path)) for path in paths]
         return files + [file for path in archives for file in _members(zipfile.ZipFile(path))]
 
 
@@ -112,17 +103,16 @@ def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
     first numbers in this part come from the LMS. The student chooses only what follows them. If the
     path begins with no student's name, the result is None.
     """
-    first, *rest = re.sub("[\u200c\u200d]", "", normalize("NFC", path)).split("/")
-    name = re.escape(assignment)
+    path, name = re.sub("[\u200c\u200d]", "", normalize("NFC", path)), re.escape(assignment)
     # Canvas writes two numbers, or one if a text or a link was entered instead of a file.
     canvas = rf"(?!{name})\d+_|(?=(?:text|link)\.html$)"
-    lms = rf"(?:LATE_)?(\d+)_(?:{canvas}|assignsubmission_[a-z]+(?:_|$))"
+    lms = rf"(?:LATE_)?(\d+)_(?:{canvas}|assignsubmission_[a-z]+(?:_/?|/))"
     # No LMS named the file. Colab adds "Copy of", and people add other words.
     plain = rf"()(?=(?:Copy_of_)*(?:[^_/]* )?{name})"
     for form in (lms, plain):
-        match = re.fullmatch(rf"({collected.STUDENT})_{form}(.*)", first, re.IGNORECASE)
+        match = re.fullmatch(rf"({collected.STUDENT})_{form}(.+)", path, re.IGNORECASE)
         if match and collected.is_student(match[1]):
-            return match[1], match[2], "/".join(filter(None, [match[3], *rest]))
+            return match[1], match[2], match[3]
     return None
 
 
@@ -159,7 +149,7 @@ def _unpack(read: collected.Read) -> list[File]:
 
 
 def _members(archive: zipfile.ZipFile) -> list[File]:
-    return [(_name(i), functools.partial(_read, archive, i)) for i in archive.infolist()]
+    return [(_name(i), partial(_read, archive, i)) for i in archive.infolist()]
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -175,7 +165,8 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     # A type of 0 means that the archive doesn't state the type.
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise Refused("it is a link or a device")
-    if info.compress_type not in METHODS:
+    # The other compression methods may need gigabytes of memory for a small file.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refused("its compression method is neither stored nor deflated")
     if info.file_size > limit:
         raise Refused(collected.TOO_LARGE)

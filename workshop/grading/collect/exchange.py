@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import functools
 import os
 import re
 import secrets
 import stat
 from collections import defaultdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import parse_utc
 
 from workshop.grading import read
-from workshop.grading.collect.files import File, first, is_student, note, store
+from workshop.grading.collect.files import first, is_student, note, store
 from workshop.grading.safe_files import KINDS, read_bytes
 
 # A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
@@ -58,7 +58,6 @@ class SafeCollect(ExchangeCollect):
         # Lines for left-out.txt, by student.
         self._notes: dict[str, list[str]] = defaultdict(list)
         super().init_src()
-        self.src_records = [record for record in self.src_records if not record["problem"]]
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
         """Return an entry's student and time, and note why the entry can't be collected."""
@@ -90,8 +89,9 @@ class SafeCollect(ExchangeCollect):
 
     def copy_files(self) -> None:
         """Copy the chosen entries into submitted/, and note what was left out."""
-        course = self.coursedir
-        for record in [*self.src_records]:
+        if not self.src_records:
+            super().copy_files()
+        for record in [record for record in self.src_records if not record["problem"]]:
             self.src_records = [record]
             try:
                 super().copy_files()
@@ -99,8 +99,8 @@ class SafeCollect(ExchangeCollect):
                 line = f"{read.quoted(record['username'])} can't be collected: {error}"
                 self._notes[read.NOBODY].append(line)
         for student, lines in self._notes.items():
-            names = course.submitted_directory, student, course.assignment_id
-            note(Path(course.format_path(*names)), lines)
+            names = self.coursedir.submitted_directory, student, self.coursedir.assignment_id
+            note(Path(self.coursedir.format_path(*names)), lines)
 
     def do_copy(self, src: str, dest: str, *_: Any) -> None:
         """Copy those files of an entry that belong to the account of the entry."""
@@ -108,12 +108,9 @@ class SafeCollect(ExchangeCollect):
         owner = os.lstat(source).st_uid
         ignored = re.compile("|".join(map(fnmatch.translate, self.coursedir.ignore)))
         paths, notes = read.list_files(source, {f"{name}.ipynb", read.SECRET})
-        files: list[File] = [
-            (path, functools.partial(read_bytes, source / path, owner=owner))
-            for path in paths
-            if path not in read.EXCHANGE and not any(map(ignored.match, path.split("/")))
-        ]
-        store(folder, name, files, notes)
+        paths = [path for path in paths if not any(map(ignored.match, path.split("/")))]
+        reads = {path: partial(read_bytes, source / path, owner=owner) for path in paths}
+        store(folder, name, [file for file in reads.items() if file[0] not in read.EXCHANGE], notes)
         # nbgrader stops handing out feedback at the first submission without a secret.
         secret = secrets.token_hex(64).encode()
         with contextlib.suppress(OSError):

@@ -11,10 +11,10 @@ the submission needs a person (`read`), so no problem is hidden in a log.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
 # A pattern for the names of students. nbgrader uses the names in paths, and also as glob patterns.
 STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
 # Files that nbgrader or the course writes itself, and settings, which Jupyter would execute.
-RESERVED = re.compile(
-    "|".join(map(fnmatch.translate, (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")))
-)
+RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
 # Categories of Unicode: control characters, invisible characters and line separators.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 # An absolute path, or a path with a part that has no name of its own.
@@ -132,7 +130,7 @@ def name_problem(name: str) -> str:
         "its name contains a backslash": "\\" in name,
         "its path is not inside the student's folder": re.search(OUTSIDE, name),
         "its name is too long": max(sizes) > MAX_NAME_BYTES or sum(sizes) > MAX_PATH_BYTES,
-        "its name is reserved": RESERVED.match(parts[-1].casefold()),
+        "its name is reserved": any(fnmatch(parts[-1].lower(), each) for each in RESERVED),
     }
     return first(problems)
 
