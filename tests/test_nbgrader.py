@@ -127,10 +127,7 @@ def test_files_from_a_learning_management_system_are_collected_and_graded(instru
     names = [str(path.relative_to(submitted)) for path in stored]
     assert names == [f"student0{number}/{NOTEBOOK}" for number in range(1, 5)]
     notes = (submitted / NOBODY / ASSIGNMENT / LEFT_OUT).read_text(encoding="utf-8").splitlines()
-    assert [line.split("'")[1] for line in notes] == [
-        "class.zip/student05_04_nf4.ipynb",
-        "report.ipynb",
-    ]
+    assert [line.split("'")[1] for line in notes] == ["report.ipynb", "student05_04_nf4.ipynb"]
 
     grade(instructor)
     page = instructor.folder / "feedback" / "student02" / ASSIGNMENT / f"{ASSIGNMENT}.html"
