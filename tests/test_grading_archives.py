@@ -29,8 +29,9 @@ def extract(tmp_path):
     The function returns the files by path, and the lines in left-out.txt by student. Files in the
     folder `beside` are beside the archive.
     """
-    beside, extracted = tmp_path / "beside", tmp_path / "extracted"
+    beside, extracted, old = (tmp_path / name for name in ("beside", "extracted", "submitted"))
     beside.mkdir()
+    (old / NOBODY / ASSIGNMENT).mkdir(parents=True)
 
     def run(*entries):
         if entries:
@@ -39,7 +40,7 @@ def extract(tmp_path):
         extractor.parent.coursedir = CourseDirectory(root=str(tmp_path), assignment_id=ASSIGNMENT)
         extractor.parent.fail = pytest.fail
         extractor.extract(str(beside), str(extracted))
-        assert {*tmp_path.iterdir()} == {beside, extracted}
+        assert {*tmp_path.iterdir()} == {beside, extracted, old} and not [*old.glob("*/*")]
         paths = [path.relative_to(extracted) for path in extracted.rglob("*") if path.is_file()]
         found = {path.as_posix(): (extracted / path).read_bytes() for path in paths}
         notes = {p.parts[0]: found.pop(str(p)).decode() for p in paths if p.name == LEFT_OUT}
@@ -176,7 +177,7 @@ def test_an_honest_archive_is_unpacked_without_the_folder_around_it(extract):
     junk = (("__MACOSX/03/._03_lora (1).ipynb", b"x"), ("03/.DS_Store", b"x"))
     work = zipped(*inside, *junk)
     # macOS doesn't set the flag of names in UTF-8.
-    assert work != (work := work.replace(b"\x00\x08\x08\x00", b"\x00\x00\x08\x00"))
+    work = work.replace(b"\x00\x08\x08\x00", b"\x00\x00\x08\x00")
     entry = "Sam Doe_12_assignsubmission_file_/My Work.ZIP"
     files = {f"Sam Doe/{NOTEBOOK}": MINE, "Sam Doe/dätä/big.bin": big}
     assert extract((entry, work)) == (files, {})
@@ -219,13 +220,19 @@ def test_a_file_beside_the_archive_replaces_the_one_in_it_but_not_in_silence(ext
     assert "another file has this name" in notes["jane"][0]
 
 
-@pytest.mark.parametrize("name", ["submissions (1).zip", "jane_03_lora.ZIP", "jane_1_2_work.zip"])
-def test_a_second_archive_or_one_of_a_student_is_an_error(extract, name):
-    if name.startswith("sub"):
-        (extract.beside / "submissions.zip").write_bytes(zipped((f"{JANE}{NOTEBOOK}", MINE)))
-    (extract.beside / name).write_bytes(zipped((f"sam_1_2_{NOTEBOOK}", b"?")))
+@pytest.mark.parametrize("name", ["old.zip", "broken.zip", "jane_03_lora.ZIP", "jane_1_2_work.zip"])
+def test_a_second_archive_or_a_damaged_or_a_student_s_is_an_error(extract, name):
+    data = zipped((f"sam_1_2_{NOTEBOOK}", b"?"))
+    (extract.beside / name).write_bytes(data[:-9] if name == "broken.zip" else data)
     with pytest.raises(pytest.fail.Exception, match="only one undamaged archive is allowed"):
-        extract()
+        extract(*[(f"{JANE}{NOTEBOOK}", MINE)] * (name == "old.zip"))
+
+
+def test_the_files_of_a_student_are_limited_together(extract, monkeypatch):
+    monkeypatch.setattr(collected, "MAX_BYTES", 5)
+    found, notes = extract(*((f"{JANE}{n:02}.py", b"123") for n in range(30)))
+    assert found == {"jane/00.py": b"123"}
+    assert len(notes["jane"]) == 20 and notes["jane"][-1] == "10 further files were left out"
 
 
 def test_whatever_belongs_to_no_student_is_noted(extract):
