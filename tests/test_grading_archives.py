@@ -178,9 +178,9 @@ def test_an_honest_archive_is_unpacked_without_the_folder_around_it(extract):
     work = zipped(*inside, *junk)
     # macOS doesn't set the flag of names in UTF-8.
     work = work.replace(b"\x00\x08\x08\x00", b"\x00\x00\x08\x00")
-    entry = "Sam Doe_12_assignsubmission_file_/My Work.ZIP"
+    folder = "Sam Doe_12_assignsubmission_file_/"
     files = {f"Sam Doe/{NOTEBOOK}": MINE, "Sam Doe/dätä/big.bin": big}
-    assert extract((entry, work)) == (files, {})
+    assert extract((folder, b""), (f"{folder}My Work.ZIP", work)) == (files, {})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import shutil
 import stat
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from unicodedata import normalize
@@ -53,11 +53,12 @@ class Archives(ExtractorPlugin):
         course, name = self.parent.coursedir, self.parent.coursedir.assignment_id
         students: dict[str, dict[str, list[File]]] = defaultdict(lambda: defaultdict(list))
         nobody = []
-        for path, read in self._entries(Path(archive_path), name):
+        entries = self._entries(Path(archive_path), name)
+        for path, read in [entry for entry in entries if not JUNK.search(entry[0])]:
             if owner := owner_of(path, name):
                 student, number, file = owner
                 students[student][number].append((file, read))
-            elif not JUNK.search(path):
+            else:
                 nobody.append(f"{quoted(path)} was left out: {NO_STUDENT}")
         old = course.format_path(course.submitted_directory, NOBODY, name)
         shutil.rmtree(old, ignore_errors=True)
@@ -72,10 +73,7 @@ class Archives(ExtractorPlugin):
                 collected.store(folder, name, _unpacked(files, notes), notes)
 
     def _entries(self, folder: Path, name: str) -> list[File]:
-        """Return the files beside the class's archive, and then the archive's files.
-
-        A file beside the archive may replace one in it.
-        """
+        """Return the files beside the class's archive, which take precedence, and its entries."""
         archives = sorted(folder.glob("*.[zZ][iI][pP]"))
         bad = [p for p in archives if owner_of(p.name, name) or not zipfile.is_zipfile(p)]
         if bad or len(archives) > 1:
@@ -100,8 +98,8 @@ def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
     """Return the student, the LMS's number (or "") and the file's path, as an entry's path says.
 
     Only the first part of the path is considered: the name of a file, or of a student's folder. The
-    first numbers in this part come from the LMS. The student chooses only what follows them. If the
-    path begins with no student's name, the result is None.
+    first numbers in this part come from the LMS. The student chooses only what follows them.
+    Returns None if the path doesn't begin with a student's name.
     """
     path, name = re.sub("[\u200c\u200d]", "", normalize("NFC", path)), re.escape(assignment)
     # Canvas writes two numbers, or one if a text or a link was entered instead of a file.
@@ -128,7 +126,7 @@ def _unpacked(files: list[File], notes: list[str]) -> Iterator[File]:
             notes.append(f"{quoted(name)} was left out: {error}")
 
 
-def _unpack(read: collected.Read) -> list[File]:
+def _unpack(read: Callable[[int], bytes]) -> list[File]:
     """Return the files of a student's archive, without the folder around all of them."""
     data = read(collected.MAX_BYTES)
     # Opening an archive reads its list of files, which may need much memory.

@@ -60,7 +60,10 @@ class SafeCollect(ExchangeCollect):
         super().init_src()
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
-        """Return an entry's student and time, and note why the entry can't be collected."""
+        """Return an entry's student and time, or note why the entry can't be collected.
+
+        Bad entries get the name "", so they never compete with good entries of a student.
+        """
         name = os.path.basename(path)
         student, _, text, *_ = [*name.rsplit("+", 3), "", ""]
         time, status = parse_time(text), os.stat_result([0] * 10)
@@ -80,18 +83,14 @@ class SafeCollect(ExchangeCollect):
         student = student if is_student(student) else read.NOBODY
         if problem:
             self._notes[student].append(f"{read.quoted(name)} was left out: {problem}")
-        time = time or datetime.min
-        return {"username": student, "filename": name, "timestamp": time, "problem": problem}
-
-    def _sort_by_timestamp(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return one student's entries, the newest first, without those that have a problem."""
-        return super()._sort_by_timestamp([r for r in records if not r["problem"]] or records)
+            student, time = "", datetime.min
+        return {"username": student, "filename": name, "timestamp": time}
 
     def copy_files(self) -> None:
         """Copy the chosen entries into submitted/, and note what was left out."""
         if not self.src_records:
             super().copy_files()
-        for record in [record for record in self.src_records if not record["problem"]]:
+        for record in [record for record in self.src_records if record["username"]]:
             self.src_records = [record]
             try:
                 super().copy_files()

@@ -37,11 +37,9 @@ OUTSIDE = r"^[A-Za-z]:|(^|/)\.{0,2}(/|$)"
 TOO_LARGE = f"more than {MAX_BYTES / 1e6:.0f} MB were handed in"
 TOO_MANY = f"more than {MAX_FILES:,} files were handed in"
 
-# A function that returns a file's content. The function gets the maximum size in bytes (B), and
-# raises an exception if the file is larger or can't be read.
-Read = Callable[[int], bytes]
-# A file's path in the submission, and its content.
-File = tuple[str, Read]
+# A file's path in the submission, and a function that returns the content. The function gets the
+# maximum size in bytes (B), and raises an exception if the file is larger or can't be read.
+File = tuple[str, Callable[[int], bytes]]
 
 
 class Refused(Exception):
