@@ -17,10 +17,10 @@ whatever names it contains. nbgrader_config.py names the two classes as nbgrader
 from __future__ import annotations
 
 import io
+import math
 import posixpath
 import re
 import shutil
-import stat
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -34,7 +34,6 @@ from workshop.grading.collect import files as collected
 from workshop.grading.collect.files import File, Refused, attempt
 from workshop.grading.read import NOBODY, quoted
 from workshop.grading.safe_files import read_bytes
-from workshop.grading.spec import is_notebook
 
 # The first bytes of each entry in the list of files at the end of a zip archive, and the maximum
 # number of entries in a student's archive.
@@ -42,7 +41,6 @@ LISTED, MAX_LISTED = b"PK\x01\x02", 20_000
 # Folders, and the files that macOS adds to folders and archives.
 JUNK = re.compile(r"/$|(^|/)(__MACOSX/|\._|\.DS_Store$)")
 NO_STUDENT = "it is not a file whose name begins with a student's name"
-ONE_ARCHIVE = "only one undamaged archive is allowed, the class's: name it submissions.zip"
 
 
 class Archives(ExtractorPlugin):
@@ -53,8 +51,7 @@ class Archives(ExtractorPlugin):
         course, name = self.parent.coursedir, self.parent.coursedir.assignment_id
         students: dict[str, dict[str, list[File]]] = defaultdict(lambda: defaultdict(list))
         nobody = []
-        entries = self._entries(Path(archive_path), name)
-        for path, read in [entry for entry in entries if not JUNK.search(entry[0])]:
+        for path, read in self._entries(Path(archive_path), name):
             if owner := owner_of(path, name):
                 student, number, file = owner
                 students[student][number].append((file, read))
@@ -75,13 +72,16 @@ class Archives(ExtractorPlugin):
     def _entries(self, folder: Path, name: str) -> list[File]:
         """Return the files beside the class's archive, which take precedence, and its entries."""
         archives = sorted(folder.glob("*.[zZ][iI][pP]"))
-        bad = [p for p in archives if owner_of(p.name, name) or not zipfile.is_zipfile(p)]
-        if bad or len(archives) > 1:
+        others = sorted({*folder.iterdir()}.difference(archives))
+        files = [(p.name, partial(read_bytes, p)) for p in others if not JUNK.search(p.name)]
+        try:
+            if archives[1:] or any(owner_of(path.name, name) for path in archives):
+                raise Refused("only one is allowed, the class's: name it submissions.zip")
+            return files + [file for path in archives for file in attempt(_members, path)]
+        except Refused as error:
             found = ", ".join(quoted(path.name) for path in archives)
-            self.parent.fail(f"{folder} contains {found}, but {ONE_ARCHIVE}")
-        paths = [path for path in sorted(folder.iterdir()) if path not in archives]
-        files: list[File] = [(path.name, partial(read_bytes, path)) for path in paths]
-        return files + [file for path in archives for file in _members(zipfile.ZipFile(path))]
+            self.parent.fail(f"{folder} has the archive {found}: {error}")
+            raise
 
 
 class ByStudent(FileNameCollectorPlugin):
@@ -132,37 +132,30 @@ def _unpack(read: Callable[[int], bytes]) -> list[File]:
     # Opening an archive reads its list of files, which may need much memory.
     if data.count(LISTED) > MAX_LISTED:
         raise Refused(collected.TOO_MANY)
-    archive = zipfile.ZipFile(io.BytesIO(data))
-    # An archive may list one damaged file many times, and reading it would take too long.
-    if sum(info.file_size for info in archive.infolist()) > collected.MAX_BYTES:
-        raise Refused(collected.TOO_LARGE)
-    files = [(name, read) for name, read in _members(archive) if not JUNK.search(name)]
-    if not files:
-        raise Refused("there is no file in it")
+    files = _members(io.BytesIO(data), collected.MAX_BYTES)
     folders = [posixpath.dirname(name) for name, _ in files if not collected.name_problem(name)]
     around = posixpath.commonpath(folders or [""])
-    plain = [(name.removeprefix(around and f"{around}/"), read) for name, read in files]
-    # Too many other files must not push out a notebook.
-    return sorted(plain, key=lambda file: not is_notebook(file[0]))
+    return [(name.removeprefix(around and f"{around}/"), read) for name, read in files]
 
 
-def _members(archive: zipfile.ZipFile) -> list[File]:
-    return [(_name(i), partial(_read, archive, i)) for i in archive.infolist()]
-
-
-def _name(info: zipfile.ZipInfo) -> str:
-    """Return a file's name. Some programs write UTF-8 without setting the flag 0x800 for it."""
+def _members(file: Path | io.BytesIO, most: float = math.inf) -> list[File]:
+    """Return the files in an archive, whose stated sizes together may be `most` bytes (B)."""
     try:
-        return info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437").decode()
-    except UnicodeError:
-        return info.orig_filename
+        # Some programs write UTF-8 without saying so, and others use an older encoding.
+        archive = zipfile.ZipFile(file, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        archive = zipfile.ZipFile(file)
+    # An archive may list one damaged file many times, and reading it would take too long.
+    if sum(info.file_size for info in archive.infolist()) > most:
+        raise Refused(collected.TOO_LARGE)
+    members = [i for i in archive.infolist() if not JUNK.search(i.orig_filename)]
+    if not members:
+        raise Refused("there is no file in it")
+    return [(info.orig_filename, partial(_read, archive, info)) for info in members]
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     """Return a file's content. If the stated size is wrong, its checksum is wrong, too."""
-    # A type of 0 means that the archive doesn't state the type.
-    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise Refused("it is a link or a device")
     # The other compression methods may need gigabytes of memory for a small file.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refused("its compression method is neither stored nor deflated")

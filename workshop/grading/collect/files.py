@@ -20,7 +20,7 @@ from typing import Any
 
 from workshop.grading.read import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, MAX_SIZE, quoted
 from workshop.grading.safe_files import escape_unprintable
-from workshop.grading.spec import MAX_NOTEBOOK
+from workshop.grading.spec import MAX_NOTEBOOK, is_notebook
 
 # Maximum size of everything that one student hands in, in bytes (B).
 MAX_BYTES = MAX_NOTEBOOK + MAX_SIZE
@@ -65,7 +65,8 @@ def store(folder: Path, assignment: str, files: Iterable[File], notes: list[str]
     """Write a student's files, and add to `notes` and to left-out.txt what is left out."""
     names: dict[str, str] = {}
     free = MAX_BYTES
-    for name, read in files:
+    # Too many other files must not push out a notebook.
+    for name, read in sorted(files, key=lambda file: not is_notebook(file[0])):
         if len(names) == MAX_FILES:
             notes.append(f"all further files were left out: {TOO_MANY}")
             break
