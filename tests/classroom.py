@@ -43,6 +43,7 @@ check(lora_parameters, 1000, 1000, rank=8).gives(
 check(lora_parameters, 3, 5, rank=2).gives(16)
 ### END HIDDEN TESTS
 """
+PROMPT = "## 3.{}\n●○○ · 5 min · {} points{}"
 QUESTION = "Why does one merge an adapter into its layer? Answer here."
 
 
@@ -50,8 +51,14 @@ def assignment() -> dict[str, Any]:
     """Return the solution notebook: tests give 2 points, and a person gives 3 points."""
     return document(
         [
+            cell("lora-parameters-prompt", PROMPT.format("1 Count", 2, ""), kind="markdown"),
             cell("lora-parameters", SOLUTION, answer=True),
             cell("lora-parameters-slide", TEST, points=2),
+            cell(
+                "why-merge-prompt",
+                PROMPT.format("2 Explain", 3, ", graded by hand"),
+                kind="markdown",
+            ),
             cell("why-merge", QUESTION, points=3, answer=True, kind="markdown"),
         ]
     )
