@@ -4,6 +4,7 @@ Only the attacks whose tests are selected are graded, as in `pytest tests/test_h
 """
 
 import collections
+import contextlib
 import csv
 import io
 import re
@@ -144,8 +145,7 @@ def test_escaped_files_and_processes_are_detected(tmp_path):
 
 
 def test_connections_are_recorded():
-    listeners = canaries.Listeners()
-    try:
+    with contextlib.closing(canaries.Listeners()) as listeners:
         socket.create_connection(("127.0.0.1", canaries.PORT)).close()
         with socket.socket(socket.AF_UNIX) as stream:
             stream.connect(canaries.ABSTRACT)
@@ -153,5 +153,3 @@ def test_connections_are_recorded():
             datagram.sendto(b"x", ("127.0.0.1", canaries.PORT))
         wait_until(lambda: len(listeners.reached) >= 3)
         assert listeners.reached == {"TCP", "UDP", "abstract socket"}
-    finally:
-        listeners.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -21,9 +22,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from course_utils.machine.files import write_atomically
 from tests.hostile import canaries, container, corpus, course_grade, stock
 from tests.machine import machine
 from tests.mutation import ROOT
@@ -61,27 +64,6 @@ prints each result.
 
 {kinds}
 """
-KINDS = {
-    "value": "Forged values",
-    "calls": "Answers that detect that they are tested",
-    "patch": "Patched modules and built-ins",
-    "shell": "IPython and the kernel",
-    "frames": "Frames, objects and sources",
-    "read": "Reading data of other users",
-    "withheld": "Importing withheld answers",
-    "protocol": "Forging the grader's messages",
-    "process": "Processes and signals",
-    "neighbour": "Neighbours in the same server",
-    "bomb": "Exhausting time, memory, disk or output",
-    "network": "The network",
-    "write": "Writing data of other users",
-    "file": "Unusual files and folders",
-    "student": "Unusual names of students",
-    "notebook": "Broken notebooks",
-    "metadata": "Forged metadata",
-    "page": "Scripts in feedback pages",
-    "honest": "Honest accidents",
-}
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,11 @@ class Row:
     run: course_grade.Run
 
     @property
+    def points(self) -> float:
+        """Return the points from `course grade`."""
+        return course_grade.points(self.record) if self.record else 0
+
+    @property
     def cells(self) -> tuple[str, str]:
         """Return the results of stock nbgrader and of `course grade` in words."""
         return _stock_words(self.attack, self.stock), _course_grade_words(self)
@@ -104,61 +91,42 @@ class Row:
 
 def run_stock(attacks: list[corpus.Attack], jobs: int, again: bool) -> dict[str, stock.Result]:
     """Grade attacks with stock nbgrader, each in a separate container, `jobs` at a time."""
-    saved = SavedResults(RESULTS, again)
+    saved: dict[str, dict[str, Any]] = {}
+    if RESULTS.is_file() and not again:
+        saved = json.loads(RESULTS.read_text(encoding="utf-8"))
     secrets = canaries.canaries()
-    todo = [attack for attack in attacks if attack not in saved]
+    keys = {attack.name: _key(attack) for attack in attacks}
+    todo = [attack for attack in attacks if keys[attack.name] not in saved]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         os.chmod(folder, 0o755)
         prepared = stock.template(Path(folder), secrets) if todo else Path(folder)
         runs = {pool.submit(stock.attack, a.name, prepared, secrets): a for a in todo}
         for number, done in enumerate(as_completed(runs), 1):
             attack, result = runs[done], done.result()
-            saved.add(attack, result)
+            saved[keys[attack.name]] = asdict(result)
+            write_atomically(RESULTS, json.dumps(saved, indent=1).encode())
             words = _stock_words(attack, result)
             print(f"{number}/{len(todo)} {attack.name}: {words}", flush=True)
-    return {attack.name: saved[attack] for attack in attacks}
+    return {name: stock.Result(**saved[key]) for name, key in keys.items()}
+
+
+def _key(attack: corpus.Attack) -> str:
+    """Return the attack's name and a digest of everything that its result depends on."""
+    text = repr(attack) + corpus.TOOLS.read_text(encoding="utf-8")
+    return f"{attack.name} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def run_course_grade(attacks: list[corpus.Attack]) -> dict[str, course_grade.Run]:
     """Grade attacks with `course grade`, and return one run for each assignment, by its name."""
-    grouped: dict[str, list[corpus.Attack]] = {}
-    for attack in attacks:
-        grouped.setdefault(attack.assignment, []).append(attack)
     folder = Path(tempfile.mkdtemp())
     try:
-        return {name: course_grade.run(some, folder / name) for name, some in grouped.items()}
+        return {
+            name: course_grade.run([a for a in attacks if a.assignment == name], folder / name)
+            for name in sorted({attack.assignment for attack in attacks})
+        }
     finally:
         # Some folders are nested too deeply for Python to delete them.
         subprocess.run(["rm", "-rf", folder], check=True)
-
-
-class SavedResults:
-    """The results of stock nbgrader in earlier runs, by the name and the text of the attack."""
-
-    def __init__(self, path: Path, again: bool):
-        self._path: Path = path
-        self._results: dict[str, dict[str, Any]] = {}
-        if path.is_file() and not again:
-            self._results = json.loads(path.read_text(encoding="utf-8"))
-
-    def __contains__(self, attack: corpus.Attack) -> bool:
-        return _key(attack) in self._results
-
-    def __getitem__(self, attack: corpus.Attack) -> stock.Result:
-        return stock.Result.of(self._results[_key(attack)])
-
-    def add(self, attack: corpus.Attack, result: stock.Result) -> None:
-        """Add a result, and save all results."""
-        self._results[_key(attack)] = asdict(result)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(self._results, indent=1), encoding="utf-8")
-        part.replace(self._path)
-
-
-def _key(attack: corpus.Attack) -> str:
-    text = (corpus.FOLDER / f"{attack.name}.py").read_bytes()
-    return f"{attack.name} {hashlib.sha256(text).hexdigest()[:16]}"
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -213,22 +181,24 @@ def _plain(text: str) -> str:
 # --- the report -----------------------------------------------------------------------------------
 
 
-def summary(rows: list[Row]) -> str:
+def summary(rows: list[Row], runs: list[course_grade.Run]) -> str:
     """Return the lines of the table of counts."""
     hostile = [row for row in rows if not row.attack.least]
     honest = [row for row in rows if row.attack.least]
+    others = [course_grade.points(record) for run in runs for record in run.honest]
+    harmed = len(corpus.HONEST) * len(runs) - others.count(corpus.HONEST_POINTS)
     counts = {
         f"gained points ({len(hostile)} attacks)": (
             sum((row.stock.points or 0) > row.attack.most for row in hostile),
-            sum(bool(r.record) and course_grade.points(r.record) > r.attack.most for r in hostile),
+            sum(row.points > row.attack.most for row in hostile),
         ),
         f"lost points ({len(honest)} honest accidents)": (
             sum((row.stock.points or 0) < row.attack.least for row in honest),
-            sum(not r.record or course_grade.points(r.record) < r.attack.least for r in honest),
+            sum(row.points < row.attack.least for row in honest),
         ),
         "changed the points of other students, or prevented their grading": (
             sum(not row.stock.unharmed for row in rows),
-            _harmed(rows),
+            harmed,
         ),
         f"kept the run from ending within {stock.BATCH_TIMEOUT} s": (
             sum(not row.stock.ended for row in rows),
@@ -236,46 +206,26 @@ def summary(rows: list[Row]) -> str:
         ),
         "read data of other users": (
             sum(bool(row.stock.stolen) for row in rows),
-            sum(bool(row.record and _stolen(row)) for row in rows),
+            sum(bool(canaries.seen(r.secrets, text)) for r in runs for text in r.outputs.values()),
         ),
         "left files or processes behind, or reached a service": (
             sum(bool(r.stock.escapes or r.stock.survivors or r.stock.reached) for r in rows),
-            sum(len(r.escapes) + len(r.survivors) + len(r.reached) for r in _runs(rows)),
+            sum(len(run.escapes) + len(run.survivors) + len(run.reached) for run in runs),
         ),
         "ran a script in the feedback page": (
             sum(bool(row.stock.active) for row in rows),
-            sum(bool(row.run.active.get(course_grade.student(row.attack))) for row in rows),
+            sum(bool(elements) for run in runs for elements in run.active.values()),
         ),
     }
     return "\n".join(f"| {what} | {first} | {second} |" for what, (first, second) in counts.items())
 
 
-def _runs(rows: list[Row]) -> list[course_grade.Run]:
-    return list({id(row.run): row.run for row in rows}.values())
-
-
-def _stolen(row: Row) -> list[str]:
-    return canaries.seen(row.run.secrets, row.run.outputs[course_grade.student(row.attack)])
-
-
-def _harmed(rows: list[Row]) -> int:
-    """Return how many honest students did not get exactly their points."""
-    right = [
-        r
-        for run in _runs(rows)
-        for r in run.honest
-        if course_grade.points(r) == corpus.HONEST_POINTS
-    ]
-    return len(corpus.HONEST) * len(_runs(rows)) - len(right)
-
-
 def by_kind(rows: list[Row]) -> dict[str, list[Row]]:
-    """Return the rows by the title of their kind, without kinds that have no rows."""
-    kinds = {
-        title: [row for row in rows if row.attack.name.split("_")[0] == kind]
-        for kind, title in KINDS.items()
+    """Return the rows by the title of their kind."""
+    return {
+        title: list(some)
+        for title, some in itertools.groupby(rows, lambda row: corpus.title(row.attack))
     }
-    return {title: some for title, some in kinds.items() if some}
 
 
 def kinds(rows: list[Row]) -> str:
@@ -283,30 +233,25 @@ def kinds(rows: list[Row]) -> str:
     lines = ["| kind | submissions | stock nbgrader | `course grade` |", "|---|--:|--:|--:|"]
     for title, some in by_kind(rows).items():
         # What should not have happened is bold.
-        past = [
-            sum("**" in cell for cell in cells)
-            for cells in zip(*(r.cells for r in some), strict=True)
-        ]
-        lines.append(f"| {title} | {len(some)} | {' | '.join(map(str, past))} |")
+        past = [sum("**" in row.cells[grader] for row in some) for grader in (0, 1)]
+        lines.append(f"| {title} | {len(some)} | {past[0]} | {past[1]} |")
     return "\n".join(lines)
 
 
 def table(rows: list[Row]) -> str:
     """Return a Markdown table for each kind of attack."""
-    parts = []
+    lines = []
     for title, some in by_kind(rows).items():
-        lines = ["| attack | tries | stock nbgrader | `course grade` |", "|---|---|---|---|"]
-        lines += [
-            f"| {r.attack.name} | {_plain(r.attack.tries)} | {' | '.join(r.cells)} |" for r in some
-        ]
-        parts.append(f"## {title}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+        lines += [f"\n## {title}\n", "| attack | tries | stock nbgrader | `course grade` |"]
+        lines.append("|---|---|---|---|")
+        for row in some:
+            cells = (row.attack.name, _plain(row.attack.tries), *row.cells)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def page(rows: list[Row]) -> str:
+def page(rows: list[Row], runs: list[course_grade.Run]) -> str:
     """Return the text of docs/hostile.md."""
-    from importlib.metadata import version
-
     return PAGE.format(
         count=len(rows),
         attacks=sum(not row.attack.least for row in rows),
@@ -314,42 +259,37 @@ def page(rows: list[Row]) -> str:
         version=version("nbgrader"),
         date=date.today().isoformat(),
         machine=machine(),
-        summary=summary(rows),
-        seconds=sum(run.seconds for run in _runs(rows)),
-        memory=max(run.memory for run in _runs(rows)) / 1e6,
+        summary=summary(rows, runs),
+        seconds=sum(run.seconds for run in runs),
+        memory=max(run.memory for run in runs) / 1e6,
         kinds=kinds(rows),
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--only", default="", help="grade only attacks whose names contain this text"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=2, help="number of containers that run at the same time"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="discard the saved results of stock nbgrader"
-    )
+    parser.add_argument("--only", default="", help="a text in the names of the attacks to grade")
+    parser.add_argument("--jobs", type=int, default=2, help="the number of containers at a time")
+    parser.add_argument("--again", action="store_true", help="discard saved results of nbgrader")
     options = parser.parse_args()
     if reason := container.missing():
         parser.exit(2, f"stock nbgrader can't be run here: {reason}\n")
     attacks = corpus.attacks(options.only)
     results = run_stock(attacks, options.jobs, options.again)
-    runs = run_course_grade(attacks)
+    by_assignment = run_course_grade(attacks)
+    runs = list(by_assignment.values())
     rows = []
     for attack in attacks:
-        run = runs[attack.assignment]
+        run = by_assignment[attack.assignment]
         record = run.records.get(course_grade.student(attack))
         rows.append(Row(attack, results[attack.name], record, run))
     if options.only:
-        print(f"{summary(rows)}\n\n{table(rows)}")
+        print(f"{summary(rows, runs)}\n{table(rows)}")
     else:
-        REPORT.write_text(page(rows), encoding="utf-8")
+        REPORT.write_text(page(rows, runs), encoding="utf-8")
         TABLE.write_text(table(rows), encoding="utf-8")
     failed = any(course_grade.problems(row.attack, row.record, row.run) for row in rows)
-    sys.exit(failed or any(run.escapes or run.survivors for run in runs.values()))
+    sys.exit(failed or any(run.escapes or run.survivors for run in runs))
 
 
 if __name__ == "__main__":

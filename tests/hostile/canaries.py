@@ -16,27 +16,20 @@ import secrets
 import socket
 import stat
 import threading
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-PLACES = (
-    "hidden test",
-    "solution",
-    "submission",
-    "gradebook",
-    "environment",
-    "home",
-    "ssh",
-    "jupyter",
-    "shadow",
-)
+from bs4 import BeautifulSoup
+
 HOME = {"home": "notes.txt", "ssh": ".ssh/id_ed25519", "jupyter": ".jupyter/jupyter_config.json"}
+PLACES = ("hidden test", "solution", "submission", "gradebook", "environment", "shadow", *HOME)
 TOKEN = "GITHUB_TOKEN"
 # The addresses to which submissions try to connect.
 PORT, ABSTRACT = 47113, "\0hostile-canary"
 # Texts in the parts of a submission that try to forge a page or to run in the page.
 MARKS = ("hostile-script", str(PORT), "Score: 12.0 / 12.0")
+# The attributes, besides event handlers, by which an element affects its page.
+ACTIVE = ("style", "href", "src", "content", "action")
 # The beginnings of the names of processes and files that have escaped.
 PROCESS, FILE = "hostile-", "escaped"
 
@@ -129,30 +122,15 @@ def survivors() -> list[str]:
 
 def active(page: str) -> list[str]:
     """Return the elements and attributes of a page by which a submission would affect the page."""
-    reader = _Reader()
-    reader.feed(page)
-    return sorted(reader.elements)
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements: set[str] = set()
-        self._inside = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside = tag if tag in ("script", "style") else ""
-        for name, value in attrs:
-            active = name.startswith("on") or name in ("style", "href", "src", "content", "action")
-            if active and any(mark in (value or "") for mark in (*MARKS, "position:fixed;top:0")):
-                self.elements.add(f"<{tag} {name}>")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside and any(mark in data for mark in MARKS):
-            self.elements.add(f"<{self._inside}>")
+    found = set()
+    for element in BeautifulSoup(page, "html.parser").find_all(True):
+        if element.name in ("script", "style") and any(m in element.get_text() for m in MARKS):
+            found.add(f"<{element.name}>")
+        for name, value in element.attrs.items():
+            acts = name.startswith("on") or name in ACTIVE
+            if acts and any(mark in str(value) for mark in (*MARKS, "position:fixed;top:0")):
+                found.add(f"<{element.name} {name}>")
+    return sorted(found)
 
 
 class Listeners:

@@ -1,17 +1,22 @@
 """The hostile corpus: submissions that try to gain points, to escape, or to stop the batch.
 
-tests/hostile/submissions/NAME.py is one submission. It begins with what it tries and what must
-happen. Its cells follow, by the ids of the released notebook:
+tests/hostile/submissions/KIND.py contains the submissions of one kind. The file begins with the
+kind's title and with what must happen. Each submission says what it tries, and lists its cells:
 
-    # tries: an int subclass that equals everything, returned by the answer
-    # must: no point; graded
-    # %% answer sum-all                 the source of this answer
+    # === value_equality
+    # tries: an int subclass that equals everything
+    # must: no point; graded            unless it is what the beginning of the file says
+    # %% add(numbers)                   the body of the function in an answer cell
+    # %% answer sum-all                 or the whole source of an answer cell
     # %% test sum-all-form              replaces this test cell of the instructor
     # %% cell after setup               an additional cell; or: cell before ID
+    # %% notebook                       changes the `notebook` outside of the sandbox
+    # %% files                          changes the `files` of the submission: bytes or a `Link`
 
-A submission that can't be described by cells is a function `submission(release)`. The function
-returns the files of the submission's folder: bytes, or a `Link`, by relative path. Only this
-function runs outside of a sandbox, so it must do nothing but compose the files.
+Only the last two kinds of cells run outside of a sandbox, with the names of this module, so they
+must do nothing but compose the files. The other cells can use tools.py, which is the first cell of
+each submission that has other cells. But with the line "from: solution", a submission contains
+correct answers instead of stubs, and no tools.
 
 "must" has two or three parts, which are separated by semicolons:
 
@@ -27,31 +32,38 @@ points, "must" says how many.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import re
-import runpy
-from collections.abc import Callable
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import assignment as sums
 from tests.hostile import tensors
+from tests.mutation import ROOT
 from workshop.grading.records import STATES
 
 FOLDER = Path(__file__).with_name("submissions")
-HEADER = re.compile(r"# (tries|must|student|assignment): (.+)\n")
-PIECE = re.compile(r"^# %% (answer|test|cell after|cell before) (\S+)\n", re.M)
+TOOLS = Path(__file__).with_name("tools.py")
+ATTACK = re.compile(r"^# === (\w+)\n", re.M)
+FIELD = re.compile(r"^# (tries|must|student|assignment|from): (.+)\n", re.M)
+PIECE = re.compile(r"^# %% (.+)\n", re.M)
 POINTS = re.compile(r"(no point|at most (\d+) points?|(\d+) points?)$")
 
 # The student who submits an attack, and two honest students.
 STUDENT = "student02"
 HONEST = ("student01", "student03")
+# The answer cells of both assignments, by the name of the function that they define.
+ANSWERS = {function: name for name, function, *_ in sums.TASKS}
+ANSWERS |= {signature.partition("(")[0]: name for name, (signature, *_) in tensors.TASKS.items()}
 # The points of the checks in each assignment. A person grades the question.
 HONEST_POINTS = 9
 
 Notebook = dict[str, Any]
+Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Attack:
     """One submission of the corpus.
 
     Attributes:
-        name: The name of the submission's file.
+        name: The kind and a short name.
         tries: What the submission tries.
         must: What must happen, in words.
         most: Maximum number of points.
@@ -84,7 +96,8 @@ class Attack:
         says: A regular expression that the record must match; "" if there is none.
         student: The student in whose name the attack is submitted.
         assignment: The name of the assignment.
-        files: A function that returns the files of the submission for a released notebook.
+        base: "solution" if the cells change the solution; otherwise they change the release.
+        cells: The headings and the sources of the submission's cells.
     """
 
     name: str
@@ -96,49 +109,77 @@ class Attack:
     says: str
     student: str
     assignment: str
-    files: Callable[[Notebook], Files]
+    base: str
+    cells: tuple[tuple[str, str], ...]
+
+    def files(self, release: Notebook) -> Files:
+        """Return the files of the submission for a released notebook.
+
+        Raises:
+            ValueError: The heading of a cell is unknown.
+        """
+        file = f"{self.assignment}.ipynb"
+        notebook = right(release) if self.base == "solution" else copy.deepcopy(release)
+        names = {**globals(), "FILE": file, "notebook": notebook, "release": release}
+        if self.base != "solution" and set(dict(self.cells)) - {"notebook", "files"}:
+            add(notebook, "setup", TOOLS.read_text(encoding="utf-8").strip(), before=True)
+        for heading, source in self.cells:
+            kind, _, cell_id = heading.rpartition(" ")
+            answer = ANSWERS.get(heading.partition("(")[0])
+            if answer:
+                fill(notebook, answer, f"def {heading}:\n{textwrap.indent(source, '    ')}")
+            elif kind in ("answer", "test"):
+                fill(notebook, cell_id, source)
+            elif kind in ("cell after", "cell before"):
+                add(notebook, cell_id, source, before=kind == "cell before")
+            elif heading == "notebook":
+                exec(source, names)
+            elif heading != "files":
+                raise ValueError(f"{self.name}: unknown heading {heading!r}")
+        files: Files = {file: dump(notebook)}
+        exec(dict(self.cells).get("files", ""), names | {"files": files})
+        return files
 
 
 def attacks(only: str = "") -> list[Attack]:
-    """Return all attacks whose names contain `only`, by name."""
-    return [read(path) for path in sorted(FOLDER.glob("*.py")) if only in path.stem]
+    """Return all attacks whose names contain `only`, by kind."""
+    found = itertools.chain.from_iterable(map(read, sorted(FOLDER.glob("*.py"))))
+    return [attack for attack in found if only in attack.name]
 
 
-def read(path: Path) -> Attack:
-    """Read one submission.
+def read(path: Path) -> list[Attack]:
+    """Read the submissions of one kind.
 
     Raises:
-        ValueError: The header of the file is incomplete or has an unknown form.
+        ValueError: The header of a submission is incomplete or has an unknown form.
     """
-    text = path.read_text(encoding="utf-8")
-    header = dict(HEADER.findall(text))
+    beginning, *parts = ATTACK.split(path.read_text(encoding="utf-8"))
+    return [_attack(*part, beginning) for part in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def title(attack: Attack) -> str:
+    """Return the title of the attack's kind."""
+    path = FOLDER / f"{attack.name.partition('_')[0]}.py"
+    return path.read_text(encoding="utf-8").split('"""')[1].rstrip(".")
+
+
+def _attack(name: str, text: str, beginning: str) -> Attack:
+    fields = dict(FIELD.findall(beginning + text))
+    _, *pieces = PIECE.split(text)
     try:
-        most, least, states, says = _must(header["must"])
-        tries = header["tries"]
+        return Attack(
+            name,
+            fields["tries"],
+            fields["must"],
+            *_must(fields["must"]),
+            # A name may contain escapes, as in "\u202e".
+            student=json.loads(f'"{fields.get("student", STUDENT)}"'),
+            assignment=fields.get("assignment", sums.NAME),
+            base=fields.get("from", ""),
+            cells=tuple(zip(pieces[::2], map(str.strip, pieces[1::2]), strict=True)),
+        )
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    if re.search(r"^def submission\(", text, re.M):
-        files = runpy.run_path(str(path))["submission"]
-    else:
-        pieces = PIECE.split(text)[1:]
-        cells = list(zip(pieces[::3], pieces[1::3], map(str.strip, pieces[2::3]), strict=True))
-        files = _files_of(header.get("assignment", sums.NAME), cells)
-    return Attack(
-        name=path.stem,
-        tries=tries,
-        must=header["must"],
-        most=most,
-        least=least,
-        states=states,
-        says=says,
-        student=re.sub(r"\\u([0-9a-f]{4})", _letter, header.get("student", STUDENT)),
-        assignment=header.get("assignment", sums.NAME),
-        files=files,
-    )
-
-
-def _letter(escape: re.Match[str]) -> str:
-    return chr(int(escape[1], 16))
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _must(text: str) -> tuple[float, float, tuple[str, ...], str]:
@@ -156,22 +197,7 @@ def _must(text: str) -> tuple[float, float, tuple[str, ...], str]:
     return most, most if match[3] else 0, allowed, says[0].removeprefix("says ") if says else ""
 
 
-# --- the files of a submission --------------------------------------------------------------------
-
-
-def _files_of(name: str, cells: list[tuple[str, str, str]]) -> Callable[[Notebook], Files]:
-    """Return a function that changes cells of the released notebook, or adds cells to it."""
-
-    def files(release: Notebook) -> Files:
-        notebook = copy.deepcopy(release)
-        for kind, cell_id, source in cells:
-            if kind in ("answer", "test"):
-                fill(notebook, cell_id, source)
-            else:
-                add(notebook, cell_id, source, before=kind == "cell before")
-        return {f"{name}.ipynb": dump(notebook)}
-
-    return files
+# --- notebooks ------------------------------------------------------------------------------------
 
 
 def fill(notebook: Notebook, cell_id: str, source: str) -> None:
@@ -197,9 +223,19 @@ def add(
     notebook["cells"].insert(place, sums.cell(number, source) | changes)
 
 
-def find(notebook: Notebook, cell_id: str) -> dict[str, Any]:
+def find(notebook: Notebook, cell_id: str) -> Cell:
     """Return the cell with this id."""
     return next(cell for cell in notebook["cells"] if cell.get("id") == cell_id)
+
+
+def marks(cell: Cell) -> dict[str, Any]:
+    """Return nbgrader's metadata of a cell; an empty dict if the cell has none."""
+    return cell["metadata"].get("nbgrader", {})
+
+
+def checks(notebook: Notebook) -> list[Cell]:
+    """Return the cells that test answers."""
+    return [c for c in notebook["cells"] if c["cell_type"] == "code" and marks(c).get("grade")]
 
 
 def dump(notebook: Notebook) -> bytes:
@@ -207,68 +243,48 @@ def dump(notebook: Notebook) -> bytes:
     return json.dumps(notebook, indent=1).encode()
 
 
-def right(release: Notebook, *without: str) -> Notebook:
-    """Return the released notebook with correct answers to all tasks except `without`."""
+def right(release: Notebook) -> Notebook:
+    """Return the released notebook with correct answers."""
     notebook = copy.deepcopy(release)
-    solution = {cell["id"]: cell for cell in reference(release)["cells"]}
-    for cell in notebook["cells"]:
-        data = cell["metadata"].get("nbgrader", {})
-        if data.get("solution") and cell["id"] not in without:
-            text = solution[cell["id"]]["source"]
-            cell["source"] = re.sub(r"\n *### (BEGIN|END) SOLUTION(?=\n|$)", "", text)
+    is_tensors = release["cells"][0]["id"] == tensors.OPENING
+    for cell in (tensors if is_tensors else sums).notebook()["cells"]:
+        if marks(cell).get("solution"):
+            source = re.sub(r"\n *### (BEGIN|END) SOLUTION(?=\n|$)", "", cell["source"])
+            find(notebook, cell["id"])["source"] = source
     return notebook
-
-
-def reference(release: Notebook) -> Notebook:
-    """Return the solution of the assignment with this released notebook."""
-    return tensors.notebook() if release["cells"][0]["id"] == tensors.OPENING else sums.notebook()
 
 
 # --- courses and submissions as files -------------------------------------------------------------
 
 
-def course(root: Path, folder: Path, name: str, secrets: dict[str, str]) -> Path:
+def course(folder: Path, name: str, secrets: dict[str, str]) -> Path:
     """Create a course with a released assignment and the submissions of both honest students.
 
     Args:
-        root: The folder of this repository.
-        folder: The folder of the new course.
+        folder: The folder of the new course, which is returned.
         name: The assignment's name.
-        secrets: The canaries for "hidden test", "solution" and "submission".
-
-    Returns:
-        The folder of the course.
+        secrets: The canaries for "hidden test", "solution", "submission" and "gradebook".
     """
+    from nbgrader.api import Gradebook
+
     from workshop.grading import release
 
     content = (tensors if name == tensors.NAME else sums).notebook()
     for cell in content["cells"]:
-        cell["source"] = (
-            cell["source"]
-            .replace(
-                "### BEGIN HIDDEN TESTS\n", f"### BEGIN HIDDEN TESTS\n# {secrets['hidden test']}\n"
-            )
-            .replace(
-                "### BEGIN SOLUTION\n    ", f"### BEGIN SOLUTION\n    # {secrets['solution']}\n    "
-            )
-        )
+        for mark, place in (("HIDDEN TESTS", "hidden test"), ("SOLUTION", "solution")):
+            secret = rf"\1\2# {secrets[place]}\n\2"
+            cell["source"] = re.sub(rf"(### BEGIN {mark}\n)( *)", secret, cell["source"])
     sums.write(folder, content, name)
     (folder / "exercises").mkdir(exist_ok=True)
-    (folder / release.SETTINGS).write_bytes((root / release.SETTINGS).read_bytes())
+    (folder / release.SETTINGS).write_bytes((ROOT / release.SETTINGS).read_bytes())
     release.release(folder)
     notebook = right(released(folder, name))
     add(notebook, "imports", f"# {secrets['submission']}")
     for student in HONEST:
         _write_files(folder / "submitted" / student / name, {f"{name}.ipynb": dump(notebook)})
-    return folder
-
-
-def hide_in_gradebook(folder: Path, secrets: dict[str, str]) -> None:
-    """Store the gradebook's canary in the gradebook of a course, as the name of a student."""
-    from nbgrader.api import Gradebook
-
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "qlora") as book:
         book.update_or_create_student(HONEST[0], last_name=secrets["gradebook"])
+    return folder
 
 
 def released(folder: Path, name: str) -> Notebook:
@@ -280,11 +296,10 @@ def released(folder: Path, name: str) -> Notebook:
     return notebook
 
 
-def write(attack: Attack, folder: Path, student: str = "") -> Path:
-    """Submit an attack to the course in `folder`, and return the folder of the submission."""
-    target = folder / "submitted" / (student or attack.student) / attack.assignment
-    _write_files(target, attack.files(released(folder, attack.assignment)))
-    return target
+def write(attack: Attack, folder: Path, student: str) -> None:
+    """Submit an attack, in the name of a student, to the course in `folder`."""
+    files = attack.files(released(folder, attack.assignment))
+    _write_files(folder / "submitted" / student / attack.assignment, files)
 
 
 def _write_files(target: Path, files: Files) -> None:

@@ -7,15 +7,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import psutil
 
 from course_utils.machine.runtime import process_peak
 from tests.hostile import canaries, corpus
-from tests.mutation import ROOT
 from workshop.grading import classroom, records, release
 from workshop.grading.records import Record
 from workshop.grading.sandbox.limits import Limits
@@ -79,8 +78,7 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     # Only root can read this file.
     with contextlib.suppress(OSError, IndexError):
         secrets["shadow"] = Path("/etc/shadow").read_text().splitlines()[0]
-    course = corpus.course(ROOT, folder / "course", name, secrets)
-    corpus.hide_in_gradebook(course, secrets)
+    course = corpus.course(folder / "course", name, secrets)
     for attack in attacks:
         corpus.write(attack, course, student(attack))
     canaries.plant(folder / "home", secrets)
@@ -88,22 +86,23 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     Path("/proc/self/clear_refs").write_text("5")
     memory_before = psutil.Process().memory_info().rss
     before, started = canaries.files(course, GRADING_FILES), time.monotonic()
-    with listening() as listeners, _grader(folder / "home", secrets):
+    environment = {"HOME": str(folder / "home"), canaries.TOKEN: secrets["environment"]}
+    listeners = canaries.Listeners()
+    with contextlib.closing(listeners), mock.patch.dict(os.environ, environment):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
         terminal = classroom.write_results(course, graded)
     seconds = time.monotonic() - started
     memory = process_peak(os.getpid())
     by_student = {record.student: record for record in graded.records}
     honest = [by_student.pop(name) for name in corpus.HONEST if name in by_student]
-    pages = _pages(course, name, [attack for attack in attacks if attack.name.startswith("page")])
     return Run(
         records=by_student,
         honest=honest,
-        outputs={student: _outputs(course, record) for student, record in by_student.items()},
+        outputs={name: _outputs(course, record) for name, record in by_student.items()},
         terminal=terminal,
         report=(course / "grading" / name / "report.html").read_text(encoding="utf-8"),
         table=(course / "grading" / name / "points.csv").read_text(encoding="utf-8-sig"),
-        active={student: canaries.active(page) for student, page in pages.items()},
+        active={student(a): _active(course, a) for a in attacks if a.name.startswith("page")},
         escapes=[
             *canaries.changed(before, canaries.files(course, GRADING_FILES)),
             *canaries.escaped("/dev/shm", "/var/tmp", "/run", str(folder)),
@@ -118,51 +117,30 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     )
 
 
-@contextlib.contextmanager
-def listening() -> Iterator[canaries.Listeners]:
-    """Open listeners on this machine during the `with` block."""
-    listeners = canaries.Listeners()
-    try:
-        yield listeners
-    finally:
-        listeners.close()
-
-
-@contextlib.contextmanager
-def _grader(home: Path, secrets: dict[str, str]) -> Iterator[None]:
-    """Set the environment of a person who grades: a home folder and a token."""
-    before = dict(os.environ)
-    os.environ |= {"HOME": str(home), canaries.TOKEN: secrets["environment"]}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def _outputs(course: Path, record: Record) -> str:
     name = record.assignment
     graded = course / "autograded" / record.student / name / f"{name}.ipynb"
-    messages = [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
-    return canaries.outputs(graded) + json.dumps(messages)
+    return canaries.outputs(graded) + json.dumps(_messages(record))
 
 
-def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, str]:
-    """Return the feedback pages of attacks, by student."""
+def _messages(record: Record) -> list[str]:
+    return [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
+
+
+def _active(course: Path, attack: corpus.Attack) -> list[str]:
+    """Return by which elements an attack would affect its feedback page."""
     from nbgrader.converters import GenerateFeedback
     from nbgrader.coursedir import CourseDirectory
 
-    config, pages = release.settings(course), {}
-    for attack in attacks:
-        directory = CourseDirectory(
-            config=config, assignment_id=name, student_id=student(attack), root=str(course)
-        )
-        converter = GenerateFeedback(coursedir=directory, config=config, force=True)
-        converter.log = release.error_log()
-        converter.start()
-        page = course / "feedback" / student(attack) / name / f"{name}.html"
-        pages[student(attack)] = page.read_text(encoding="utf-8")
-    return pages
+    name, config = attack.assignment, release.settings(course)
+    directory = CourseDirectory(
+        config=config, assignment_id=name, student_id=student(attack), root=str(course)
+    )
+    converter = GenerateFeedback(coursedir=directory, config=config, force=True)
+    converter.log = release.error_log()
+    converter.start()
+    page = course / "feedback" / student(attack) / name / f"{name}.html"
+    return canaries.active(page.read_text(encoding="utf-8"))
 
 
 # --- expectations ---------------------------------------------------------------------------------
@@ -189,8 +167,7 @@ def problems(attack: corpus.Attack, record: Record | None, run: Run) -> list[str
         texts.append(f"{points(record):g} points")
     if state(record) not in attack.states:
         texts.append(f"{state(record)}: {'; '.join(record.reasons) or 'without a reason'}")
-    messages = (*record.reasons, *record.repairs, *record.incidents, *record.messages.values())
-    if attack.says and not re.search(attack.says, "\n".join(messages)):
+    if attack.says and not re.search(attack.says, "\n".join(_messages(record))):
         texts.append(f"no message matches {attack.says!r}")
     if stolen := canaries.seen(run.secrets, run.outputs[record.student]):
         texts.append(f"the outputs contain secrets: {', '.join(stolen)}")

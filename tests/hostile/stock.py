@@ -1,7 +1,5 @@
 """Grade an attack with stock nbgrader in a container, and collect the results.
 
-    python -m tests.hostile.stock NAME     prints the results of tests/hostile/submissions/NAME.py
-
 In one batch, nbgrader grades an honest student, the attacker, and another honest student.
 """
 
@@ -14,14 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.hostile import canaries, container, corpus
-from tests.mutation import ROOT
 
 MODULE = "tests.hostile.stock"
 SETTINGS = """\
@@ -46,8 +43,6 @@ class Result:
         points: The attacker's points; None without a grade.
         others: The points of the honest students; None without a grade.
         ended: Whether the batch ended within the time limit.
-        code: The exit status of nbgrader; None if the time limit was exceeded.
-        seconds: The duration of the batch, in seconds.
         stolen: The places whose canaries the attack has read.
         escapes: Files that were changed or left outside of the submission.
         survivors: Processes that are still running.
@@ -57,27 +52,19 @@ class Result:
     """
 
     points: float | None = None
-    others: tuple[float | None, ...] = (None, None)
+    others: Sequence[float | None] = (None, None)
     ended: bool = False
-    code: int | None = None
-    seconds: float = 0.0
-    stolen: tuple[str, ...] = ()
-    escapes: tuple[str, ...] = ()
-    survivors: tuple[str, ...] = ()
-    reached: tuple[str, ...] = ()
-    active: tuple[str, ...] = ()
-    log: str = field(default="", repr=False)
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> Result:
-        """Return the result that was stored as JSON with this content."""
-        lists = {key: tuple(value) for key, value in content.items() if type(value) is list}
-        return cls(**content | lists)
+    stolen: Sequence[str] = ()
+    escapes: Sequence[str] = ()
+    survivors: Sequence[str] = ()
+    reached: Sequence[str] = ()
+    active: Sequence[str] = ()
+    log: str = ""
 
     @property
     def unharmed(self) -> bool:
         """Return whether the honest students got their points."""
-        return all(points == corpus.HONEST_POINTS for points in self.others)
+        return set(self.others) == {corpus.HONEST_POINTS}
 
 
 # --- on this machine ------------------------------------------------------------------------------
@@ -90,8 +77,7 @@ def template(folder: Path, secrets: dict[str, str]) -> Path:
     nbgrader's autograding.
     """
     for name in (corpus.sums.NAME, corpus.tensors.NAME):
-        course = corpus.course(ROOT, folder / name, name, secrets)
-        corpus.hide_in_gradebook(course, secrets)
+        course = corpus.course(folder / name, name, secrets)
         (course / "nbgrader_config.py").write_text(SETTINGS, encoding="utf-8")
     return folder
 
@@ -109,7 +95,7 @@ def attack(name: str, prepared: Path, secrets: dict[str, str]) -> Result:
     output = container.run(command, json.dumps(secrets), prepared, shadow, BATCH_TIMEOUT + 150)
     if output is None:
         return Result(log="the container was ended because of an error or the time limit")
-    return Result.of(json.loads(output))
+    return Result(**json.loads(output))
 
 
 # --- in the container -----------------------------------------------------------------------------
@@ -117,20 +103,17 @@ def attack(name: str, prepared: Path, secrets: dict[str, str]) -> Result:
 
 def inside(name: str, secrets: dict[str, str]) -> Result:
     """Prepare the course, grade it, and collect the results."""
-    attack = corpus.read(corpus.FOLDER / f"{name}.py")
+    attack = next(attack for attack in corpus.attacks(name) if attack.name == name)
     shutil.copytree(Path("/template") / attack.assignment, COURSE)
-    corpus.write(attack, COURSE)
+    corpus.write(attack, COURSE, attack.student)
     canaries.plant(container.HOME, secrets)
     _change_owner(container.HOME)
     reaper = _Reaper()
     listeners = canaries.Listeners()
     before = canaries.files(COURSE, GRADING_FILES)
-    started = time.monotonic()
     with LOG.open("wb") as log:
-        code = _nbgrader(
-            log, secrets, "autograde", attack.assignment, f"--Execute.timeout={CELL_TIMEOUT}"
-        )
-    seconds = time.monotonic() - started
+        options = (attack.assignment, f"--Execute.timeout={CELL_TIMEOUT}")
+        ended = _nbgrader(log, secrets, "autograde", *options)
     time.sleep(0.5)
     reaper.stop()
     survivors = canaries.survivors()
@@ -140,14 +123,12 @@ def inside(name: str, secrets: dict[str, str]) -> Result:
     outputs = _outputs(attack)
     return Result(
         points=points.get(attack.student),
-        others=tuple(points.get(student) for student in corpus.HONEST),
-        ended=code is not None,
-        code=code,
-        seconds=round(seconds, 1),
-        stolen=tuple(canaries.seen(secrets, outputs)),
-        escapes=(*escapes, *canaries.escaped("/tmp", "/dev/shm", "/var/tmp", str(container.HOME))),
-        survivors=tuple(survivors),
-        reached=tuple(sorted(listeners.reached)),
+        others=[points.get(student) for student in corpus.HONEST],
+        ended=ended,
+        stolen=canaries.seen(secrets, outputs),
+        escapes=[*escapes, *canaries.escaped("/tmp", "/dev/shm", "/var/tmp", str(container.HOME))],
+        survivors=survivors,
+        reached=sorted(listeners.reached),
         active=_page(attack, secrets),
         log=LOG.read_bytes()[-3000:].decode("utf-8", "replace"),
     )
@@ -166,8 +147,8 @@ def _as_grader(*command: str) -> list[str]:
     return ["setpriv", *user, "--", "sh", "-c", script, "grader", *command]
 
 
-def _nbgrader(log: Any, secrets: dict[str, str], command: str, *options: str) -> int | None:
-    """Run a command of nbgrader, and return its exit status; None if the time limit is exceeded."""
+def _nbgrader(log: Any, secrets: dict[str, str], command: str, *options: str) -> bool:
+    """Run a command of nbgrader, and return whether it ended within the time limit."""
     variables = {"HOME": str(container.HOME), canaries.TOKEN: secrets["environment"]}
     process = subprocess.Popen(
         _as_grader("nbgrader", command, *options, "--course-dir", str(COURSE)),
@@ -178,19 +159,18 @@ def _nbgrader(log: Any, secrets: dict[str, str], command: str, *options: str) ->
         stderr=log,
         start_new_session=True,
     )
-    try:
-        return process.wait(BATCH_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(BATCH_TIMEOUT)
+    return process.poll() is not None
 
 
-def _page(attack: corpus.Attack, secrets: dict[str, str]) -> tuple[str, ...]:
+def _page(attack: corpus.Attack, secrets: dict[str, str]) -> list[str]:
     """Return by which elements the attack affects nbgrader's feedback page, if it tries to."""
     if not attack.name.startswith("page"):
-        return ()
+        return []
     _nbgrader(subprocess.DEVNULL, secrets, "generate_feedback", attack.assignment)
     page = COURSE / "feedback" / attack.student / attack.assignment / f"{attack.assignment}.html"
-    return tuple(canaries.active(page.read_text(encoding="utf-8"))) if page.is_file() else ()
+    return canaries.active(page.read_text(encoding="utf-8")) if page.is_file() else []
 
 
 class _Reaper:
@@ -259,18 +239,8 @@ def _outputs(attack: corpus.Attack) -> bytes:
     return b"\n".join(parts)
 
 
-def main() -> None:
+if __name__ == "__main__":
     if sys.argv[1] == "--inside":
         print(json.dumps(asdict(inside(sys.argv[2], json.loads(sys.stdin.read())))))
-    elif sys.argv[1] == "--points":
-        print(json.dumps(points(sys.argv[2])))
     else:
-        secrets = canaries.canaries()
-        with tempfile.TemporaryDirectory() as folder:
-            os.chmod(folder, 0o755)
-            result = attack(sys.argv[1], template(Path(folder), secrets), secrets)
-        print(result, result.log, sep="\n\n")
-
-
-if __name__ == "__main__":
-    main()
+        print(json.dumps(points(sys.argv[2])))

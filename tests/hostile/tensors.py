@@ -22,19 +22,19 @@ def {signature}:
     {solution}
     ### END SOLUTION
 '''
+CHECK = "from course_utils.exercise.checks import check\n\n"
+CHECK_TENSORS = f"import torch\n\n{CHECK}"
 TASKS = {
     "tensors-rank": (
         "rank_even(d_in: int, d_out: int) -> float",
         "The rank at which A and B have as many parameters as W",
         "return d_in * d_out / (d_in + d_out)",
-        """\
-from course_utils.exercise.checks import check
-
+        CHECK
+        + """\
 check(rank_even, 8, 8).like(0.0)
 """,
-        """\
-from course_utils.exercise.checks import check
-
+        CHECK
+        + """\
 check(rank_even, 1000, 1000).gives(500.0)
 ### BEGIN HIDDEN TESTS
 import random
@@ -52,18 +52,12 @@ for _ in range(8):
         "scale_rows(x: torch.Tensor) -> torch.Tensor",
         "Each row divided by its largest absolute value",
         "return x / x.abs().amax(dim=1, keepdim=True)",
-        """\
-import torch
-
-from course_utils.exercise.checks import check
-
+        CHECK_TENSORS
+        + """\
 check(scale_rows, torch.ones(2, 3)).like(torch.ones(2, 3))
 """,
-        """\
-import torch
-
-from course_utils.exercise.checks import check
-
+        CHECK_TENSORS
+        + """\
 check(scale_rows, torch.tensor([[1.0, -2.0]])).gives(torch.tensor([[0.5, -1.0]]))
 ### BEGIN HIDDEN TESTS
 for seed in range(5):

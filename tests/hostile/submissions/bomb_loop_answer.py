@@ -1,6 +1,0 @@
-# tries: an answer that never ends
-# must: no point; graded or needs a person
-# %% answer sum-all
-def add(numbers):
-    while True:
-        pass

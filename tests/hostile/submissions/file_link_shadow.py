@@ -1,6 +1,0 @@
-# tries: a notebook that is a link to /etc/shadow
-# must: no point; ungradable; says link
-def submission(release):
-    from tests.hostile.corpus import Link
-
-    return {"09_sums.ipynb": Link("/etc/shadow")}

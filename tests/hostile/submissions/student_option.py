@@ -1,7 +1,0 @@
-# tries: a student whose name is an option
-# student: --force=True -rf
-# must: at most 9 points; graded or ungradable
-def submission(release):
-    from tests.hostile import corpus
-
-    return {"09_sums.ipynb": corpus.dump(corpus.right(release))}
