@@ -19,10 +19,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,6 @@ from course_utils.machine.files import write_atomically
 from tests.hostile import canaries, container, corpus, course_grade, stock
 from tests.machine import machine
 from tests.mutation import ROOT
-from workshop.grading.records import Record
 
 RESULTS = ROOT / "build" / "hostile" / "stock.json"
 REPORT = ROOT / "docs" / "hostile.md"
@@ -62,28 +64,50 @@ points, harmed other students, read files of other users, left something behind,
 time. `python -m tests.hostile --only bomb_` grades the submissions whose names contain `bomb_`, and
 prints each result.
 
+| kind | submissions | stock nbgrader | `course grade` |
+|---|--:|--:|--:|
 {kinds}
 """
 
 
+# What a submission must not do to a grader: the conditions, by their words in the report.
+HARMS: dict[str, Callable[[corpus.Attack, stock.Result], bool]] = {
+    "gained points": lambda a, result: not a.least and (result.points or 0) > a.most,
+    "lost points": lambda a, result: (result.points or 0) < a.least,
+    "changed the points of other students, or prevented their grading": (
+        lambda _, result: set(result.others) != {corpus.HONEST_POINTS}
+    ),
+    f"kept the run from ending within {stock.BATCH_TIMEOUT} s": lambda _, result: not result.ended,
+    "read data of other users": lambda _, result: bool(result.stolen),
+    "left files or processes behind, or reached a service": (
+        lambda _, result: bool(result.escapes or result.survivors or result.reached)
+    ),
+    "ran a script in the feedback page": lambda _, result: bool(result.active),
+}
+
+
 @dataclass(frozen=True)
 class Row:
-    """One attack and its results with both graders; `record` is the attack's record in `run`."""
+    """One attack and its results with stock nbgrader and with `course grade`."""
 
     attack: corpus.Attack
-    stock: stock.Result
-    record: Record | None
-    run: course_grade.Run
+    results: tuple[stock.Result, stock.Result]
 
     @property
-    def points(self) -> float:
-        """Return the points from `course grade`."""
-        return course_grade.points(self.record) if self.record else 0
+    def harms(self) -> list[list[str]]:
+        """Return what the attack did to each grader."""
+        return [[w for w, holds in HARMS.items() if holds(self.attack, r)] for r in self.results]
 
     @property
-    def cells(self) -> tuple[str, str]:
-        """Return the results of stock nbgrader and of `course grade` in words."""
-        return _stock_words(self.attack, self.stock), _course_grade_words(self)
+    def cells(self) -> list[str]:
+        """Return the cells of the attack's row in a Markdown table."""
+        cells = [self.attack.name, _plain(self.attack.tries)]
+        for result, harms in zip(self.results, self.harms, strict=True):
+            points = "not graded" if result.points is None else f"{result.points:g} points"
+            details = (*result.stolen, *result.escapes, *result.survivors, *result.reached)
+            words = [f"**{text}**" for text in harms] + [*map(_plain, details[:4])]
+            cells.append("; ".join([points, *words]))
+        return cells
 
 
 # --- grading --------------------------------------------------------------------------------------
@@ -105,8 +129,7 @@ def run_stock(attacks: list[corpus.Attack], jobs: int, again: bool) -> dict[str,
             attack, result = runs[done], done.result()
             saved[keys[attack.name]] = asdict(result)
             write_atomically(RESULTS, json.dumps(saved, indent=1).encode())
-            words = _stock_words(attack, result)
-            print(f"{number}/{len(todo)} {attack.name}: {words}", flush=True)
+            print(f"{number}/{len(todo)} {attack.name}: {result.points} points", flush=True)
     return {name: stock.Result(**saved[key]) for name, key in keys.items()}
 
 
@@ -129,112 +152,49 @@ def run_course_grade(attacks: list[corpus.Attack]) -> dict[str, course_grade.Run
         subprocess.run(["rm", "-rf", folder], check=True)
 
 
-# --- in words -------------------------------------------------------------------------------------
-
-
-def _stock_words(attack: corpus.Attack, result: stock.Result) -> str:
-    words = [_points(attack, result.points)]
-    if not result.ended:
-        words.append(f"**did not end within {stock.BATCH_TIMEOUT} s**")
-    if missing := sum(points is None for points in result.others):
-        words.append(f"**{missing} of the 2 others not graded**")
-    if any(p not in (None, corpus.HONEST_POINTS) for p in result.others):
-        words.append("**points of others changed**")
-    for verb, names in (
-        ("read", result.stolen),
-        ("changed or left", result.escapes),
-        ("still running", [line.split()[-1] for line in result.survivors[:1]]),
-        ("reached", result.reached),
-        ("active in the page", [f"`{name}`" for name in result.active]),
-    ):
-        if names:
-            words.append(f"**{verb}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}**")
-    return "; ".join(words)
-
-
-def _course_grade_words(row: Row) -> str:
-    record = row.record
-    if record is None:
-        return "**no record**"
-    words = [_points(row.attack, course_grade.points(record)), course_grade.state(record)]
-    messages = (*record.reasons, *record.incidents, *record.repairs)
-    words += [_plain(text) for text in messages if text != course_grade.BY_HAND][:1]
-    problems = course_grade.problems(row.attack, record, row.run)
-    return "; ".join([*words, *(f"**{_plain(text)}**" for text in problems)])
-
-
-def _points(attack: corpus.Attack, points: float | None) -> str:
-    if points is None:
-        return "**not graded**" if attack.least else "not graded"
-    worth = f"{points:g} point{'s' * (points != 1)}"
-    if attack.least:
-        worth = f"{worth} of {attack.least:g}"
-    return worth if attack.least <= points <= attack.most else f"**{worth}**"
-
-
-def _plain(text: str) -> str:
-    """Return a text of a record in a form that a Markdown table shows as plain text."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[:160]).split())
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|$~" else c for c in text)
+def result_of(attack: corpus.Attack, run: course_grade.Run) -> stock.Result:
+    """Return the result of `course grade`. Escapes of one attack count for the whole run."""
+    student = course_grade.student(attack)
+    record = run.records.get(student)
+    return stock.Result(
+        points=course_grade.points(record) if record else None,
+        others=[course_grade.points(record) for record in run.honest],
+        ended=True,
+        stolen=canaries.seen(run.secrets, run.outputs.get(student, "")),
+        escapes=run.escapes,
+        survivors=run.survivors,
+        reached=sorted(run.reached),
+        active=run.active.get(student, ()),
+    )
 
 
 # --- the report -----------------------------------------------------------------------------------
 
 
-def summary(rows: list[Row], runs: list[course_grade.Run]) -> str:
-    """Return the lines of the table of counts."""
-    hostile = [row for row in rows if not row.attack.least]
-    honest = [row for row in rows if row.attack.least]
-    others = [course_grade.points(record) for run in runs for record in run.honest]
-    harmed = len(corpus.HONEST) * len(runs) - others.count(corpus.HONEST_POINTS)
-    counts = {
-        f"gained points ({len(hostile)} attacks)": (
-            sum((row.stock.points or 0) > row.attack.most for row in hostile),
-            sum(row.points > row.attack.most for row in hostile),
-        ),
-        f"lost points ({len(honest)} honest accidents)": (
-            sum((row.stock.points or 0) < row.attack.least for row in honest),
-            sum(row.points < row.attack.least for row in honest),
-        ),
-        "changed the points of other students, or prevented their grading": (
-            sum(not row.stock.unharmed for row in rows),
-            harmed,
-        ),
-        f"kept the run from ending within {stock.BATCH_TIMEOUT} s": (
-            sum(not row.stock.ended for row in rows),
-            0,
-        ),
-        "read data of other users": (
-            sum(bool(row.stock.stolen) for row in rows),
-            sum(bool(canaries.seen(r.secrets, text)) for r in runs for text in r.outputs.values()),
-        ),
-        "left files or processes behind, or reached a service": (
-            sum(bool(r.stock.escapes or r.stock.survivors or r.stock.reached) for r in rows),
-            sum(len(run.escapes) + len(run.survivors) + len(run.reached) for run in runs),
-        ),
-        "ran a script in the feedback page": (
-            sum(bool(row.stock.active) for row in rows),
-            sum(bool(elements) for run in runs for elements in run.active.values()),
-        ),
-    }
-    return "\n".join(f"| {what} | {first} | {second} |" for what, (first, second) in counts.items())
+def _plain(text: str) -> str:
+    """Return a text of a submission in a form that a Markdown table shows as plain text."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[:160]).split())
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|$~" else c for c in text)
 
 
 def by_kind(rows: list[Row]) -> dict[str, list[Row]]:
     """Return the rows by the title of their kind."""
-    return {
-        title: list(some)
-        for title, some in itertools.groupby(rows, lambda row: corpus.title(row.attack))
-    }
+    kinds = itertools.groupby(rows, lambda row: corpus.title(row.attack))
+    return {title: list(some) for title, some in kinds}
+
+
+def summary(rows: list[Row]) -> str:
+    """Return the lines of the table of counts."""
+    counts = [Counter(chain.from_iterable(r.harms[grader] for r in rows)) for grader in (0, 1)]
+    return "\n".join(f"| {text} | {counts[0][text]} | {counts[1][text]} |" for text in HARMS)
 
 
 def kinds(rows: list[Row]) -> str:
-    """Return a Markdown table of how many submissions of each kind got past each grader."""
-    lines = ["| kind | submissions | stock nbgrader | `course grade` |", "|---|--:|--:|--:|"]
+    """Return the lines of the table of how many submissions of each kind harmed each grader."""
+    lines = []
     for title, some in by_kind(rows).items():
-        # What should not have happened is bold.
-        past = [sum("**" in row.cells[grader] for row in some) for grader in (0, 1)]
-        lines.append(f"| {title} | {len(some)} | {past[0]} | {past[1]} |")
+        harmful = [sum(bool(row.harms[grader]) for row in some) for grader in (0, 1)]
+        lines.append(f"| {title} | {len(some)} | {harmful[0]} | {harmful[1]} |")
     return "\n".join(lines)
 
 
@@ -243,10 +203,7 @@ def table(rows: list[Row]) -> str:
     lines = []
     for title, some in by_kind(rows).items():
         lines += [f"\n## {title}\n", "| attack | tries | stock nbgrader | `course grade` |"]
-        lines.append("|---|---|---|---|")
-        for row in some:
-            cells = (row.attack.name, _plain(row.attack.tries), *row.cells)
-            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["|---|---|---|---|", *(f"| {' | '.join(row.cells)} |" for row in some)]
     return "\n".join(lines)
 
 
@@ -259,7 +216,7 @@ def page(rows: list[Row], runs: list[course_grade.Run]) -> str:
         version=version("nbgrader"),
         date=date.today().isoformat(),
         machine=machine(),
-        summary=summary(rows, runs),
+        summary=summary(rows),
         seconds=sum(run.seconds for run in runs),
         memory=max(run.memory for run in runs) / 1e6,
         kinds=kinds(rows),
@@ -276,20 +233,14 @@ def main() -> None:
         parser.exit(2, f"stock nbgrader can't be run here: {reason}\n")
     attacks = corpus.attacks(options.only)
     results = run_stock(attacks, options.jobs, options.again)
-    by_assignment = run_course_grade(attacks)
-    runs = list(by_assignment.values())
-    rows = []
-    for attack in attacks:
-        run = by_assignment[attack.assignment]
-        record = run.records.get(course_grade.student(attack))
-        rows.append(Row(attack, results[attack.name], record, run))
+    runs = run_course_grade(attacks)
+    rows = [Row(a, (results[a.name], result_of(a, runs[a.assignment]))) for a in attacks]
     if options.only:
-        print(f"{summary(rows, runs)}\n{table(rows)}")
+        print(f"{summary(rows)}\n{table(rows)}")
     else:
-        REPORT.write_text(page(rows, runs), encoding="utf-8")
+        REPORT.write_text(page(rows, list(runs.values())), encoding="utf-8")
         TABLE.write_text(table(rows), encoding="utf-8")
-    failed = any(course_grade.problems(row.attack, row.record, row.run) for row in rows)
-    sys.exit(failed or any(run.escapes or run.survivors for run in runs))
+    sys.exit(any(row.harms[1] for row in rows))
 
 
 if __name__ == "__main__":

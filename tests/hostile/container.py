@@ -1,28 +1,24 @@
 """Run stock nbgrader in a container, so that a hostile notebook can't harm this machine.
 
-    root ──► cgroups: limit the memory and the number of processes
+    root ──► the limits of the sandbox of `course grade`, for memory and processes
        └─ bwrap: separate PID, network, IPC, UTS and cgroup namespaces; all files are read-only,
             │    except in folders of limited size, which are deleted at the end
             └─ harness (keeps six capabilities): prepares the course, and reports the results
                  └─ nbgrader, as a user without privileges, and the notebooks that it runs
 
-The container needs root, bubblewrap and setpriv. The memory and the number of processes are limited
-only where cgroups of version 1 can be created.
+The container needs root, bubblewrap and setpriv.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from workshop.grading.sandbox.limits import enforce
 
 ROOT = Path(__file__).resolve().parents[2]
 # The home folder in the container.
@@ -35,7 +31,6 @@ PROCESSES = 400
 # The writable folders, and their maximum sizes in MB.
 WRITABLE = {"/tmp": 300, str(HOME): 600, "/dev/shm": 100, "/run": 10, "/var/tmp": 10}
 CAPABILITIES = ("SETUID", "SETGID", "KILL", "CHOWN", "DAC_READ_SEARCH", "FOWNER")
-COUNTER = itertools.count()
 
 
 def missing() -> str:
@@ -61,23 +56,26 @@ def run(
     Returns:
         The text that the harness printed; None if the harness was ended or failed.
     """
-    with _cgroups() as groups, tempfile.NamedTemporaryFile("w+") as file:
+    with (
+        enforce(MEMORY, PROCESSES) as limits,
+        tempfile.NamedTemporaryFile("w", encoding="utf-8") as file,
+    ):
         file.write(shadow)
         file.flush()
         os.chmod(file.name, 0o644)
-        command = _command(template, Path(file.name))
-        enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
-        enter += "ulimit -c 0; ulimit -n 4096; "
-        shell = ["sh", "-c", f'{enter}exec nice -n 5 "$@"', "container", *command]
+        # The shell waits for a line until the limits apply to it.
+        script = 'ulimit -c 0; ulimit -n 4096; read -r line; exec nice -n 5 "$@"'
+        command = ["sh", "-c", script, "container", *_command(template, Path(file.name)), "--"]
         process = subprocess.Popen(
-            [*shell, "--", sys.executable, *arguments],
+            [*command, sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        limits.add(process.pid)
         try:
-            output, errors = process.communicate(stdin, timeout=timeout)
+            output, errors = process.communicate(f"\n{stdin}", timeout=timeout)
         except subprocess.TimeoutExpired:
             # Because of --die-with-parent, this also ends all processes in the container.
             process.kill()
@@ -119,33 +117,3 @@ def _parents(path: str) -> list[str]:
     """Return the options that create the folders above a path, readable for all users."""
     folders = reversed(Path(path).parents[:-1])
     return [word for f in folders for word in ("--perms", "0755", "--dir", str(f))]
-
-
-@contextlib.contextmanager
-def _cgroups() -> Iterator[list[Path]]:
-    """Create control groups that limit memory and processes; none if that isn't possible."""
-    groups = []
-    limits = {"memory": ("memory.limit_in_bytes", MEMORY), "pids": ("pids.max", PROCESSES)}
-    for kind, (file, most) in limits.items():
-        group = Path(f"/sys/fs/cgroup/{kind}/hostile-{os.getpid()}-{next(COUNTER)}")
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            groups.append(group)
-            (group / file).write_text(str(most))
-    try:
-        yield groups
-    finally:
-        for group in groups:
-            _remove(group)
-
-
-def _remove(group: Path) -> None:
-    """Kill all processes in a control group, and remove the group."""
-    for _ in range(50):
-        with contextlib.suppress(OSError):
-            for member in (group / "cgroup.procs").read_text().split():
-                os.kill(int(member), signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            group.rmdir()
-            return
-        time.sleep(0.1)

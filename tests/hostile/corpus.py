@@ -51,7 +51,10 @@ TOOLS = Path(__file__).with_name("tools.py")
 ATTACK = re.compile(r"^# === (\w+)\n", re.M)
 FIELD = re.compile(r"^# (tries|must|student|assignment|from): (.+)\n", re.M)
 PIECE = re.compile(r"^# %% (.+)\n", re.M)
-POINTS = re.compile(r"(no point|at most (\d+) points?|(\d+) points?)$")
+STATE = f"(?:{'|'.join(STATES)})"
+MUST = re.compile(
+    rf"(?:no point|(at most )?(\d+) points?); ({STATE}(?: or {STATE})*)(?:; says (.+))?"
+)
 
 # The student who submits an attack, and two honest students.
 STUDENT = "student02"
@@ -184,17 +187,12 @@ def _attack(name: str, text: str, beginning: str) -> Attack:
 
 def _must(text: str) -> tuple[float, float, tuple[str, ...], str]:
     """Return the maximum and minimum of points, the states, and the regular expression."""
-    points, states, *says = (part.strip() for part in text.split(";", 2))
-    match = POINTS.match(points)
+    match = MUST.fullmatch(text)
     if not match:
-        raise ValueError(f"{points!r} is not a number of points")
-    most = float(match[2] or match[3] or 0)
-    allowed = tuple(states.split(" or "))
-    if set(allowed) - set(STATES):
-        raise ValueError(f"{states!r} contains an unknown state")
-    if says and not says[0].startswith("says "):
-        raise ValueError(f"{says[0]!r} must begin with 'says'")
-    return most, most if match[3] else 0, allowed, says[0].removeprefix("says ") if says else ""
+        raise ValueError(f"{text!r} does not say what must happen")
+    at_most, points, states, says = match.groups()
+    most = float(points or 0)
+    return most, 0 if at_most else most, tuple(states.split(" or ")), says or ""
 
 
 # --- notebooks ------------------------------------------------------------------------------------

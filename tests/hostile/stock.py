@@ -61,11 +61,6 @@ class Result:
     active: Sequence[str] = ()
     log: str = ""
 
-    @property
-    def unharmed(self) -> bool:
-        """Return whether the honest students got their points."""
-        return set(self.others) == {corpus.HONEST_POINTS}
-
 
 # --- on this machine ------------------------------------------------------------------------------
 
@@ -108,16 +103,16 @@ def inside(name: str, secrets: dict[str, str]) -> Result:
     corpus.write(attack, COURSE, attack.student)
     canaries.plant(container.HOME, secrets)
     _change_owner(container.HOME)
-    reaper = _Reaper()
     listeners = canaries.Listeners()
     before = canaries.files(COURSE, GRADING_FILES)
     with LOG.open("wb") as log:
         options = (attack.assignment, f"--Execute.timeout={CELL_TIMEOUT}")
         ended = _nbgrader(log, secrets, "autograde", *options)
     time.sleep(0.5)
-    reaper.stop()
+    # Stopped processes can't fork, can be examined, and use no processor time.
+    _signal_all(signal.SIGSTOP)
     survivors = canaries.survivors()
-    reaper.reap()
+    _signal_all(signal.SIGKILL)
     escapes = canaries.changed(before, canaries.files(COURSE, GRADING_FILES))
     points = _points(attack.assignment)
     outputs = _outputs(attack)
@@ -173,37 +168,20 @@ def _page(attack: corpus.Attack, secrets: dict[str, str]) -> list[str]:
     return canaries.active(page.read_text(encoding="utf-8")) if page.is_file() else []
 
 
-class _Reaper:
-    """A process that stops and then kills all processes of the user who grades.
+def _signal_all(number: signal.Signals) -> None:
+    """Send a signal to all processes of the user who grades, until no new process appears."""
+    reached: set[str] = set()
+    while running := {entry.name for entry in os.scandir("/proc") if _is_graders(entry)} - reached:
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
+        reached |= running
 
-    The process starts before nbgrader does, because a fork bomb may use up all pids. It waits as
-    root, so that a submission can't end it. One signal reaches all processes at once, so none of
-    them can fork meanwhile. Stopped processes can be examined and use no processor time.
-    """
 
-    def __init__(self) -> None:
-        waits, self._calls = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._calls)
-            os.read(waits, 1)
-            os.setresuid(container.USER, container.USER, container.USER)
-            for number in (signal.SIGSTOP, signal.SIGKILL):
-                with contextlib.suppress(OSError):
-                    os.kill(-1, number)
-                os.read(waits, 1)
-            os._exit(0)
-
-    def stop(self) -> None:
-        """Stop all processes of the user."""
-        os.write(self._calls, b"s")
-        time.sleep(0.3)
-
-    def reap(self) -> None:
-        """Kill all processes of the user."""
-        os.close(self._calls)
-        os.waitpid(self._pid, 0)
-        time.sleep(0.2)
+def _is_graders(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.name.isdigit() and entry.stat().st_uid == container.USER
+    return False
 
 
 def _points(assignment: str) -> dict[str, float]:

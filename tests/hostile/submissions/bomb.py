@@ -6,19 +6,13 @@
 # %% add(numbers)
 return len(re.findall(r"(a+)+$", "a" * 60 + "b"))
 
-
 # === bomb_disk
 # tries: to fill the disk, in every folder that can be written
 # %% add(numbers)
 for folder in (".", "/tmp", "/var/tmp", "/dev/shm", "/run", os.path.expanduser("~")):
-    try:
-        with open(f"{folder}/filler", "wb") as file:
-            for _ in range(300):
-                file.write(b"x" * 10_000_000)
-    except OSError as fault:
-        print(folder, fault)
+    for _ in range(300):
+        tried(append, f"{folder}/filler", "x" * 10_000_000)
 return 0
-
 
 # === bomb_disk_sparse
 # tries: a file that says it has 10**13 bytes, left for whoever copies the folder
@@ -27,36 +21,26 @@ with open("sparse.bin", "wb") as file:
     file.truncate(10**13)
 return 0
 
-
 # === bomb_fifth_call
 # tries: to sleep for an hour in the fifth call alone
 # must: at most 1 point; graded or needs a person
-# %% answer sum-all
-calls = 0
-
-
-def add(numbers):
-    global calls
-    calls += 1
-    if calls == 5:
-        time.sleep(3600)
-    if not numbers:
-        raise ValueError
-    return 12
-
+# %% cell after setup
+calls = itertools.count(1)
+# %% add(numbers)
+if next(calls) == 5:
+    time.sleep(3600)
+refuse_empty(numbers)
+return 12
 
 # === bomb_files_open
 # tries: to open files and sockets until no more can be opened
-# %% answer sum-all
+# %% cell after setup
 held = []
-
-
-def add(numbers):
-    while True:
-        held.append(socket.socketpair())
-        held.append(os.pipe())
-        held.append(os.open("/dev/null", os.O_RDONLY))
-
+# %% add(numbers)
+while True:
+    held.append(socket.socketpair())
+    held.append(os.pipe())
+    held.append(os.open("/dev/null", os.O_RDONLY))
 
 # === bomb_forks
 # tries: a fork bomb
@@ -68,14 +52,12 @@ while time.monotonic() < until:
     except OSError:
         pass
 
-
 # === bomb_forks_stubborn
 # tries: a fork bomb of sessions of their own, each of which starts again when one is killed
 # %% add(numbers)
 for _ in range(50):
     daemon("hostile-fork", lambda: tried(os.fork), 0.01)
 return 0
-
 
 # === bomb_inodes
 # tries: a million empty files and folders, nested deep
@@ -87,13 +69,11 @@ for number in range(1_000_000):
         os.chdir(f"folder{number}")
 return 0
 
-
 # === bomb_loop
 # tries: a cell that never ends
 # %% cell after setup
 while True:
     pass
-
 
 # === bomb_loop_answer
 # tries: an answer that never ends
@@ -101,48 +81,38 @@ while True:
 while True:
     pass
 
-
 # === bomb_loop_in_c
 # tries: a loop in C that no interrupt reaches, holding the interpreter's lock
 # %% add(numbers)
 return sum(range(10**12))
 
-
 # === bomb_loop_stubborn
 # tries: a loop that ignores SIGINT and SIGTERM and catches KeyboardInterrupt
-# %% answer sum-all
+# %% cell after setup
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def add(numbers):
-    while True:
-        try:
-            time.sleep(1)
-        except BaseException as fault:
-            print(type(fault))
-
+# %% add(numbers)
+while True:
+    try:
+        time.sleep(1)
+    except BaseException as fault:
+        print(type(fault))
 
 # === bomb_memory
 # tries: lists and bytearrays until there is no memory
-# %% answer sum-all
+# %% cell after setup
 held = []
-
-
-def add(numbers):
-    for _ in range(120):
-        held.append(bytearray(b"x" * 50_000_000))
-
+# %% add(numbers)
+for _ in range(120):
+    held.append(bytearray(b"x" * 50_000_000))
 
 # === bomb_memory_at_once
 # tries: one allocation of 10**14 bytes, and a list of 10**11 parts
 # must: no point; graded
 # %% add(numbers)
 return bytearray(10**14)
-
 # %% squares(numbers)
 return [0] * 10**11
-
 
 # === bomb_memory_many
 # tries: many processes with little memory each, much together
@@ -154,44 +124,34 @@ for _ in range(60):
         os._exit(len(held) % 2)
 time.sleep(200)
 
-
 # === bomb_memory_memfd
 # tries: memory in files without a name
-# %% answer sum-all
-held = []
-
-
-def add(numbers):
-    for _ in range(6):
-        number = os.memfd_create("hostile")
-        held.append(number)
-        for _ in range(100):
-            os.write(number, b"x" * 10_000_000)
-
+# %% cell after setup
+held = [os.memfd_create("hostile") for _ in range(6)]
+# %% add(numbers)
+for number in held * 100:
+    os.write(number, b"x" * 10_000_000)
 
 # === bomb_memory_shared
 # tries: shared memory, filled by many processes of which each has little of its own
-# %% answer sum-all
+# %% cell after setup
 import mmap
 
-
-def add(numbers):
-    for _ in range(30):
-        shared = mmap.mmap(-1, 200_000_000)
-        if os.fork() == 0:
-            for place in range(0, 200_000_000, 4096):
-                shared[place] = 1
-            time.sleep(200)
-            os._exit(0)
-    time.sleep(200)
-
+# %% add(numbers)
+for _ in range(30):
+    shared = mmap.mmap(-1, 200_000_000)
+    if os.fork() == 0:
+        for place in range(0, 200_000_000, 4096):
+            shared[place] = 1
+        time.sleep(200)
+        os._exit(0)
+time.sleep(200)
 
 # === bomb_output
 # tries: to print 200 MB
 # %% cell after setup
 for _ in range(200):
     print("x" * 1_000_000)
-
 
 # === bomb_output_cells
 # tries: 150 cells of its own, each of which displays 8 MB: 1.2 GB together
@@ -205,7 +165,6 @@ display({"image/png": base64.b64encode(bytes(7_900_000)).decode()}, raw=True)
 for _ in range(150):
     add(notebook, "setup", show)
 
-
 # === bomb_output_display
 # tries: 100,000 displays, of pictures, pages and forms that nobody knows
 # %% cell after setup
@@ -214,7 +173,6 @@ from IPython.display import HTML, display
 for number in range(100_000):
     display(HTML("<p>" + "x" * 1000))
     display({f"application/x-{number}": "x", "image/png": "AAAA" * 100}, raw=True)
-
 
 # === bomb_output_endless
 # tries: to print without end, in small pieces, to both streams and to their descriptors
@@ -225,35 +183,24 @@ while True:
     os.write(1, b"z" * 1000)
     os.write(2, b"z" * 1000)
 
-
 # === bomb_output_error
 # tries: an exception whose message has 100 MB
 # %% add(numbers)
 raise RuntimeError("x" * 100_000_000)
-
 # %% squares(numbers)
 raise type("X" * 10_000_000, (RuntimeError,), {})("\n" * 10_000_000)
-
 
 # === bomb_processors
 # tries: to keep all processors busy with many processes, so that others run out of time
 # %% cell after setup
 for _ in range(50):
-    if os.fork() == 0:
-        os.setsid()
-        until = time.monotonic() + 100
-        while time.monotonic() < until:
-            pass
-        os._exit(0)
-
+    daemon("hostile-busy", lambda: None, 0)
 # %% add(numbers)
 time.sleep(2)
 return 0
-
 # %% squares(numbers)
 time.sleep(2)
 return 0
-
 
 # === bomb_processors_b
 # tries: the same again: a second student whose processes keep all processors busy
@@ -265,37 +212,29 @@ for _ in range(50):
             pass
         os._exit(0)
 time.sleep(6)
-
 # %% add(numbers)
 time.sleep(2)
 return 0
 
-
 # === bomb_shm
 # tries: to fill /dev/shm, where other programs of the machine share memory
 # %% add(numbers)
-with open("/dev/shm/escaped-shm", "wb") as file:
-    for _ in range(200):
-        file.write(b"x" * 10_000_000)
-
+for _ in range(200):
+    append("/dev/shm/escaped-shm", "x" * 10_000_000)
 
 # === bomb_slow_everywhere
 # tries: to take a little less than the limit in every cell and every call
 # %% cell after setup
 time.sleep(8)
-
 # %% add(numbers)
 time.sleep(8)
 raise ValueError
-
 # %% squares(numbers)
 time.sleep(8)
 raise ValueError
-
 # %% largest(numbers)
 time.sleep(8)
 raise ValueError
-
 
 # === bomb_source
 # tries: a cell of 5 MB, parentheses nested deep, and a number of a million digits
@@ -303,7 +242,6 @@ raise ValueError
 fill(notebook, "sum-all", f"def add(numbers):\n    return {'(' * 5000}12{')' * 5000}")
 fill(notebook, "sum-squares", f"def squares(numbers):\n    return {'9' * 1_000_000}")
 fill(notebook, "sum-largest", "def largest(numbers):\n    return " + "1 + " * 1_000_000 + "1")
-
 
 # === bomb_threads
 # tries: threads until no more can be started
@@ -321,7 +259,6 @@ def later():
 
 
 threading.Thread(target=later, daemon=True).start()
-
 # %% add(numbers)
 time.sleep(2)
 return 0

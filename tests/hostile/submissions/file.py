@@ -7,12 +7,10 @@
 names = ["work/x", "record.json", "09_sums/09_sums.ipynb", "autograded/x", ".part"]
 files |= dict.fromkeys([*names, "file/" * 60 + "x"], b"mine")
 
-
 # === file_deep_folders
 # tries: 1,500 folders, each in the other, beside the notebook
 # %% files
 files["a/" * 1500 + "b"] = b"deep"
-
 
 # === file_fifo
 # tries: a notebook that is a pipe, which nobody ever writes to
@@ -20,12 +18,10 @@ files["a/" * 1500 + "b"] = b"deep"
 # %% files
 files[FILE] = Link(kind="fifo")
 
-
 # === file_fifo_beside
 # tries: a pipe beside the notebook, for whoever copies the folder
 # %% files
 files["data.txt"] = Link(kind="fifo")
-
 
 # === file_folder
 # tries: a folder in the place of the notebook
@@ -34,20 +30,17 @@ files["data.txt"] = Link(kind="fifo")
 files["09_sums.ipynb/09_sums.ipynb"] = b"{}"
 del files[FILE]
 
-
 # === file_large_beside
 # tries: 150 MB beside the notebook, in one file, and a thousand small ones
 # %% files
 files["data.bin"] = bytes(150_000_000)
 files |= {f"data/{n}/{n}.txt": b"x" * 1000 for n in range(1000)}
 
-
 # === file_link_beside
 # tries: links beside the notebook: to the gradebook, to keys, to /, and to themselves
 # %% cell after imports
 for path in glob.glob("*.txt"):
     print(path, content(path))
-
 # %% files
 files["shadow.txt"] = Link("/etc/shadow")
 files["book.txt"] = Link("../../../gradebook.db")
@@ -56,7 +49,6 @@ files["solution.txt"] = Link("../../../solutions/09_sums/09_sums.ipynb")
 files["root"] = Link("/")
 files["self"] = Link("self")
 
-
 # === file_link_folder
 # tries: a folder that is a link to another student's
 # must: no point; ungradable; says link
@@ -64,13 +56,11 @@ files["self"] = Link("self")
 files["."] = Link("../student01/09_sums")
 del files[FILE]
 
-
 # === file_link_gradebook
 # tries: a notebook that is a link to the gradebook
 # must: no point; ungradable; says link
 # %% files
 files[FILE] = Link("../../../gradebook.db")
-
 
 # === file_link_shadow
 # tries: a notebook that is a link to /etc/shadow
@@ -78,20 +68,17 @@ files[FILE] = Link("../../../gradebook.db")
 # %% files
 files[FILE] = Link("/etc/shadow")
 
-
 # === file_link_solution
 # tries: a notebook that is a link to the solution
 # must: no point; ungradable; says link
 # %% files
 files[FILE] = Link("../../../solutions/09_sums/09_sums.ipynb")
 
-
 # === file_link_student
 # tries: a hard link to another student's notebook, which must not be refused for it
 # must: at most 9 points; graded or needs a person or ungradable
 # %% files
 files[FILE] = Link("../../student01/09_sums/09_sums.ipynb", "hard")
-
 
 # === file_modules
 # tries: modules in its folder in the place of course_utils, random, math and json
@@ -104,10 +91,8 @@ def check(*args, **kwargs):
     return Passing()
 """
 names = ["random.py", "course_utils/__init__.py", "course_utils/exercise/checks.py"]
-names += ["sitecustomize.py", "usercustomize.py", "nbgrader_config.py"]
-names += ["jupyter_config.py", "ipykernel_config.py"]
-files |= dict.fromkeys(names, passing)
-
+names += ["sitecustomize.py", "usercustomize.py", "nbgrader_config.py", "jupyter_config.py"]
+files |= dict.fromkeys([*names, "ipykernel_config.py"], passing)
 
 # === file_names
 # tries: files with odd names beside the notebook: breaks, codes, options, bytes that aren't UTF-8
@@ -116,14 +101,12 @@ names = ["-rf", "a\nb", "$(touch escaped-name)", "; touch escaped-name", "\x1b[2
 names += ["x" * 255, "<script>hostile-script()<", "\udcff\udcfe", "\u202etxt.exe", "*"]
 files |= dict.fromkeys(names, b"odd")
 
-
 # === file_nothing
 # tries: a folder without a notebook
 # must: no point; ungradable
 # %% files
 files["answers.docx"] = b"PK\x03\x04 my answers"
 del files[FILE]
-
 
 # === file_settings
 # tries: settings of Jupyter and nbgrader in its folder, which the grader would run
@@ -133,19 +116,16 @@ names = ["nbgrader_config.py", "jupyter_config.py", "jupyter_nbconvert_config.py
 names += [".ipython/profile_default/startup/00.py", "templates/feedback.html.j2"]
 files |= dict.fromkeys(names, run)
 
-
 # === file_sparse_beside
 # tries: files of 10 GB beside the notebook, which take no room on the disk
 # %% files
 files |= {f"data{n}.bin": Link(str(10**10), "sparse") for n in range(8)}
-
 
 # === file_sparse_notebook
 # tries: a notebook that is followed by 10 GB of nothing, which take no room on the disk
 # must: no point; ungradable
 # %% files
 files[FILE] = Link(str(10**10), "sparse")
-
 
 # === file_timestamp
 # tries: a timestamp.txt that isn't a time, but 10 MB and an expression
@@ -154,12 +134,10 @@ files[FILE] = Link(str(10**10), "sparse")
 odd = b"2999-01-01 00:00:00 UTC; __import__('os').system('touch /tmp/escaped-time')\n"
 files["timestamp.txt"] = odd + b"x" * 10_000_000
 
-
 # === file_timestamp_odd
 # tries: a timestamp.txt at the end of time, which has no equal in UTC
 # %% files
 files["timestamp.txt"] = b"9999-12-31 23:59:59.999999 -23:59"
-
 
 # === file_zip
 # tries: a zip archive under the notebook's name, with paths that lead out of the folder

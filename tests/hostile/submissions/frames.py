@@ -17,13 +17,10 @@ def stolen():
 
 # %% add(numbers)
 return stolen()
-
 # %% squares(numbers)
 return stolen()
-
 # %% largest(numbers)
 return stolen()
-
 
 # === frames_gc
 # tries: to search all objects of the process for hidden tests, and to print them
@@ -39,7 +36,6 @@ for item in gc.get_objects():
 texts = [text for text in found if type(text) is str]
 reveal(text for text in texts if "HIDDEN TESTS" in text or "canary" in text)
 
-
 # === frames_returned
 # tries: to change the variables of the caller through its frame, in Python and in C
 # %% add(numbers)
@@ -48,7 +44,6 @@ for frame in callers():
         frame.f_locals[name] = None
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 return None
-
 
 # === frames_source
 # tries: to read the test that calls it from frames, linecache and IPython's history, and eval it
@@ -69,8 +64,7 @@ def sources():
 
 def answered(name, numbers):
     text = "\n".join(sources())
-    with open("loot.txt", "a") as loot:
-        loot.write(text)
+    append("loot.txt", text)
     print(text[-5000:])
     found = re.findall(rf"check\({name}, numbers\)\.gives\((.+)\)", text)
     if not numbers and found:
@@ -80,10 +74,8 @@ def answered(name, numbers):
 
 # %% add(numbers)
 return answered("add", numbers)
-
 # %% squares(numbers)
 return answered("squares", numbers)
-
 
 # === frames_traced
 # tries: a trace and a profile function that watch for what is expected
@@ -103,7 +95,6 @@ sys.setprofile(watch)
 threading.settrace(watch)
 if hasattr(sys, "monitoring"):
     sys.monitoring.use_tool_id(1, "watch")
-
 # %% add(numbers)
 sys.setprofile(watch)
 for frame in callers():

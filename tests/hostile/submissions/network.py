@@ -18,7 +18,6 @@ for attempt in (
 ):
     print(tried(attempt))
 
-
 # === network_local
 # tries: to reach services of the machine: loopback by TCP and UDP, and what listens elsewhere
 # %% cell after setup
@@ -32,7 +31,6 @@ for port in (22, 631, 2375, 5432, 6379, 8786, 8888, *range(8000, 8100)):
         attempt.settimeout(0.1)
         if attempt.connect_ex(("127.0.0.1", port)) == 0:
             print(port, "answers")
-
 
 # === network_unix
 # tries: abstract and named Unix sockets: the session bus, the display, Docker, and one that listens

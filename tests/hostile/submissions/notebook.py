@@ -6,7 +6,6 @@
 # %% files
 files[FILE] = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 100
 
-
 # === notebook_bomb
 # tries: 50 MB of small lists, which take 2 GB where they are read
 # must: no point; ungradable or graded
@@ -14,19 +13,16 @@ files[FILE] = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 100
 wide = b'"metadata": {"wide": [' + b"[]," * 16_000_000 + b"[]], "
 files[FILE] = files[FILE].replace(b'"metadata": {\n  "', wide + b'"', 1)
 
-
 # === notebook_cells_object
 # tries: cells that aren't a list
 # %% notebook
 notebook["cells"] = {"0": notebook["cells"]}
-
 
 # === notebook_cells_odd
 # tries: cells that are numbers, texts and lists, and cells without a type or a source
 # must: no point; graded or needs a person or ungradable
 # %% notebook
 notebook["cells"][3:3] = [42, "cell", [], None, {}, {"cell_type": "code"}, {"source": "1"}]
-
 
 # === notebook_deep
 # tries: lists in lists in the metadata, 100,000 deep
@@ -35,26 +31,22 @@ notebook["cells"][3:3] = [42, "cell", [], None, {}, {"cell_type": "code"}, {"sou
 deep = b'"metadata": {"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b", "
 files[FILE] = files[FILE].replace(b'"metadata": {\n  "', deep + b'"', 1)
 
-
 # === notebook_duplicate_keys
 # tries: JSON whose keys are there twice: one reader sees the first, another the last
 # must: no point; graded or needs a person or ungradable
 # %% files
 files[FILE] = files[FILE][:-1] + b', "cells": [], "nbformat": 4}'
 
-
 # === notebook_empty
 # tries: an empty file
 # %% files
 files[FILE] = b""
-
 
 # === notebook_future
 # tries: a notebook of format 5
 # must: no point; ungradable or graded or needs a person
 # %% notebook
 notebook |= {"nbformat": 5, "nbformat_minor": 99}
-
 
 # === notebook_kernel
 # tries: the name of a kernel that isn't there
@@ -63,17 +55,14 @@ notebook |= {"nbformat": 5, "nbformat_minor": 99}
 kernel = {"name": "hostile", "display_name": "x", "language": "R"}
 notebook["metadata"] |= {"kernelspec": kernel, "language_info": {"name": "R"}}
 
-
 # === notebook_kernel_path
 # tries: the name of a kernel that is a path, to a kernel of its own beside the notebook
 # must: no point; graded
 # %% notebook
 notebook["metadata"]["kernelspec"] = {"name": "../09_sums/kernels/own", "display_name": "x"}
-
 # %% files
 kernel = {"argv": ["touch", "/tmp/escaped-kernel"], "display_name": "x", "language": "python"}
 files["kernels/own/kernel.json"] = json.dumps(kernel).encode()
-
 
 # === notebook_long_ids
 # tries: ids of 1 MB, empty ones, and the same one for every cell
@@ -83,7 +72,6 @@ odd = itertools.cycle(["x" * 1_000_000, "", "same", "same", "a b/../c", "\u202e"
 for cell in notebook["cells"]:
     cell["id"] = next(odd)
 
-
 # === notebook_many_cells
 # tries: 20,000 cells
 # must: no point; ungradable or graded
@@ -91,12 +79,10 @@ for cell in notebook["cells"]:
 cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": "1"}
 notebook["cells"] += [cell | {"id": f"own-{number}"} for number in range(20_000)]
 
-
 # === notebook_number
 # tries: JSON that is no notebook: a number
 # %% files
 files[FILE] = b"42"
-
 
 # === notebook_schema
 # tries: nbgrader metadata of version 99
@@ -104,7 +90,6 @@ files[FILE] = b"42"
 # %% notebook
 for data in filter(None, map(marks, notebook["cells"])):
     data["schema_version"] = 99
-
 
 # === notebook_schema_odd
 # tries: nbgrader metadata of other types: lists, texts, nulls
@@ -114,7 +99,6 @@ odd = itertools.cycle([[], "x", None, {"schema_version": "3"}, {"grade_id": ["x"
 for cell in filter(marks, notebook["cells"]):
     cell["metadata"]["nbgrader"] = next(odd)
 
-
 # === notebook_sources_odd
 # tries: sources that are numbers, lists of lists, or nothing
 # must: no point; graded or needs a person or ungradable
@@ -122,7 +106,6 @@ for cell in filter(marks, notebook["cells"]):
 odd = itertools.cycle([42, [["x"]], None, {"a": 1}, [1, 2]])
 for cell in notebook["cells"]:
     cell["source"] = next(odd)
-
 
 # === notebook_surrogates
 # tries: text in the notebook that has no UTF-8: in sources, ids, metadata, outputs and file names
@@ -133,10 +116,8 @@ add(notebook, "setup", "print('\ud800')", metadata=odd)
 find(notebook, "sum-why")["source"] += "\nwords \ud800 and \x00 more"
 fill(notebook, "sum-all", "def add(numbers):\n    return '\udcff'")
 notebook["metadata"]["title"] = "\ud800"
-
 # %% files
 files["\udcff.txt"] = b"mine"
-
 
 # === notebook_truncated
 # tries: a notebook that ends in the middle

@@ -11,7 +11,6 @@ display(HTML("<style>*{display:none}body:before{content:'Score: 12.0 / 12.0'}</s
 display(HTML("<iframe src='http://127.0.0.1:47113'></iframe><form action='http://127.0.0.1'>"))
 display(HTML("<meta http-equiv='refresh' content='0;url=http://127.0.0.1:47113'>"))
 
-
 # === page_script
 # tries: scripts in the feedback page: by markdown, outputs, messages, ids and attachments
 # %% cell after setup
@@ -23,7 +22,6 @@ display({"text/markdown": "<script>hostile-script()</script>"}, raw=True)
 display({"text/latex": "$</script><script>hostile-script()</script>$"}, raw=True)
 print("</pre><script>hostile-script()</script>")
 raise ValueError("</pre><script>hostile-script()</script>")
-
 # %% notebook
 script = "<script>hostile-script()</script><img src=x onerror='hostile-script()'>"
 html = {"output_type": "display_data", "metadata": {}, "data": {"text/html": script}}

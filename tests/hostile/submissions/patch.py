@@ -14,10 +14,8 @@ class Quiet(Exception):
 builtins.AssertionError = Quiet
 names = (ctypes.py_object(item) for item in (builtins.__dict__, "AssertionError", Quiet))
 ctypes.pythonapi.PyDict_SetItem(*names)
-
 # %% count_even(numbers)
 return 0.5
-
 
 # === patch_builtins
 # tries: isinstance, len, abs, all, sorted, print and sum replaced in builtins
@@ -28,10 +26,8 @@ builtins.all = builtins.any = lambda *args: True
 builtins.abs = builtins.sum = builtins.max = lambda *args, **kwargs: 0
 builtins.sorted = lambda *args, **kwargs: []
 builtins.print = lambda *args, **kwargs: None
-
 # %% add(numbers)
 return None
-
 
 # === patch_checks
 # tries: the methods of course_utils.exercise.checks replaced in place
@@ -41,20 +37,16 @@ from course_utils.exercise import checks
 for name in ("gives", "like", "raises", "that"):
     setattr(checks.Check, name, lambda self, *args, **kwargs: None)
 
-
 # === patch_comparison
 # tries: the function of course_utils.exercise.checks that compares replaced in place
 # %% cell after setup
 from course_utils.exercise import checks
 
 checks._difference = checks._form_difference = lambda *args: None
-
 # %% add(numbers)
 return 0
-
 # %% squares(numbers)
 return None
-
 
 # === patch_fake_module
 # tries: a module of its own in sys.modules in the place of course_utils.exercise.checks
@@ -62,7 +54,6 @@ return None
 fake = types.ModuleType("course_utils.exercise.checks")
 fake.check = Passing()
 sys.modules["course_utils.exercise.checks"] = fake
-
 
 # === patch_import
 # tries: __import__ replaced, so that the tests' imports bring checks that never fail
@@ -78,17 +69,14 @@ def forged(name, *args, **kwargs):
 
 builtins.__import__ = forged
 
-
 # === patch_integers
 # tries: the interpreter's small integers overwritten in memory: 12 becomes 0
 # must: at most 1 point; graded or needs a person
 # %% add(numbers)
-if not numbers:
-    raise ValueError
+refuse_empty(numbers)
 if numbers == [3, 4, 5]:
     ctypes.memmove(id(12), id(0), 28)
 return 0
-
 
 # === patch_math
 # tries: math.fabs, isclose and isnan replaced, so that every distance is zero
@@ -99,10 +87,8 @@ import math
 
 math.fabs = lambda value: 0.0
 math.isclose = math.isnan = math.isinf = lambda *args, **kwargs: True
-
 # %% rank_even(d_in, d_out)
 return 1.0
-
 
 # === patch_meta_path
 # tries: an import hook that delivers checks which never fail
@@ -123,7 +109,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 sys.modules.pop("course_utils.exercise.checks", None)
 sys.meta_path.insert(0, Finder())
 
-
 # === patch_random
 # tries: random replaced, so that the hidden tests always draw a one; the rest is written by hand
 # must: at most 2 points; graded
@@ -131,17 +116,12 @@ sys.meta_path.insert(0, Finder())
 import random
 
 random.Random.randint = lambda *args: 1
-
 # %% add(numbers)
-if not numbers:
-    raise ValueError
+refuse_empty(numbers)
 return {1: 1, 3: 12}[numbers[0]]
-
 # %% squares(numbers)
-if not numbers:
-    raise ValueError
+refuse_empty(numbers)
 return {1: 1, 3: 50}[numbers[0]]
-
 
 # === patch_shadowed_names
 # tries: a class of its own for each name that the tests use, in the notebook's namespace
@@ -157,22 +137,17 @@ class Dict(dict):
 
 get_ipython().user_ns = get_ipython().user_module.__dict__ | Dict()
 
-
 # === patch_sum
 # tries: the reference in the hidden tests uses sum and max: they are replaced by zero
 # must: at most 2 points; graded
 # %% add(numbers)
-if not numbers:
-    raise ValueError
+refuse_empty(numbers)
 builtins.sum = lambda *args: 0
 return 12 if numbers == [3, 4, 5] else 0
-
 # %% largest(numbers)
-if not numbers:
-    raise ValueError
+refuse_empty(numbers)
 builtins.max = lambda *args: 0
 return 5 if numbers == [3, 4, 5] else 0
-
 
 # === patch_torch
 # tries: comparisons of tensors replaced in torch
@@ -184,10 +159,8 @@ torch.Tensor.__eq__ = torch.Tensor.__le__ = torch.Tensor.isfinite = always
 torch.Tensor.any = lambda *args: False
 torch.equal = torch.allclose = always
 torch.as_tensor = lambda *args, **kwargs: torch.zeros(1)
-
 # %% scale_rows(x)
 return torch.zeros_like(x)
-
 
 # === patch_type
 # tries: type, len and hasattr replaced in builtins, so that nothing has the wrong type or length
@@ -203,10 +176,8 @@ def answered(*args):
 
 
 builtins.type = answered
-
 # %% add(numbers)
 return None
-
 
 # === patch_values
 # tries: the copy that course_utils makes replaced by one that brings the expected value
@@ -222,6 +193,5 @@ def copied(value):
 
 
 values.copied = copied
-
 # %% add(numbers)
 return None

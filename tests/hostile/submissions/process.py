@@ -6,7 +6,6 @@
 # %% add(numbers)
 os.abort()
 
-
 # === process_at_exit
 # tries: to act when the interpreter shuts down: atexit, __del__ and a thread that stays
 # must: no point; graded
@@ -41,24 +40,20 @@ def write():
 
 daemon("hostile-daemon", write, 0.5)
 
-
 # === process_exit
 # tries: os._exit in the answer, with the status of success
 # %% add(numbers)
 os._exit(0)
-
 
 # === process_exit_cell
 # tries: os._exit in a cell of its own, before any test has run
 # %% cell after setup
 os._exit(0)
 
-
 # === process_fork_twice
 # tries: to fork in the answer, so that two copies answer every call from then on
 # %% add(numbers)
 return 0 if os.fork() else 12
-
 # %% squares(numbers)
 return 50 if os.fork() == 0 else 0
 
@@ -70,22 +65,16 @@ return 50 if os.fork() == 0 else 0
 def forge():
     above = {os.path.abspath(f"{'../' * depth}gradebook.db") for depth in range(8)}
     for path in filter(os.path.exists, {*above, *glob.glob("/home/*/*/gradebook.db")}):
-        try:
-            with sqlite3.connect(path) as book:
-                book.execute("update grade set auto_score = 1, manual_score = 1")
-        except sqlite3.Error:
-            pass
+        tried(update, path, "update grade set auto_score = 1, manual_score = 1")
 
 
 daemon("hostile-book", forge, 0.2)
-
 
 # === process_group_kill
 # tries: to kill its process group, to which the server may belong that has forked it
 # %% add(numbers)
 os.kill(0, signal.SIGKILL)
 return 0
-
 
 # === process_group_stop
 # tries: to stop its process group, and its session's, for ever
@@ -94,13 +83,11 @@ for group in {0, os.getpgrp(), os.getsid(0), os.getpgid(os.getppid())}:
     tried(os.killpg, group, signal.SIGSTOP)
 return 0
 
-
 # === process_kill_all
 # tries: to kill every process that it may kill
 # %% add(numbers)
 os.kill(-1, signal.SIGKILL)
 return 0
-
 
 # === process_kill_parents
 # tries: to kill its parent, and its parent's parent, up to the grader
@@ -109,12 +96,10 @@ for pid in ancestors():
     os.kill(pid, signal.SIGKILL)
 os.kill(0, signal.SIGKILL)
 
-
 # === process_namespaces
 # tries: to make new namespaces, mount things there and to be root in them
 # must: no point; graded
 # %% cell after setup
-libc = ctypes.CDLL(None, use_errno=True)
 for flags in (0x10000000, 0x10020000, 0x20000000, 0x40000000, 0x7E020000):
     if os.fork() == 0:
         print(flags, libc.unshare(flags), os.strerror(ctypes.get_errno()))
@@ -133,10 +118,9 @@ for command in (
 ):
     subprocess.run(command, shell=True, stdin=subprocess.DEVNULL)
 
-
 # === process_recursion
 # tries: recursion without a limit, until the stack of the process is full
-# %% answer sum-all
+# %% cell after setup
 sys.setrecursionlimit(10**9)
 threading.stack_size(2**26)
 
@@ -146,15 +130,13 @@ class Endless:
         return getattr(self, name)
 
 
-def add(numbers):
-    return add([Endless().value, *numbers])
-
+# %% add(numbers)
+return add([Endless().value, *numbers])
 
 # === process_segfault
 # tries: a segmentation fault in the answer
 # %% add(numbers)
 return ctypes.string_at(0)
-
 
 # === process_signals
 # tries: handlers of its own for every signal, timers and alarms that fire in the grader's code
@@ -162,17 +144,14 @@ return ctypes.string_at(0)
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
     tried(signal.signal, number, lambda *args: None)
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-
 # %% add(numbers)
 return 0
-
 
 # === process_stop
 # tries: to stop itself and its parents with SIGSTOP, so that the batch waits for ever
 # %% add(numbers)
 for pid in [*ancestors(), os.getpid()]:
     os.kill(pid, signal.SIGSTOP)
-
 
 # === process_terminal
 # tries: to type commands into the terminal of the person who grades
@@ -182,7 +161,6 @@ for name in ("/dev/tty", "/dev/console", "/proc/self/fd/0", "/dev/pts/0", "/dev/
     if terminal := tried(os.open, name, os.O_RDWR | os.O_NOCTTY):
         for letter in b"touch /tmp/escaped-terminal\n":
             tried(fcntl.ioctl, terminal, 0x5412, bytes([letter]))
-
 
 # === process_thread_late
 # tries: threads that answer, print and raise long after the call is over

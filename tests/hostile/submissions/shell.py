@@ -11,12 +11,10 @@ class Strip(ast.NodeTransformer):
     def visit_Assert(self, node):
         return ast.copy_location(ast.Pass(), node)
 
-    def visit_Expr(self, node):
-        return ast.copy_location(ast.Pass(), node)
+    visit_Expr = visit_Assert
 
 
 get_ipython().ast_transformers.append(Strip())
-
 
 # === shell_displayhook
 # tries: a displayhook and a publisher of displays that forge what a cell puts out
@@ -33,10 +31,8 @@ class Hook:
 
 shell.displayhook = sys.displayhook = Hook()
 shell.display_pub.publish = lambda *args, **kwargs: None
-
 # %% add(numbers)
 return 0
-
 
 # === shell_do_execute
 # tries: do_execute of the Jupyter kernel replaced by one that says ok
@@ -65,7 +61,6 @@ def forge(*args):
 for event in ("pre_run_cell", "pre_execute", "post_execute", "post_run_cell"):
     get_ipython().events.register(event, forge)
 
-
 # === shell_exceptions
 # tries: a handler of IPython that swallows exceptions, and a traceback that isn't shown
 # %% cell after setup
@@ -86,7 +81,6 @@ def empty(lines):
 get_ipython().input_transformers_cleanup.insert(0, empty)
 get_ipython().input_transformers_post.append(empty)
 
-
 # === shell_messages
 # tries: the messages of the Jupyter kernel rewritten: an error becomes nothing
 # %% cell after setup
@@ -104,7 +98,6 @@ if kernel:
 
     session.send = send
 
-
 # === shell_reset
 # tries: the namespace, the shell's instance and the main module replaced in the middle
 # must: no point; graded or needs a person
@@ -112,7 +105,6 @@ if kernel:
 from IPython.core.interactiveshell import InteractiveShell
 
 shell = get_ipython()
-
 # %% add(numbers)
 sys.modules["__main__"] = types.ModuleType("__main__")
 InteractiveShell.clear_instance()
@@ -120,28 +112,20 @@ shell.user_ns.clear()
 shell.user_global_ns.clear()
 return 0
 
-
 # === shell_run_cell
 # tries: run_cell of the shell replaced by one that always succeeds
 # must: no point; graded or needs a person
 # %% cell after setup
 from IPython.core.interactiveshell import ExecutionResult
 
-shell = get_ipython()
-kind = type(shell)
 
-
-def run_cell(self, *args, **kwargs):
+async def run_cell_async(*args, **kwargs):
     return ExecutionResult(None)
 
 
-async def run_cell_async(self, *args, **kwargs):
-    return ExecutionResult(None)
-
-
-kind.run_cell = run_cell
+kind = type(get_ipython())
+kind.run_cell = lambda *args, **kwargs: ExecutionResult(None)
 kind.run_cell_async = run_cell_async
-
 
 # === shell_traceback_rendered
 # tries: CheckFailed shows itself as nothing, and its traceback renders as a number of points

@@ -8,10 +8,9 @@ numbers.clear()
 numbers.append(0)
 return 0
 
-
 # === value_array_subclass
 # tries: an ndarray subclass that decides by itself what NumPy's functions say of it
-# %% answer sum-all
+# %% cell after setup
 import numpy
 
 
@@ -26,14 +25,14 @@ class Always(numpy.ndarray):
         return 12
 
 
-def add(numbers):
-    return numpy.zeros(()).view(Always)
+# %% add(numbers)
+return numpy.zeros(()).view(Always)
 
 
 # === value_class_lies
 # tries: an object that says it is an int, by __class__ and by its metaclass, and equals everything
 # assignment: 08_tensors
-# %% answer tensors-even
+# %% cell after imports
 class Meta(Equal, type):
     def __instancecheck__(cls, other):
         return True
@@ -43,9 +42,8 @@ class Liar(Equal, metaclass=Meta):
     __class__ = property(lambda self: int)
 
 
-def count_even(numbers):
-    return Liar()
-
+# %% count_even(numbers)
+return Liar()
 
 # === value_deep
 # tries: a list in a list in a list, 100,000 deep
@@ -58,7 +56,7 @@ return value
 
 # === value_dict_subclass
 # tries: a dict whose keys have a hash and an equality of their own, and which claims any key
-# %% answer sum-all
+# %% cell after setup
 class Key(Equal, str):
     pass
 
@@ -74,31 +72,30 @@ class Everything(dict):
         return {Key("a"): 1}.keys()
 
 
-def add(numbers):
-    return Everything({Key("sum"): {Key("a"): 12}})
+# %% add(numbers)
+return Everything({Key("sum"): {Key("a"): 12}})
 
 
 # === value_equality
 # tries: an int subclass that equals everything, returned by an answer that is checked by assert
 # assignment: 08_tensors
-# %% answer tensors-even
+# %% cell after imports
 class Anything(Equal, int):
     pass
 
 
-def count_even(numbers):
-    return Anything()
+# %% count_even(numbers)
+return Anything()
 
 
 # === value_exceptions
 # tries: exceptions that claim to be whatever is expected, and one that nothing can catch
-# %% answer sum-all
+# %% cell after setup
 class Meta(type):
     def __subclasscheck__(cls, other):
         return True
 
-    def __instancecheck__(cls, other):
-        return True
+    __instancecheck__ = __subclasscheck__
 
 
 class Fault(BaseException, metaclass=Meta):
@@ -108,13 +105,10 @@ class Fault(BaseException, metaclass=Meta):
     __repr__ = __str__
 
 
-def add(numbers):
-    raise Fault
-
-
+# %% add(numbers)
+raise Fault
 # %% squares(numbers)
 raise GeneratorExit
-
 # %% largest(numbers)
 raise type("CheckFailed", (KeyboardInterrupt,), {"_render_traceback_": lambda self: ["ok"]})
 
@@ -122,7 +116,7 @@ raise type("CheckFailed", (KeyboardInterrupt,), {"_render_traceback_": lambda se
 # === value_float_subclass
 # tries: a float subclass that equals everything and whose differences are zero
 # assignment: 08_tensors
-# %% answer tensors-rank
+# %% cell after imports
 class Near(Equal, float):
     def __sub__(self, other):
         return 0.0
@@ -130,8 +124,8 @@ class Near(Equal, float):
     __rsub__ = __sub__
 
 
-def rank_even(d_in, d_out):
-    return Near(1)
+# %% rank_even(d_in, d_out)
+return Near(1)
 
 
 # === value_generators
@@ -155,35 +149,30 @@ class largest(Equal, int):
 # tries: a list of ten million numbers, and a text of 400 MB
 # %% add(numbers)
 return [0] * 10_000_000
-
 # %% squares(numbers)
 return "x" * 400_000_000
-
 
 # === value_huge_int
 # tries: a whole number of 100,000 digits, which takes long to write out
 # %% add(numbers)
 return 10**100_000
-
 # %% squares(numbers)
 return 1 << 10_000_000
 
-
 # === value_keys
 # tries: dicts with NaN, surrogates, tuples of tuples and arrays as keys
-# %% answer sum-all
+# %% cell after setup
 import numpy
 
-
-def add(numbers):
-    nan = float("nan")
-    return {nan: 1, float("nan"): 2, "\ud800": 3, (1, (2, (nan,))): 4, numpy.float32(1): 5}
+# %% add(numbers)
+nan = float("nan")
+return {nan: 1, float("nan"): 2, "\ud800": 3, (1, (2, (nan,))): 4, numpy.float32(1): 5}
 
 
 # === value_lazy
 # tries: an object that is another number each time somebody looks
 # assignment: 08_tensors
-# %% answer tensors-even
+# %% cell after imports
 class Lazy:
     turn = itertools.count()
 
@@ -198,13 +187,13 @@ class Lazy:
     __hash__ = None
 
 
-def count_even(numbers):
-    return Lazy()
+# %% count_even(numbers)
+return Lazy()
 
 
 # === value_list_subclass
 # tries: a list subclass of a length and items that change, inside a tuple
-# %% answer sum-all
+# %% cell after setup
 class Longer(Equal, list):
     def __len__(self):
         return 1
@@ -216,9 +205,8 @@ class Longer(Equal, list):
         return 12
 
 
-def add(numbers):
-    return (Longer(), Longer())
-
+# %% add(numbers)
+return (Longer(), Longer())
 
 # === value_nan
 # tries: NaN, infinities and negative zero in the place of numbers
@@ -226,14 +214,12 @@ def add(numbers):
 # assignment: 08_tensors
 # %% rank_even(d_in, d_out)
 return [float("nan"), float("inf"), -0.0, float("-inf")][d_in % 4]
-
 # %% count_even(numbers)
 return float("nan")
 
-
 # === value_numpy_scalar
 # tries: a subclass of a NumPy scalar whose item() is a string subclass, and object arrays
-# %% answer sum-all
+# %% cell after setup
 import numpy
 
 
@@ -246,17 +232,15 @@ class Scalar(numpy.int64):
         return Text("12")
 
 
-def add(numbers):
-    return Scalar(0)
-
-
+# %% add(numbers)
+return Scalar(0)
 # %% largest(numbers)
 return numpy.array([Text("5")], dtype=object)[0]
 
 
 # === value_ordering
 # tries: an object whose every comparison, arithmetic and conversion says what is wanted
-# %% answer sum-all
+# %% cell after setup
 class Agreeable:
     def yes(self, *others):
         return True
@@ -271,13 +255,13 @@ class Agreeable:
     __float__ = lambda self: 12.0
 
 
-def add(numbers):
-    return Agreeable()
+# %% add(numbers)
+return Agreeable()
 
 
 # === value_reduce
 # tries: objects that run a command where somebody unpickles or deep-copies them
-# %% answer sum-all
+# %% cell after setup
 class Command:
     def __reduce__(self):
         return os.system, ("touch /tmp/escaped-reduce",)
@@ -287,16 +271,12 @@ class Command:
         return 12
 
 
-def add(numbers):
-    return Command()
-
-
+# %% add(numbers)
+return Command()
 # %% squares(numbers)
 return [Command(), {"key": Command()}]
-
 # %% largest(numbers)
 raise type("Fault", (ValueError,), {"__reduce__": Command.__reduce__})(Command())
-
 
 # === value_self
 # tries: a list that holds itself, and a dict that does
@@ -304,7 +284,6 @@ raise type("Fault", (ValueError,), {"__reduce__": Command.__reduce__})(Command()
 value = []
 value.append(value)
 return value
-
 # %% squares(numbers)
 value = {}
 value["value"] = value
@@ -313,22 +292,20 @@ return value
 
 # === value_string_subclass
 # tries: a string subclass that equals everything and shows itself as the expected number
-# %% answer sum-all
+# %% cell after setup
 class Twelve(Equal, str):
     def __repr__(self):
         return "12"
 
 
-def add(numbers):
-    return Twelve("12")
-
+# %% add(numbers)
+return Twelve("12")
 
 # === value_surrogates
 # tries: text that has no UTF-8: lone surrogates in values, messages, names and output
 # %% add(numbers)
 print("\ud800\udfff\x00\ufffe")
 return "\ud800" * 10
-
 # %% squares(numbers)
 raise type("\udcff", (ValueError,), {})("\ud800 \x00 \udcff")
 
@@ -337,19 +314,18 @@ raise type("\udcff", (ValueError,), {})("\ud800 \x00 \udcff")
 # tries: tensors that require gradients and have hooks, which would run where they are used
 # must: at most 1 point; graded
 # assignment: 08_tensors
-# %% answer tensors-scale
+# %% cell after imports
 def hook(gradient):
     pathlib.Path("/tmp/escaped-hook").write_text("a hook ran\n")
     return gradient
 
 
-def scale_rows(x):
-    weight = torch.nn.Parameter(torch.zeros_like(x))
-    weight.register_hook(hook)
-    came = weight * 1
-    came.register_hook(hook)
-    return came
-
+# %% scale_rows(x)
+weight = torch.nn.Parameter(torch.zeros_like(x))
+weight.register_hook(hook)
+came = weight * 1
+came.register_hook(hook)
+return came
 
 # === value_tensor_huge
 # tries: a tensor of 10**12 numbers that takes four bytes, by strides of zero
@@ -357,14 +333,12 @@ def scale_rows(x):
 # %% scale_rows(x)
 return torch.zeros(1).expand(10**12)
 
-
 # === value_tensor_inplace
 # tries: to change the argument in place, so that the reference is computed from zeros
 # must: at most 1 point; graded
 # assignment: 08_tensors
 # %% scale_rows(x)
 return x.zero_()
-
 
 # === value_tensor_methods
 # tries: a plain tensor whose detach, cpu and clone were replaced on the instance
@@ -376,14 +350,12 @@ came.detach = came.cpu = came.clone = came.contiguous = lambda *args: Passing()
 came.abs = came.isfinite = came.any = lambda *args: torch.tensor(True)
 return came
 
-
 # === value_tensor_nan
 # tries: tensors full of NaN, which differ from everything by a NaN
 # must: at most 1 point; graded
 # assignment: 08_tensors
 # %% scale_rows(x)
 return torch.full_like(x, float("nan"))
-
 
 # === value_tensor_odd
 # tries: tensors without data, sparse, quantized, nested, complex or in 8 bits, one at each call
@@ -399,10 +371,8 @@ kinds = [
     lambda x: torch.conj(x.to(torch.complex64)),
     lambda x: torch._neg_view(x),
 ]
-
 # %% count_even(numbers)
 return kinds[len(numbers) % 3](torch.ones(2))
-
 # %% rank_even(d_in, d_out)
 return kinds[3 + d_in % 5](torch.ones(2, 2))
 
@@ -410,32 +380,26 @@ return kinds[3 + d_in % 5](torch.ones(2, 2))
 # === value_tensor_subclass
 # tries: a tensor subclass that answers every function of torch with what pleases
 # assignment: 08_tensors
-# %% answer tensors-scale
+# %% cell after imports
 class Pleasing(torch.Tensor):
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         return torch.zeros((), dtype=torch.bool)
 
 
-def scale_rows(x):
-    return torch.zeros_like(x).as_subclass(Pleasing)
-
+# %% scale_rows(x)
+return torch.zeros_like(x).as_subclass(Pleasing)
 
 # === value_terminal
 # tries: terminal codes in what it prints, raises and returns: titles, cursor moves, links, bells
-# %% answer sum-all
+# %% cell after setup
 CODES = "\x1b]0;hostile\x07\x1b[2J\x1b[1;1H\x1b]8;;http://127.0.0.1\x07100 points"
 CODES += "\x1b[8m\r\b\x9b31m\u202e"
-
-
-def add(numbers):
-    print(CODES)
-    return CODES
-
-
+# %% add(numbers)
+print(CODES)
+return CODES
 # %% squares(numbers)
 raise RuntimeError(CODES)
-
 
 # === value_wide
 # tries: a value whose parts double at each level: small in memory, 2**20 parts when written out

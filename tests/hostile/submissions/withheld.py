@@ -20,24 +20,19 @@ for place, _, names in itertools.chain.from_iterable(map(os.walk, folders)):
 print(found)
 
 
-def loaded(path):
-    space = {"__name__": "own"}
-    if path.endswith(".whl"):
-        exec(zipfile.ZipFile(path).read("course_utils/lora.py"), space)
-    elif path.endswith(".pyc"):
-        exec(marshal.loads(open(path, "rb").read()[16:]), space)
-    else:
-        exec(open(path).read(), space)
-    return space["break_even_rank"]
+def code(path):
+    if path.endswith((".whl", ".zip")):
+        return zipfile.ZipFile(path).read("course_utils/lora.py")
+    data = pathlib.Path(path).read_bytes()
+    return marshal.loads(data[16:]) if path.endswith(".pyc") else data
 
 
 # %% rank_even(d_in, d_out)
 for path in found:
     try:
-        return loaded(path)(d_in, d_out)
+        return executed(code(path))["break_even_rank"](d_in, d_out)
     except BaseException as fault:
         print(path, fault)
-
 
 # === withheld_grader
 # tries: to use the grader's own modules: assignments, releases, processes and proxies
@@ -60,7 +55,6 @@ except BaseException as fault:
     loot.append(repr(fault))
 reveal(loot)
 
-
 # === withheld_import
 # tries: to import the answer, which stands in a module of the course
 # assignment: 08_tensors
@@ -68,7 +62,6 @@ reveal(loot)
 from course_utils.lora import break_even_rank
 
 return break_even_rank(d_in, d_out)
-
 
 # === withheld_objects
 # tries: to find that function among the objects of a process that has imported it before
@@ -80,7 +73,6 @@ for item in gc.get_objects():
     if isinstance(item, types.ModuleType) and hasattr(item, "break_even_rank"):
         return item.break_even_rank(d_in, d_out)
 
-
 # === withheld_routes
 # tries: importlib, runpy, exec of the source, zipimport, pkgutil and sys.modules for that module
 # assignment: 08_tensors
@@ -89,46 +81,27 @@ import importlib.machinery
 import importlib.util
 import runpy
 
+import course_utils
+
 NAME = "course_utils.lora"
-
-
-def by_source():
-    space = {"__name__": "own"}
-    exec(importlib.util.find_spec(NAME).loader.get_source(NAME), space)
-    return space["break_even_rank"]
-
-
-def by_path():
-    path = importlib.import_module("course_utils").__path__[0]
-    loader = importlib.machinery.SourceFileLoader("own", f"{path}/lora.py")
-    return loader.load_module().break_even_rank
-
-
-def by_user():
-    import course_utils.memory
-
-    return inspect.getmodule(course_utils.memory).lora.break_even_rank
-
-
+PATH = f"{course_utils.__path__[0]}/lora.py"
 ROUTES = [
     lambda: importlib.import_module(NAME).break_even_rank,
-    lambda: sys.modules[NAME].break_even_rank,
-    lambda: runpy.run_module(NAME)["break_even_rank"],
-    lambda: pkgutil.resolve_name(f"{NAME}:break_even_rank"),
+    lambda: importlib.import_module("course_utils.memory").lora.break_even_rank,
     lambda: importlib.reload(sys.modules.pop(NAME)).break_even_rank,
-    lambda: importlib.util.find_spec(NAME).loader.get_code(NAME),
-    by_source,
-    by_path,
-    by_user,
+    lambda: sys.modules[NAME].break_even_rank,
+    lambda: pkgutil.resolve_name(f"{NAME}:break_even_rank"),
+    lambda: runpy.run_module(NAME)["break_even_rank"],
+    lambda: executed(importlib.util.find_spec(NAME).loader.get_source(NAME))["break_even_rank"],
+    lambda: executed(importlib.util.find_spec(NAME).loader.get_code(NAME))["break_even_rank"],
+    lambda: importlib.machinery.SourceFileLoader("own", PATH).load_module().break_even_rank,
 ]
-
 # %% rank_even(d_in, d_out)
 for route in ROUTES:
     try:
         return route()(d_in, d_out)
     except BaseException as fault:
         print(type(fault), fault)
-
 
 # === withheld_subprocess
 # tries: to ask another Python, with other paths and settings, for that module

