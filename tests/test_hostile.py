@@ -16,10 +16,12 @@ import pytest
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed")
 
+from course_utils.exercise import checks, values
 from tests.hostile import canaries, corpus, course_grade
 from tests.sandboxes import needed
 from tests.waiting import wait_until
 from workshop.grading.records import GRADED
+from workshop.grading.sandbox import processes
 
 # All tests of the module share the runs, and the listeners need their ports.
 pytestmark = pytest.mark.xdist_group("hostile")
@@ -113,7 +115,8 @@ def test_no_file_process_or_connection_gets_out_of_the_sandbox(runs):
 @pytest.mark.full
 def test_submissions_have_no_effect_on_the_report_the_table_and_the_terminal(runs):
     for run in runs.values():
-        assert canaries.active(run.report) == []
+        # Only the report of the class may show inputs of hidden tests.
+        assert set(canaries.active(run.report)) <= {canaries.HIDDEN}
         assert [c for c in run.terminal if not (c.isprintable() or c == "\n")] == []
         cells = [cell for row in csv.reader(io.StringIO(run.table)) for cell in row]
         assert [cell for cell in cells if re.match(r"[=+@\t\r]|-(?!\d)", cell)] == []
@@ -126,7 +129,41 @@ def test_the_memory_of_the_grader_itself_stays_small(runs):
     assert all(run.memory - run.memory_before < MEMORY for run in runs.values())
 
 
+@needed
+@pytest.mark.full
+def test_different_files_are_different_attempts(runs):
+    for run in runs.values():
+        records = [r for name, r in run.records.items() if name.startswith("file_attempt")]
+        assert len({record.attempt for record in records}) == len(records)
+
+
 # --- reading the corpus, and detecting escapes ----------------------------------------------------
+
+
+def test_attacks_know_the_names_in_the_grader():
+    """Otherwise an attack would find nothing, and would be harmless without notice."""
+    text = "".join(path.read_text(encoding="utf-8") for path in corpus.FOLDER.glob("*.py"))
+    for module, name in re.findall(r"^(checks|values)\.(\w+)", text, re.M):
+        assert hasattr({"checks": checks, "values": values}[module], name)
+    assert {"Channel", "StudentProcess"} == set(re.findall(r'objects\("(\w+)"\)', text))
+    assert {"_call"} == set(re.findall(r"student\.(_\w+)", text))
+    assert hasattr(processes.Channel, "send")
+    assert hasattr(processes.StudentProcess, "_call")
+
+
+def test_attacks_use_no_undefined_names(tmp_path):
+    """Otherwise an attack would end with a NameError, and would be harmless without notice."""
+    pytest.importorskip("ruff", reason="ruff is not installed")
+    for attack in corpus.attacks():
+        if set(dict(attack.cells)) - {"notebook", "files"} and attack.base != "solution":
+            assignment = corpus.tensors if attack.assignment == corpus.tensors.NAME else corpus.sums
+            files = attack.files(assignment.notebook())
+            notebook = files[f"{attack.assignment}.ipynb"]
+            (tmp_path / f"{attack.name}.ipynb").write_bytes(notebook)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F821", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert set(re.findall(r"F821 Undefined name `(\w+)`", done.stdout)) <= set(corpus.ANSWERS)
+    assert "invalid-syntax" not in done.stdout
 
 
 def test_escaped_files_and_processes_are_detected(tmp_path):

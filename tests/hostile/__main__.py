@@ -82,7 +82,9 @@ HARMS: dict[str, Callable[[corpus.Attack, stock.Result], bool]] = {
     "left files or processes behind, or reached a service": (
         lambda _, result: bool(result.escapes or result.survivors or result.reached)
     ),
-    "ran a script in the feedback page": lambda _, result: bool(result.active),
+    "ran a script or showed hidden inputs in the feedback page": (
+        lambda _, result: bool(result.active)
+    ),
 }
 
 

@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 from bs4 import BeautifulSoup
 
 HOME = {"home": "notes.txt", "ssh": ".ssh/id_ed25519", "jupyter": ".jupyter/jupyter_config.json"}
@@ -28,6 +29,8 @@ TOKEN = "GITHUB_TOKEN"
 PORT, ABSTRACT = 47113, "\0hostile-canary"
 # Texts in the parts of a submission that try to forge a page or to run in the page.
 MARKS = ("hostile-script", str(PORT), "Score: 12.0 / 12.0")
+# The text before an input of a hidden test, which no page for students may show.
+HIDDEN = "hidden-input ["
 # The attributes, besides event handlers, by which an element affects its page.
 ACTIVE = ("style", "href", "src", "content", "action")
 # The beginnings of the names of processes and files that have escaped.
@@ -109,20 +112,18 @@ def escaped(*folders: str) -> list[str]:
 
 def survivors() -> list[str]:
     """Return the pids and names of processes that a submission has started and that still run."""
-    running = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            name = (folder / "comm").read_text().strip()
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and (name.startswith(PROCESS) or f" {PROCESS}" in line):
-                running.append(f"{folder.name} {name}")
-    return running
+    found = []
+    for process in psutil.process_iter(["name", "cmdline", "status"]):
+        words = [process.info["name"] or "", *(process.info["cmdline"] or [])[1:]]
+        running = process.info["status"] != psutil.STATUS_ZOMBIE
+        if running and any(word.startswith(PROCESS) for word in words):
+            found.append(f"{process.pid} {words[0]}")
+    return found
 
 
 def active(page: str) -> list[str]:
     """Return the elements and attributes of a page by which a submission would affect the page."""
-    found = set()
+    found = {HIDDEN} if HIDDEN in page else set()
     for element in BeautifulSoup(page, "html.parser").find_all(True):
         if element.name in ("script", "style") and any(m in element.get_text() for m in MARKS):
             found.add(f"<{element.name}>")

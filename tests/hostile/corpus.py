@@ -8,6 +8,7 @@ kind's title and with what must happen. Each submission says what it tries, and 
     # must: no point; graded            unless it is what the beginning of the file says
     # %% add(numbers)                   the body of the function in an answer cell
     # %% answer sum-all                 or the whole source of an answer cell
+    # %% inside sum-all                 lines before the last line of an answer cell
     # %% test sum-all-form              replaces this test cell of the instructor
     # %% cell after setup               an additional cell; or: cell before ID
     # %% notebook                       changes the `notebook` outside of the sandbox
@@ -133,6 +134,10 @@ class Attack:
                 fill(notebook, answer, f"def {heading}:\n{textwrap.indent(source, '    ')}")
             elif kind in ("answer", "test"):
                 fill(notebook, cell_id, source)
+            elif kind == "inside":
+                cell = find(notebook, cell_id)
+                body, _, end = cell["source"].rpartition("\n")
+                cell["source"] = f"{body}\n{textwrap.indent(source, '    ')}\n{end}"
             elif kind in ("cell after", "cell before"):
                 add(notebook, cell_id, source, before=kind == "cell before")
             elif heading == "notebook":

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.hostile import canaries, container, corpus
 
 MODULE = "tests.hostile.stock"
@@ -170,18 +172,16 @@ def _page(attack: corpus.Attack, secrets: dict[str, str]) -> list[str]:
 
 def _signal_all(number: signal.Signals) -> None:
     """Send a signal to all processes of the user who grades, until no new process appears."""
-    reached: set[str] = set()
-    while running := {entry.name for entry in os.scandir("/proc") if _is_graders(entry)} - reached:
-        for pid in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), number)
+    reached: set[psutil.Process] = set()
+    while running := {p for p in psutil.process_iter(["uids"]) if _is_graders(p)} - reached:
+        for process in running:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
         reached |= running
 
 
-def _is_graders(entry: os.DirEntry[str]) -> bool:
-    with contextlib.suppress(OSError):
-        return entry.name.isdigit() and entry.stat().st_uid == container.USER
-    return False
+def _is_graders(process: psutil.Process) -> bool:
+    return bool(process.info["uids"]) and process.info["uids"].real == container.USER
 
 
 def _points(assignment: str) -> dict[str, float]:

@@ -4,6 +4,7 @@
 
 import builtins
 import ctypes
+import errno
 import fcntl
 import gc
 import glob
@@ -25,6 +26,7 @@ import threading
 import time
 import types
 
+from course_utils.exercise import checks, values
 
 libc = ctypes.CDLL(None, use_errno=True)
 

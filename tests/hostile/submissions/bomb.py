@@ -206,11 +206,7 @@ return 0
 # tries: the same again: a second student whose processes keep all processors busy
 # %% cell after setup
 for _ in range(50):
-    if os.fork() == 0:
-        until = time.monotonic() + 100
-        while time.monotonic() < until:
-            pass
-        os._exit(0)
+    daemon("hostile-busy", lambda: None, 0)
 time.sleep(6)
 # %% add(numbers)
 time.sleep(2)

@@ -1,11 +1,40 @@
 """Unusual files and folders."""
 # must: no point; graded or needs a person or ungradable
 
+# === file_attempt_appended
+# tries: to look like the attempt below: its other file's digests are appended to the notebook
+# must: no point; graded or ungradable
+# %% files
+import hashlib
+
+digests = [hashlib.sha256(data).digest() for data in (b"helpers.py", b"x = 1")]
+files[FILE] += b"".join(digests)
+
+# === file_attempt_beside
+# tries: to look like the attempt above: a notebook and another file
+# must: no point; graded
+# %% files
+files["helpers.py"] = b"x = 1"
+
+# === file_broken_and_copy
+# tries: nothing: the notebook is damaged, and a finished copy lies beside it
+# must: at most 9 points; needs a person or ungradable; says 09_sums
+# from: solution
+# %% files
+files |= {"09_sums-Copy1.ipynb": files[FILE], FILE: files[FILE][:3000]}
+
 # === file_clash
 # tries: files beside the notebook with the names of the grader's own, and of folders in its way
 # %% files
 names = ["work/x", "record.json", "09_sums/09_sums.ipynb", "autograded/x", ".part"]
 files |= dict.fromkeys([*names, "file/" * 60 + "x"], b"mine")
+
+# === file_copy_finished
+# tries: nothing: the notebook is untouched, and the answers are in a copy beside it
+# must: at most 9 points; graded or needs a person; says Copy1
+# from: solution
+# %% files
+files |= {"09_sums-Copy1.ipynb": files[FILE], FILE: dump(release)}
 
 # === file_deep_folders
 # tries: 1,500 folders, each in the other, beside the notebook
@@ -100,6 +129,11 @@ files |= dict.fromkeys([*names, "ipykernel_config.py"], passing)
 names = ["-rf", "a\nb", "$(touch escaped-name)", "; touch escaped-name", "\x1b[2J", "'\"", "~"]
 names += ["x" * 255, "<script>hostile-script()<", "\udcff\udcfe", "\u202etxt.exe", "*"]
 files |= dict.fromkeys(names, b"odd")
+
+# === file_notebooks_beside
+# tries: 30 other notebooks, whose JSON is nested deeply or never ends
+# %% files
+files |= {f"{n}.ipynb": b'{"cells": ' + b"[" * 2_000_000 for n in range(30)}
 
 # === file_nothing
 # tries: a folder without a notebook

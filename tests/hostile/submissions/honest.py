@@ -2,24 +2,40 @@
 # must: 9 points; graded
 # from: solution
 
+# === honest_answer_below
+# tries: nothing: the answer is in a new cell below the stub
+# must: 9 points; graded or needs a person
+# %% notebook
+answer = find(notebook, "sum-all")
+add(notebook, "sum-all", answer["source"].partition("\n")[2])
+answer["source"] = find(release, "sum-all")["source"]
+
+# === honest_answer_in_check
+# tries: nothing: an answer was written into the cell of its first check
+# must: 8 points; needs a person
+# %% notebook
+check = find(notebook, "sum-all-form")
+check["source"] += "\n" + find(notebook, "sum-all")["source"].partition("\n")[2]
+find(notebook, "sum-all")["source"] = find(release, "sum-all")["source"]
+
+# === honest_attached_pictures
+# tries: nothing: 80 MB of photos are attached to an answer
+# %% notebook
+photos = {f"{n}.png": {"image/png": "iVBORw0KGgoA" + "A" * 10_000_000} for n in range(8)}
+find(notebook, "sum-why")["attachments"] = photos
+
 # === honest_await
 # tries: nothing: await at the top of a cell, and answers that use threads and processes
 # %% cell after imports
 import asyncio
 
 await asyncio.sleep(0)
-# %% answer sum-all
+# %% inside sum-all
 from concurrent.futures import ThreadPoolExecutor
 
-
-def add(numbers):
-    if not numbers:
-        raise ValueError("no numbers")
-    with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(int, numbers))
-
-
-# %% answer sum-squares
+with ThreadPoolExecutor(2) as pool:
+    return sum(pool.map(int, numbers))
+# %% cell before sum-squares
 import multiprocessing
 
 
@@ -27,12 +43,9 @@ def square(n):
     return n * n
 
 
-def squares(numbers):
-    if not numbers:
-        raise ValueError("no numbers")
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        return sum(pool.map(square, numbers))
-
+# %% inside sum-squares
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    return sum(pool.map(square, numbers))
 
 # === honest_broken_trial
 # tries: nothing: cells of one's own that fail, one of them because of a name used too early
@@ -85,6 +98,13 @@ notebook["cells"].remove(find(notebook, "sum-squares"))
 for name in ("sum-all-form", "sum-squares-values"):
     notebook["cells"].remove(find(notebook, name))
 
+# === honest_drive
+# tries: nothing: Colab's drive, a folder and a file that only the student has
+# %% notebook
+add(notebook, "imports", "from google.colab import drive\ndrive.mount('/content/drive')")
+add(notebook, "imports", "%cd /content/drive/MyDrive")
+add(notebook, "imports", "text = open('numbers.txt').read()\n!nvidia-smi")
+
 # === honest_duplicated_answer
 # tries: nothing: an answer was copied to try something, the copy has the same metadata
 # must: 9 points; graded or needs a person
@@ -108,6 +128,13 @@ for cell in notebook["cells"]:
 # %% files
 files[FILE] = json.dumps(notebook, ensure_ascii=False).encode("cp1252")
 
+# === honest_endless_trial
+# tries: nothing: a trial that the student had to interrupt
+# must: 9 points; graded or needs a person
+# %% cell after imports
+while True:
+    pass
+
 # === honest_exit
 # tries: nothing: sys.exit, quit and exit in cells that were to end a trial
 # %% cell after imports
@@ -118,6 +145,12 @@ sys.exit(1)
 raise SystemExit
 # %% cell after sum-squares
 exit()
+
+# === honest_in_folder
+# tries: nothing: the notebook is in a folder, as in an archive that was unpacked
+# must: 9 points; graded or needs a person
+# %% files
+files["my work/09_sums.ipynb"] = files.pop(FILE)
 
 # === honest_input
 # tries: nothing: a cell asks for input, which nobody gives
@@ -161,16 +194,15 @@ for cell in merged[1:]:
 # === honest_missing_import
 # tries: nothing: an answer uses a module that was imported only at home
 # must: 6 points; graded
-# %% notebook
-sums.change(notebook, "sum-all", "sum(numbers)", "np.sum(numbers)")
+# %% inside sum-all
+return np.sum(numbers)
 
 # === honest_numpy_numbers
 # tries: nothing: answers return NumPy's numbers
-# %% cell after imports
+# %% inside sum-all
 import numpy as np
 
-# %% notebook
-sums.change(notebook, "sum-all", "sum(numbers)", "np.sum(numbers)")
+return np.sum(numbers)
 
 # === honest_own_module
 # tries: nothing: helpers in a file of one's own, handed in beside the notebook
@@ -181,17 +213,18 @@ from helpers import total as add
 source = 'def total(numbers):\n    if not numbers:\n        raise ValueError("no numbers")\n'
 files["helpers.py"] = f"{source}    return sum(numbers)\n".encode()
 
+# === honest_pasted_release
+# tries: nothing: the cells of the released notebook were pasted below the answers
+# must: 9 points; graded or needs a person
+# %% notebook
+notebook["cells"] += release["cells"]
+
 # === honest_prints
 # tries: nothing: an answer prints each step, 10 MB in all
-# %% add(numbers)
-if not numbers:
-    raise ValueError("no numbers")
-total = 0
+# %% inside sum-all
 for number in numbers:
-    total += number
     for step in range(5_000):
-        print("adding", number, "total is now", total)
-return total
+        print("adding", number, "in step", step)
 
 # === honest_reordered
 # tries: nothing: the tasks were moved about
@@ -224,65 +257,56 @@ check = random = sum
 
 # === honest_slow
 # tries: nothing: a right answer that takes a third of a second of the processor for each call
-# %% answer sum-all
+# %% inside sum-all
 import time
 
+until = time.process_time() + 0.3
+while time.process_time() < until:
+    pass
 
-def add(numbers):
-    if not numbers:
-        raise ValueError("no numbers")
-    until = time.process_time() + 0.3
-    while time.process_time() < until:
-        pass
-    return sum(numbers)
-
+# === honest_split_answer
+# tries: nothing: an answer was split into two cells, which have the same metadata
+# must: 9 points; graded or needs a person
+# %% notebook
+answer = find(notebook, "sum-all")
+first, middle, second = answer["source"].partition("def add")
+twin = answer | {"id": "5b1c2d3e", "source": middle + second}
+answer["source"] = first + "import math"
+notebook["cells"].insert(notebook["cells"].index(answer) + 1, twin)
 
 # === honest_stderr
 # tries: nothing: right answers that warn and write to stderr
-# %% answer sum-all
+# %% inside sum-all
 import sys
 import warnings
 
-
-def add(numbers):
-    warnings.warn("this is slow", DeprecationWarning)
-    print("adding", file=sys.stderr)
-    if not numbers:
-        raise ValueError("no numbers")
-    return sum(numbers)
-
-
-# %% answer sum-squares
+warnings.warn("this is slow", DeprecationWarning)
+print("adding", file=sys.stderr)
+# %% inside sum-squares
 import logging
 import subprocess
 
-
-def squares(numbers):
-    logging.getLogger("mine").warning("squaring")
-    subprocess.run("echo squaring >&2", shell=True)
-    if not numbers:
-        raise ValueError("no numbers")
-    return sum(n * n for n in numbers)
-
+logging.getLogger("mine").warning("squaring")
+subprocess.run("echo squaring >&2", shell=True)
 
 # === honest_stderr_descriptor
 # tries: nothing: a right answer that uses a library which writes to stderr itself
-# %% answer sum-all
+# %% inside sum-all
 import os
 
-
-def add(numbers):
-    os.write(2, b"a warning of a library in C\n")
-    if not numbers:
-        raise ValueError("no numbers")
-    return sum(numbers)
-
+os.write(2, b"a warning of a library in C\n")
 
 # === honest_syntax_error
 # tries: nothing: one answer has a syntax error
 # must: 6 points; graded
 # %% notebook
 fill(notebook, "sum-squares", "def squares(numbers)\n    return sum(numbers")
+
+# === honest_title
+# tries: nothing: Colab has put an empty title above an answer
+# %% notebook
+answer = find(notebook, "sum-all")
+answer["source"] = f"# @title\n{answer['source']}"
 
 # === honest_types_changed
 # tries: nothing: an answer's cell became markdown, the question's became raw text
@@ -299,3 +323,16 @@ find(notebook, "sum-why")["cell_type"] = "raw"
 # %% notebook
 for name in ("sum-squares", "sum-largest"):
     find(notebook, name)["source"] = find(release, name)["source"]
+
+# === honest_upper_case
+# tries: nothing: the file's name is in upper case, as an old program writes it
+# %% files
+files["09_SUMS.IPYNB"] = files.pop(FILE)
+
+# === honest_written_module
+# tries: nothing: a cell writes a module, which an answer imports
+# must: 9 points; graded or needs a person
+# %% notebook
+answer = find(notebook, "sum-all")
+add(notebook, "imports", "%%writefile totals.py\n" + answer["source"].partition("\n")[2])
+answer["source"] = f"{answer['source'].splitlines()[0]}\nfrom totals import add"

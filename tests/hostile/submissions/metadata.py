@@ -9,6 +9,13 @@ cell = find(notebook, "sum-all")
 marks(cell).update(grade=True, points=100)
 cell["source"] += "\n100"
 
+# === metadata_comments
+# tries: cells of its own that are tests by their comments, and end in a number: partial credit
+# must: no point; graded or needs a person
+# %% notebook
+for cell in checks(notebook):
+    add(notebook, "sum-why", f"# grade_id: {cell['id']} (3 points)\n3")
+
 # === metadata_new_cells
 # tries: graded cells that the assignment doesn't have, worth 50 points each
 # %% notebook
@@ -81,6 +88,14 @@ notebook["metadata"] |= {
     "celltoolbar": "Create Assignment",
     "nbgrader": {"points": 100},
 }
+
+# === metadata_similar_ids
+# tries: ids that look like those of the tests, on cells that pass
+# must: no point; graded or needs a person
+# %% notebook
+for cell in checks(notebook):
+    twin = {"nbgrader": marks(cell) | {"grade_id": f"{cell['id']}\u200b"}}
+    add(notebook, cell["id"], "3", before=True, metadata=twin)
 
 # === metadata_swapped
 # tries: ids of the easy test on the hard ones, and of the tests on the answers

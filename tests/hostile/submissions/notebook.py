@@ -72,6 +72,12 @@ odd = itertools.cycle(["x" * 1_000_000, "", "same", "same", "a b/../c", "\u202e"
 for cell in notebook["cells"]:
     cell["id"] = next(odd)
 
+# === notebook_long_source
+# tries: cells of 12 MB together
+# %% notebook
+for _ in range(4):
+    add(notebook, "setup", "# comment\n" * 300_000)
+
 # === notebook_many_cells
 # tries: 20,000 cells
 # must: no point; ungradable or graded
@@ -79,10 +85,21 @@ for cell in notebook["cells"]:
 cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": "1"}
 notebook["cells"] += [cell | {"id": f"own-{number}"} for number in range(20_000)]
 
+# === notebook_merge_conflict
+# tries: nothing: git has written the marks of a conflict into the file
+# %% files
+files[FILE] = files[FILE].replace(b'"cells": [', b'<<<<<<< HEAD\n "cells": [', 1)
+
 # === notebook_number
 # tries: JSON that is no notebook: a number
 # %% files
 files[FILE] = b"42"
+
+# === notebook_pasted
+# tries: all cells 50 times, with the same ids and metadata
+# must: no point; graded or needs a person
+# %% notebook
+notebook["cells"] *= 50
 
 # === notebook_schema
 # tries: nbgrader metadata of version 99
@@ -123,3 +140,9 @@ files["\udcff.txt"] = b"mine"
 # tries: a notebook that ends in the middle
 # %% files
 files[FILE] = files[FILE][:3000]
+
+# === notebook_web_page
+# tries: nothing: the page of a website that shows the notebook, saved under the notebook's name
+# must: no point; ungradable; says web page
+# %% files
+files[FILE] = b"<!DOCTYPE html>\n<html><head><title>09_sums.ipynb at main</title></head></html>"

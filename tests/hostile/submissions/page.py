@@ -1,6 +1,15 @@
 """Scripts in feedback pages."""
 # must: no point; graded
 
+# === page_attachments
+# tries: attachments that are scripts, and a name that ends the attribute of a picture
+# %% notebook
+script = "<script>hostile-script()</script>"
+names = {"a.png": "text/html", "b.svg": "image/svg+xml", "' onerror='hostile-script()": "image/png"}
+cell = find(notebook, "sum-why")
+cell["attachments"] = {name: {kind: f"<svg>{script}</svg>"} for name, kind in names.items()}
+cell["source"] += "".join(f"\n![{script}](attachment:{name})" for name in names)
+
 # === page_forged
 # tries: a feedback page that shows other points, by styles and elements laid over them
 # %% cell after setup
@@ -10,6 +19,14 @@ display(HTML("<div style='position:fixed;top:0;left:0;background:white'>Score: 1
 display(HTML("<style>*{display:none}body:before{content:'Score: 12.0 / 12.0'}</style>"))
 display(HTML("<iframe src='http://127.0.0.1:47113'></iframe><form action='http://127.0.0.1'>"))
 display(HTML("<meta http-equiv='refresh' content='0;url=http://127.0.0.1:47113'>"))
+
+# === page_hidden_inputs
+# tries: to show the inputs of hidden tests in the feedback, by prints and by an error
+# %% add(numbers)
+if numbers not in ([], [1, 2], [1, 2, 3], [3, 4, 5]):
+    print("hidden-input", numbers)
+    raise RuntimeError(f"hidden-input {numbers}")
+return sum(numbers)
 
 # === page_script
 # tries: scripts in the feedback page: by markdown, outputs, messages, ids and attachments

@@ -153,6 +153,19 @@ return 0
 for pid in [*ancestors(), os.getpid()]:
     os.kill(pid, signal.SIGSTOP)
 
+# === process_system_calls
+# tries: system calls with a history of faults, and memory that nobody else can see
+# must: no point; graded; says allowed: \[\]
+# %% add(numbers)
+buffer = ctypes.create_string_buffer(256)
+calls = {"modify_ldt": (154, 1, buffer, 16), "memfd_secret": (447, 0), "bpf": (321, 0, buffer, 128)}
+calls |= {"userfaultfd": (323, 0), "io_uring_setup": (425, 1, buffer), "keyctl": (250, 0, -3, 1)}
+allowed = []
+for name, arguments in calls.items():
+    if libc.syscall(*arguments) >= 0 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
+        allowed.append(name)
+raise RuntimeError(f"allowed: {allowed}")
+
 # === process_terminal
 # tries: to type commands into the terminal of the person who grades
 # must: no point; graded

@@ -4,8 +4,6 @@
 # === protocol_channel
 # tries: to find the grader's channel among the objects, and to answer in its place, ahead of time
 # %% cell after setup
-from course_utils.exercise import values
-
 # %% add(numbers)
 for channel, n in itertools.product(objects("Channel"), range(200)):
     for kind in ("value", "done", "verdict", "passed", "object"):
@@ -24,8 +22,6 @@ return 0
 # === protocol_codec_amplified
 # tries: 60 MB of JSON that become 2 GB of objects where they are read
 # %% cell after setup
-from course_utils.exercise import values
-
 tree = b'{"list": [' + b'{"list": []},' * 4_600_000 + b"0]}"
 values.encode = lambda value: framed(tree, b"", b"")
 # %% add(numbers)
@@ -34,8 +30,6 @@ return 0
 # === protocol_codec_collisions
 # tries: a dict of 60,000 whole numbers with the same hash, which takes minutes to build
 # %% cell after setup
-from course_utils.exercise import values
-
 keys = b", ".join(b"[%d, 0]" % (k * (2**61 - 1)) for k in range(60_000))
 values.encode = lambda value: framed(b'{"dict": [' + keys + b"]}", b"", b"")
 # %% add(numbers)
@@ -44,8 +38,6 @@ return 0
 # === protocol_codec_deep
 # tries: an encoded value that is nested 100,000 deep, past the limit of the encoder
 # %% cell after setup
-from course_utils.exercise import values
-
 tree = b'{"list": [' * 100_000 + b"]}" * 100_000
 values.encode = lambda value: framed(tree, b"", b"")
 # %% add(numbers)
@@ -54,8 +46,6 @@ return 0
 # === protocol_codec_odd
 # tries: encoded values with unhashable keys, unknown kinds, huge numbers, and no value at all
 # %% cell after setup
-from course_utils.exercise import values
-
 trees = [b'{"dict": [[{"list": []}, 1]]}', b'{"list": {"list": []}}', b'{"object": "__import__"}']
 trees += [b'{"list": [], "tuple": []}', b'{"__class__": "int", "value": 12}', b'"\\ud800"']
 trees += [b"9" * 4000 + b"0" * 4000, b"1e999999999", b"-Infinity", b"", b"\xff\xfe"]
@@ -73,8 +63,6 @@ return 0
 # must: at most 3 points; graded or needs a person
 # assignment: 08_tensors
 # %% cell after imports
-from course_utils.exercise import values
-
 LIES = [
     {"0": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
     {"0": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 2**60]}},
@@ -143,8 +131,6 @@ report()
 # tries: an exception with a name, a message, kinds and a place that were made to be displayed
 # must: no point; graded
 # %% cell after setup
-from course_utils.exercise import checks
-
 checks.place = lambda fault: ["<script>hostile-script()</script>", "x" * 100_000] * 1000
 
 

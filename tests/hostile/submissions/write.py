@@ -45,8 +45,6 @@ for depth in range(1, 8):
 # === write_package
 # tries: to change course_utils on the disk, for itself and for those who come later
 # %% cell after setup
-from course_utils.exercise import checks
-
 path = checks.__file__
 for place in (path, f"{os.path.dirname(path)}/__pycache__/checks.cpython-311.pyc"):
     tried(os.chmod, os.path.dirname(place), 0o777)
