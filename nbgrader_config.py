@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import workshop
+from workshop.grading.sandbox.bubblewrap import SYSTEM
 
 c = get_config()  # noqa: F821 (traitlets adds get_config to this file's namespace)
 
@@ -71,6 +72,15 @@ c.Autograde.exporter_class = "workshop.grading.plugins.Grade"
 # The exporter applies no preprocessors.
 c.Autograde.sanitize_preprocessors = []
 c.Autograde.autograde_preprocessors = []
+
+# --- the sandbox: what a submission can read on this machine --------------------------------------
+
+# By default, these are all programs, libraries and fonts: /usr and some folders of /etc. Python's
+# own folder is always readable. The class's course, exchange and gradebook are hidden if they are
+# inside one of these folders, but all other files in them can be read. So a machine with other
+# people's files in /usr should list less, for example:
+# c.Sandbox.read_only = ["/usr/bin", "/usr/lib", "/usr/share/fonts", "/bin", "/lib", "/lib64"]
+c.Sandbox.read_only = list(SYSTEM)
 
 # --- notebooks as pages: formgrader and feedback --------------------------------------------------
 

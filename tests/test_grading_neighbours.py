@@ -64,9 +64,9 @@ HONEST_CELLS = {
             shared_memory.SharedMemory(name, create=True, size=4096).unlink()
         print("fine")
         """,
-    "System V IPC objects": """
-        made = [libc.shmget(0x514C, 4096, 0o3600), libc.semget(0x514C, 1, 0o3600)]
-        print("fine" if min(made) >= 0 else made)
+    "a System V semaphore": """
+        made = libc.semget(0x514C, 1, 0o3600)
+        print("fine" if made >= 0 else os.strerror(ctypes.get_errno()))
         """,
     "abstract sockets": """
         import socket

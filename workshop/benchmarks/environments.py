@@ -284,8 +284,6 @@ def setup_problems(
 
 # Maximum memory on mybinder.org, in bytes (B).
 BINDER_MEMORY = 2 * GB
-# Maximum number of processes and threads. The limit is so high that no lecture reaches it.
-BINDER_PROCESSES = 1024
 
 
 def binder() -> Runner:
@@ -302,16 +300,18 @@ def binder() -> Runner:
     python, core = Path(sys.executable), min(os.sched_getaffinity(0))
 
     def run(lecture: Path) -> Result:
-        with limits.enforce(BINDER_MEMORY, BINDER_PROCESSES) as enforced:
+        enforced = []
 
-            def confine(pid: int) -> None:
-                enforced.add(pid)
-                os.sched_setaffinity(pid, {core})
+        def confine(pid: int) -> None:
+            enforced.append(limits.enforce(pid, BINDER_MEMORY))
+            os.sched_setaffinity(pid, {core})
 
-            output = FOLDER / "executed" / "binder"
-            result = run_lecture(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
-            if enforced.exceeded:
-                reasons = filter(None, (result["error"], enforced.exceeded))
+        output = FOLDER / "executed" / "binder"
+        result = run_lecture(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
+        for limit in enforced:
+            limit.close()
+            if limit.exceeded:
+                reasons = filter(None, (result["error"], limit.exceeded))
                 result |= {"passed": False, "error": "\n".join(reasons)}
         return result | {"versions": versions(python)}
 

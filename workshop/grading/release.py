@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
 from workshop.grading.assignments import read, sources
+from workshop.grading.sandbox.bubblewrap import SYSTEM, Folders, python_folders
 
 SETTINGS = "nbgrader_config.py"
 # The exchange that nbgrader uses if the settings name no other folder.
@@ -79,24 +79,25 @@ def settings(folder: Path) -> Any:
     return PyFileConfigLoader(SETTINGS, path=str(folder)).load_config()
 
 
-def private_paths(folder: Path) -> tuple[str, ...]:
-    """Return the paths that no submission may read: the course, its exchange, and its data."""
+def sandbox_folders(folder: Path) -> Folders:
+    """Return what submissions of the class in `folder` can read, and what they must not read.
+
+    The class's course, exchange and gradebook are private. A folder of the course, such as
+    submitted/, may be a link to another disk, which is private, too.
+    """
     config = settings(folder)
-    paths = [str(folder), config.Exchange.get("root", NBGRADER_EXCHANGE)]
+    private = {str(folder), str(config.Exchange.get("root", NBGRADER_EXCHANGE))}
     if url := config.CourseDirectory.get("db_url"):
         from sqlalchemy import make_url
 
         if database := make_url(str(url)).database:
-            endings = ("", "-journal", "-wal", "-shm")
-            paths += [f"{folder / database}{ending}" for ending in endings]
-    # A folder of the course, such as submitted/, may be a link to another disk. A link such
-    # as .venv leads to a Python environment, not to the class's data.
-    python = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
-    for path in (*folder.glob("*"), *folder.glob("solutions/*")):
-        target = path.resolve()
-        if path.is_symlink() and not any(target.is_relative_to(prefix) for prefix in python):
-            paths.append(str(target))
-    return tuple(sorted(paths))
+            # SQLite writes other files with private data into the same folder.
+            private.add(str((folder / database).parent))
+    links = filter(Path.is_symlink, (*folder.glob("*"), *folder.glob("solutions/*")))
+    # A link such as .venv leads to Python's environment, not to the class's data.
+    private |= {str(path.resolve()) for path in links} - python_folders()
+    read_only = config.Sandbox.get("read_only", SYSTEM)
+    return Folders(tuple(read_only), tuple(sorted(private)))
 
 
 def _readme(folder: Path) -> str:

@@ -53,8 +53,8 @@ class Servers:
 
     def __init__(self, spec: GradingSpec):
         self._arguments = {
-            "student": (spec.imports.get("student", ""), spec.withheld, spec.private),
-            "test": (spec.imports.get("test", ""), (), spec.private),
+            "student": (spec.imports.get("student", ""), spec.withheld, spec.folders),
+            "test": (spec.imports.get("test", ""), (), spec.folders),
         }
         self._threads = ThreadPoolExecutor(2, "sandboxes")
         self._lock = threading.Lock()

@@ -24,6 +24,7 @@ from workshop.grading.assignments import (
     top_level,
     withheld,
 )
+from workshop.grading.sandbox.bubblewrap import ONLY_SYSTEM, Folders
 from workshop.grading.sandbox.limits import Limits
 
 # The contents of files, by their paths relative to the notebook's folder.
@@ -64,7 +65,7 @@ class GradingSpec:
         release: The released notebook, as JSON.
         tests: The full source of each test cell, including hidden tests, by grade id.
         imports: The import statements that the warm servers run, by role: "student" or "test".
-        private: The files and folders of the class, which are hidden in the sandbox.
+        folders: What a submission can read on this machine, and what is hidden.
         key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
             course's version changes.
     """
@@ -77,7 +78,7 @@ class GradingSpec:
     tests: dict[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
     imports: dict[str, str] = field(default_factory=dict)
-    private: tuple[str, ...] = ()
+    folders: Folders = ONLY_SYSTEM
     key: str = ""
 
 
@@ -146,7 +147,7 @@ def read(folder: Path, name: str, limits: Limits) -> GradingSpec:
         names=ExpectedNames.of(filter(is_answer, released["cells"])),
         withheld=hidden,
         imports=imports,
-        private=release.private_paths(folder),
+        folders=release.sandbox_folders(folder),
         files=other_files,
         limits=limits,
         key=digest(released, tests, hidden, contents, str(limits), __version__),

@@ -4,8 +4,7 @@
 
 On request, the server forks a process. The new process gets its own namespaces and serves a role,
 "student" or "test": it answers the messages that it receives over the socket that came with the
-request. The server itself only forks and ends processes. If processes can't have their own
-namespaces, the server doesn't fork but serves one role itself.
+request. The server itself only forks and ends processes.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from course_utils.exercise import values
-from workshop.grading.sandbox import namespaces, processes, seccomp
-from workshop.grading.sandbox.limits import rlimits
+from workshop.grading.sandbox import namespaces, processes, rlimits, seccomp
 from workshop.grading.sandbox.messages import Channel
 from workshop.grading.sandbox.shell import Shell
 
@@ -42,29 +41,23 @@ def main(control_descriptor: str) -> None:
     """Import the libraries, then carry out the worker's requests until the worker has ended."""
     control = socket.socket(fileno=int(control_descriptor))
     namespaces.set_subreaper()
-    settings, _ = _receive(control)
+    request, _ = _receive(control)
     # During imports, the garbage collector would run often and free little memory.
     gc.disable()
-    _warm_up(settings["imports"])
+    _warm_up(request["imports"])
     gc.collect()
     # The forked processes share all objects that exist now. Exclude these objects from garbage
     # collection. Otherwise the collector would write to their memory, and each process would need
     # its own copy of that memory.
     gc.freeze()
     gc.enable()
-    _reply(control, namespaces=_try_namespaces())
+    _reply(control, ready=True)
     while True:
         request, descriptor = _receive(control)
-        if request["do"] == "fork":
+        if "role" in request:
             _reply(control, pid=_fork(descriptor, request, control))
-        # If a process can't have its own namespaces, this server itself becomes the process.
-        elif request["do"] == "serve":
-            _reply(control, pid=os.getpid())
-            _serve(descriptor, request)
-        elif request["do"] == "end":
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(request["pid"], signal.SIGKILL)
-            _reply(control, status=_wait(request["pid"]))
+        else:
+            _reply(control, status=_end(request["end"]))
 
 
 def _warm_up(imports: str) -> None:
@@ -119,26 +112,25 @@ def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> i
 
 
 def _serve(descriptor: int, request: dict[str, Any]) -> None:
-    """Apply all limits to this process, serve a role, and end the process."""
-    with _ending():
-        # Leave the server's process group. Otherwise a submission could send a signal to the whole
-        # group: the server and all other submissions.
-        os.setsid()
-        connection = socket.socket(fileno=os.dup2(descriptor, 3))
-        connection.set_inheritable(False)
-        os.closerange(4, 4096)
-        os.makedirs("/tmp/work", exist_ok=True)
-        os.chdir("/tmp/work")
-        # Send one byte. With this byte, the worker receives this process's pid on the machine.
-        connection.send(b"!")
-        rlimits.limit_process(request["memory"], request["processes"], request["seconds"])
-        namespaces.drop_privileges()
-        seccomp.install_filter()
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard_stream in (0, 1, 2):
-            os.dup2(null, standard_stream)
-        os.close(null)
-        ROLES[request["role"]](Channel(connection)).serve()
+    """Apply all limits to this process, and serve a role until the worker closes the socket."""
+    # Leave the server's process group. Otherwise a submission could send a signal to the whole
+    # group: the server and all other submissions.
+    os.setsid()
+    connection = socket.socket(fileno=os.dup2(descriptor, 3))
+    connection.set_inheritable(False)
+    os.closerange(4, 4096)
+    os.mkdir("/tmp/work")
+    os.chdir("/tmp/work")
+    rlimits.limit_process(request["memory"], request["processes"])
+    namespaces.drop_privileges()
+    seccomp.install_filter()
+    # Send one byte. With this byte, the worker receives this process's pid on the machine.
+    connection.send(b"!")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard_stream in (0, 1, 2):
+        os.dup2(null, standard_stream)
+    os.close(null)
+    ROLES[request["role"]](Channel(connection)).serve()
 
 
 @contextlib.contextmanager
@@ -148,40 +140,17 @@ def _ending() -> Iterator[None]:
         yield
         os._exit(0)
     except BaseException:
-        import traceback
-
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
 
 
-def _try_namespaces() -> str:
-    """Return why a forked process can't have its own namespaces; "" if it can."""
-    reading, writing = os.pipe()
-    if (intermediate := os.fork()) == 0:
-        try:
-            namespaces.unshare_namespaces()
-            if (pid := os.fork()) == 0:
-                namespaces.mount_private(1_000_000)
-                os._exit(0)
-            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        except BaseException as error:
-            os.write(writing, str(error).encode())
-            os._exit(1)
-    os.close(writing)
-    status = _wait(intermediate)
-    with os.fdopen(reading, "rb") as stream:
-        return stream.read().decode() or ("" if status == 0 else "its files can't be separated")
-
-
-def _wait(pid: int) -> int:
-    """Wait until a process has ended, and return its exit status.
+def _end(pid: int) -> int:
+    """Kill a process with all processes of its namespace, and return its exit status.
 
     If a signal ended the process, the status is the negative number of the signal.
     """
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:
-        return 0
+    os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:

@@ -10,10 +10,11 @@ so that the sender, which may be a student process, can't fill the receiver's me
 
 from __future__ import annotations
 
+import contextlib
 import json
-import select
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,15 +66,9 @@ class Channel:
             TimeoutError: The deadline has passed.
         """
         head = json.dumps({"kind": kind, **fields}).encode()
-        data = memoryview(len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head + body)
-        while data:
-            self._wait(select.POLLOUT, deadline)
-            try:
-                data = data[self.connection.send(data, socket.MSG_DONTWAIT) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise ChannelError(str(error)) from None
+        sizes = len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big")
+        with self._until(deadline):
+            self.connection.sendall(sizes + head + body)
 
     def receive(self, deadline: float | None = None, limit: int = MAX_BODY) -> Message:
         """Receive and return the next message.
@@ -99,29 +94,23 @@ class Channel:
     def _read(self, size: int, deadline: float | None) -> bytes:
         data = bytearray()
         while len(data) < size:
-            self._wait(select.POLLIN, deadline)
-            try:
-                part = self.connection.recv(min(size - len(data), 1 << 20), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise ChannelError(str(error)) from None
+            with self._until(deadline):
+                part = self.connection.recv(min(size - len(data), 1 << 20))
             if not part:
                 raise ChannelError("the connection was closed")
             data += part
         return bytes(data)
 
-    def _wait(self, event: int, deadline: float | None) -> None:
-        poll = select.poll()
-        poll.register(self.connection, event)
-        left = None if deadline is None else (deadline - time.monotonic()) * 1000
-        if left is None:
-            poll.poll()
-        elif left <= 0 or not poll.poll(left):
+    @contextlib.contextmanager
+    def _until(self, deadline: float | None) -> Iterator[None]:
+        """Raise TimeoutError if the `with` block isn't finished at the deadline."""
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
             raise TimeoutError("the time is up")
-
-
-def pair() -> tuple[Channel, socket.socket]:
-    """Return a channel, and the socket at its other end, which another process can use."""
-    ours, theirs = socket.socketpair()
-    return Channel(ours), theirs
+        try:
+            self.connection.settimeout(left)
+            yield
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ChannelError(str(error)) from None

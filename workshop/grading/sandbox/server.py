@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workshop.grading.sandbox import bubblewrap, limits
-from workshop.grading.sandbox.bubblewrap import SandboxError
+from workshop.grading.sandbox.bubblewrap import ONLY_SYSTEM, Folders, SandboxError
 from workshop.grading.sandbox.limits import Limits
 from workshop.grading.sandbox.messages import Channel
 from workshop.grading.sandbox.package import copy_package
@@ -41,87 +41,51 @@ class Server:
     Args:
         imports: Import statements, one per line, that the server runs once for all of its
             processes.
-        warm: Whether the server forks processes. If not, each process gets a separate sandbox,
-            which needs seconds to start.
+        withheld: The modules of course_utils that no process can use.
 
-    Attributes:
-        fork_error: Why the server can't fork processes; "" if it can.
+    Raises:
+        SandboxError: The sandbox can't be started, or its processes can't be separated.
     """
 
     def __init__(
-        self,
-        imports: str = "",
-        withheld: tuple[str, ...] = (),
-        private: tuple[str, ...] = (),
-        warm: bool = True,
+        self, imports: str = "", withheld: tuple[str, ...] = (), folders: Folders = ONLY_SYSTEM
     ):
-        self._imports, self._private = imports, private
-        self._folder = tempfile.TemporaryDirectory(prefix="grading-")
-        os.chmod(self._folder.name, 0o711)
-        self._package = Path(self._folder.name)
-        copy_package(self._package, withheld)
-        self._bubblewrap: BubblewrapProcess | None = self._new_process()
-        self.fork_error = self._bubblewrap.fork_error
-        self.warm = warm and not self.fork_error
-
-    def start(self, role: str, allowed: Limits, core: int | None = None) -> SandboxProcess:
-        """Start and return a process in a sandbox."""
-        if self.warm and self._bubblewrap:
-            return SandboxProcess(self._bubblewrap, role, allowed, core)
-        process, self._bubblewrap = self._bubblewrap, None
-        process = process or self._new_process()
-        return SandboxProcess(process, role, allowed, core, forked=False)
-
-    def _new_process(self) -> BubblewrapProcess:
-        return BubblewrapProcess(self._imports, self._package, self._private)
-
-    @property
-    def alive(self) -> bool:
-        """Return whether the server can start processes."""
-        return self._bubblewrap is None or self._bubblewrap.alive
-
-    def close(self) -> None:
-        """End the server and all of its processes, and delete its copy of course_utils."""
-        if self._bubblewrap:
-            self._bubblewrap.close()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-
-class BubblewrapProcess:
-    """A bubblewrap process that runs `sandbox.forkserver`, and the socket for requests to it."""
-
-    def __init__(self, imports: str, package: Path, private: tuple[str, ...]):
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         # This lock allows one request at a time.
         self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        module = "workshop.grading.sandbox.forkserver"
-        program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
-        self._program = subprocess.Popen(
-            [*bubblewrap.command(package, private), *program],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            # In a separate session, bubblewrap doesn't receive Ctrl-C. Only the worker receives it.
-            start_new_session=True,
-        )
-        theirs.close()
-        self._control.settimeout(ANSWER_TIMEOUT)
-        try:
-            self.fork_error: str = self.ask(imports=imports)["namespaces"]
-        except SandboxError:
-            self.close()
-            raise
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="grading-"))
+            os.chmod(folder, 0o711)
+            self._package = Path(folder)
+            copy_package(self._package, withheld)
+            self._log = stack.enter_context(tempfile.TemporaryFile())
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.enter_context(self._control).settimeout(ANSWER_TIMEOUT)
+            module = "workshop.grading.sandbox.forkserver"
+            with theirs:
+                program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
+                self._program = subprocess.Popen(
+                    [*bubblewrap.command(self._package, folders), *program],
+                    pass_fds=[theirs.fileno()],
+                    env=bubblewrap.environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    # In a separate session, bubblewrap doesn't receive Ctrl-C.
+                    start_new_session=True,
+                )
+            stack.callback(self._program.wait)
+            stack.callback(self._program.kill)
+            self.ask(imports=imports)
+            # If processes can't be separated here, find out before a submission is read.
+            self.start("student", Limits()).end()
+            self._stack = stack.pop_all()
+
+    def start(self, role: str, allowed: Limits, core: int | None = None) -> SandboxProcess:
+        """Start and return a process in the sandbox."""
+        return SandboxProcess(self, role, allowed, core)
 
     def ask(self, passed: socket.socket | None = None, **request: Any) -> dict[str, Any]:
-        """Send a request to the server, and return the server's answer."""
+        """Send a request to `sandbox.forkserver`, and return the answer."""
         data = json.dumps(request).encode()
         try:
             with self._lock:
@@ -130,8 +94,19 @@ class BubblewrapProcess:
         except OSError:
             answer = b""
         if not answer:
-            raise SandboxError(f"the sandbox doesn't work here: {self._last_line()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._program.wait(5)
+            raise SandboxError(f"the sandbox doesn't work here: {self.last_line()}")
         return json.loads(answer)
+
+    def last_line(self) -> str:
+        """Return the last line that the sandbox wrote, which usually says why it failed."""
+        if self._log.closed:
+            return "its server was closed"
+        # Reading with a seek would move the place to which the sandbox writes.
+        lines = os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace").split("\n")
+        lines = [line for line in lines if line.strip()]
+        return lines[-1] if lines else "bubblewrap printed no message"
 
     @property
     def alive(self) -> bool:
@@ -139,21 +114,14 @@ class BubblewrapProcess:
         return self._program.poll() is None
 
     def close(self) -> None:
-        """End bubblewrap and all processes in the sandbox."""
-        self._control.close()
-        self._program.kill()
-        self._program.wait()
-        self._log.close()
+        """End the server and all of its processes, and delete its copy of course_utils."""
+        self._stack.close()
 
-    def _last_line(self) -> str:
-        """Return the last line that the program wrote, which usually says why it ended."""
-        if self._log.closed:
-            return "its server was closed"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._program.wait(5)
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "bubblewrap printed no message"
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
 class SandboxProcess:
@@ -164,44 +132,34 @@ class SandboxProcess:
     Args:
         allowed: The limits for the process and all processes that it starts, together.
         core: The number of the only core on which the process may run; default: any core.
-        forked: Whether the server forks the process. If not, the server itself becomes the process.
 
     Attributes:
         pid: The process's pid on this machine.
+        limits: The limit of the process's memory. After `end`, `limits.peak` is its peak memory.
     """
 
-    def __init__(
-        self,
-        sandbox: BubblewrapProcess,
-        role: str,
-        allowed: Limits,
-        core: int | None = None,
-        *,
-        forked: bool = True,
-    ):
-        self._sandbox, self._forked = sandbox, forked
+    def __init__(self, server: Server, role: str, allowed: Limits, core: int | None = None):
+        self._server = server
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.channel = Channel(ours)
         with theirs:
-            self._pid_in_sandbox = sandbox.ask(
+            self._pid_in_sandbox = server.ask(
                 theirs,
-                do="fork" if forked else "serve",
                 role=role,
                 memory=allowed.memory,
                 processes=allowed.processes,
                 files=allowed.files,
-                seconds=int(allowed.notebook),
             )["pid"]
-        self.pid = _sender_pid(ours)
-        self.limits = limits.enforce(allowed.memory, allowed.processes)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.limits)
-            self.limits.add(self.pid)
-            if core is not None:
-                os.sched_setaffinity(self.pid, {core})
-            # No error was raised, so keep the limits until `end` is called.
-            stack.pop_all()
+        if not (pid := _sender_pid(ours)):
+            raise SandboxError(
+                "the processes in a sandbox can't be separated here (docs/grading.md, section "
+                f"Containers): {server.last_line()}"
+            )
+        self.pid = pid
+        if core is not None:
+            os.sched_setaffinity(pid, {core})
+        self.limits = limits.enforce(pid, allowed.memory)
 
     def interrupt(self) -> None:
         """Interrupt the code that the process is running, like Jupyter's interrupt button."""
@@ -217,29 +175,24 @@ class SandboxProcess:
         self.channel.close()
         status = 0
         try:
-            if self._forked:
-                status = self._sandbox.ask(do="end", pid=self._pid_in_sandbox)["status"]
-            else:
-                self._sandbox.close()
+            status = self._server.ask(end=self._pid_in_sandbox)["status"]
         finally:
-            exceeded = self.limits.exceeded
-            self.limits.__exit__(None, None, None)
-        if exceeded:
-            return exceeded
-        return f"it was ended by signal {-status}" if status < 0 and status != -9 else ""
+            self.limits.close()
+        killed = f"it was ended by signal {-status}" if status < 0 and status != -9 else ""
+        return self.limits.exceeded or killed
 
 
 def _sender_pid(connection: socket.socket) -> int:
-    """Receive the first byte from a connection, and return the sender's pid on this machine."""
+    """Receive the first byte from a connection, and return the sender's pid on this machine.
+
+    Returns:
+        The pid; 0 if the sender has ended without sending anything.
+    """
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
     connection.settimeout(ANSWER_TIMEOUT)
     data, extra, _, _ = connection.recvmsg(1, space)
-    connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-    for level, kind, credentials in extra if data else ():
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return struct.unpack("3i", credentials)[0]
-    raise SandboxError("a process in the sandbox ended while it was starting")
+    return struct.unpack("3i", extra[0][2])[0] if data else 0
 
 
 # The number of submissions that are being graded on each core.

@@ -14,11 +14,18 @@ from __future__ import annotations
 
 import ast
 import base64
-import functools
 import io
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets import Type
+from traitlets.config import Config
 
 MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
 # Maximum size of the text that a cell may print, and of everything that it may display, in bytes
@@ -26,8 +33,9 @@ MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", 
 MAX_TEXT, MAX_DISPLAY = 200_000, 8_000_000
 # The note in the output of a cell after a skipped statement.
 SKIPPED = b"[grading goes on without this statement]\n"
-# Errors of a statement that may need a module, a file, the network, or a person at the keyboard.
-MISSING = (ImportError, OSError, EOFError)
+# Errors of a statement that may need a module, a file, the network, a person at the keyboard, or a
+# line magic.
+MISSING = (ImportError, OSError, EOFError, UsageError)
 # The note at the end of an output that is too large.
 TOO_LARGE = b"\n[the output is too large: the rest is not kept]\n"
 # Maximum number of characters of a name or of an exception's message.
@@ -38,10 +46,11 @@ Emit = Callable[..., None]
 
 
 class Outputs:
-    """Sends a cell's outputs up to a limit.
+    """Sends a cell's outputs, up to `MAX_TEXT` of text and `MAX_DISPLAY` of displayed objects.
 
-    Printed text and displayed objects have separate limits (`MAX_TEXT`, `MAX_DISPLAY`). When a
-    limit is exceeded, a note about it is sent once, and the further outputs are dropped.
+    At the end of each limit, a note about it is sent, and the further outputs are dropped. This
+    keeps the notebook of a student who prints too much small. The session has its own limits,
+    because a student's code can send what it likes.
     """
 
     def __init__(self, emit: Emit):
@@ -50,110 +59,116 @@ class Outputs:
 
     def start(self) -> None:
         """Reset the sizes that are still allowed, for a new cell."""
-        self._left = {"text": MAX_TEXT, "display": MAX_DISPLAY}
+        self._left = {MAX_TEXT: MAX_TEXT, MAX_DISPLAY: MAX_DISPLAY}
 
     def send(self, kind: str, body: bytes, **fields: Any) -> None:
         """Send one output, unless the cell's limit is exceeded."""
-        limit = "display" if "mimes" in fields else "text"
+        limit = MAX_DISPLAY if "mimes" in fields else MAX_TEXT
         left = self._left[limit]
         self._left[limit] -= len(body)
         if len(body) <= left:
             self._emit(kind, body, **fields)
         elif left >= 0:
-            if kind == "stream":
-                self._emit(kind, body[:left], **fields)
-            self._emit("stream", TOO_LARGE, name="stdout")
+            shown = body[:left] if kind == "stream" else b""
+            self._emit("stream", shown + TOO_LARGE, name="stdout")
             self._left[limit] = -1
 
 
-class _Stream(io.TextIOBase):
-    """A stream that replaces sys.stdout or sys.stderr, and sends the printed text as outputs."""
-
-    encoding, errors = "utf-8", "replace"
+class _Stream(io.BufferedIOBase):
+    """The bytes below sys.stdout or sys.stderr, which become outputs."""
 
     def __init__(self, outputs: Outputs, name: str):
         self._outputs, self.name = outputs, name
-        self._parts: list[str] = []
-        self._size = 0
 
     def writable(self) -> bool:
         return True
 
-    def isatty(self) -> bool:
+    def write(self, data: Any) -> int:
+        # IPython writes an empty text after each result.
+        if data:
+            self._outputs.send("stream", bytes(data), name=self.name)
+        return len(data)
+
+
+class _Result(DisplayHook):
+    def write_output_prompt(self) -> None:
+        pass
+
+    # IPython passes the metadata as the second argument.
+    def write_format_data(self, format_dict: dict[str, Any], *_: Any) -> None:
+        _show(self.shell.outputs, "result", format_dict)
+
+
+class _Display(DisplayPublisher):
+    def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+        _show(self.shell.outputs, "display", data)
+
+    def clear_output(self, wait: bool = False) -> None:
+        pass
+
+
+class _IPython(InteractiveShell):
+    """An IPython shell that sends outputs instead of printing them."""
+
+    displayhook_class = Type(_Result)
+    display_pub_class = Type(_Display)
+    outputs: Outputs
+    # All words of the statements that were skipped; None if no statement may be skipped.
+    missing: set[str] | None = None
+
+    async def run_ast_nodes(
+        self,
+        nodelist: list[ast.stmt],
+        cell_name: str,
+        interactivity: str = "last_expr",
+        compiler: Any = compile,
+        result: Any = None,
+    ) -> bool:
+        for node in nodelist:
+            is_last = node is nodelist[-1]
+            mode = interactivity if is_last else "none"
+            if await super().run_ast_nodes([node], cell_name, mode, compiler, result):
+                error = result.error_in_exec
+                if not self._can_skip(node, error, is_last):
+                    return True
+                fields = exception_fields(type(error), error)
+                reason = f"{fields['ename']}: {fields['evalue']}"
+                text = _statement_text(node)
+                self.outputs.send("skipped", SKIPPED, statement=text, reason=reason)
+                result.error_in_exec = None
         return False
 
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._parts.append(text)
-        self._size += len(text)
-        if self._size > 8_000:
-            self.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        text, self._parts, self._size = "".join(self._parts), [], 0
-        if text:
-            self._outputs.send("stream", utf8(text), name=self.name)
-
-
-class Skipping:
-    """Decides after which errors a cell goes on, and knows the names that are missing since then.
-
-    A statement may fail only because something of the student's machine is missing here: a module,
-    a file, the network, a person at the keyboard, or the window of a line magic.
-    """
-
-    def __init__(self) -> None:
-        self._missing: set[str] = set()
-
-    def allows(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
+    def _can_skip(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
         """Return whether the cell goes on after a statement that raised an error.
 
-        The statement may be an import or a line magic, it may raise one of the errors in `MISSING`,
-        or it may need a name that a skipped statement would have defined.
+        The statement is an import, or needs what is missing here. The last statement of a cell is
+        skipped only if it is an import.
 
         Args:
             error: The exception; None if the statement could not be compiled.
-            is_last: Whether the statement is the last one of the cell. Then it must be an import.
         """
-        is_import = isinstance(node, ast.Import | ast.ImportFrom)
-        # After a failed `from module import *`, any name may be missing.
-        needs_name = isinstance(error, NameError) and bool({error.name, "*"} & self._missing)
-        is_missing = needs_name or isinstance(error, MISSING) or bool(_magic(node))
-        if not isinstance(error, Exception) or not (is_import or (is_missing and not is_last)):
+        if self.missing is None or not isinstance(error, Exception):
             return False
-        self._missing |= _bound_names(node)
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            # A skipped statement would have defined the name. After a skipped `from module
+            # import *`, it may be any name.
+            names = {error.name, "*"} if isinstance(error, NameError) else set()
+            if is_last or not (isinstance(error, MISSING) or names & self.missing):
+                return False
+        self.missing.update(re.findall(r"\w+|(?<=import )\*", ast.unparse(node)))
         return True
 
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        sys.stdout.flush()
+        body = utf8("\n".join(map(str, stb)))[:MAX_TEXT]
+        self.outputs.send("error", body, **exception_fields(etype, evalue))
 
-def _magic(node: ast.stmt) -> str:
-    """Return the line magic of a statement, such as "%matplotlib inline"; "" if there is none."""
-    match node:
-        case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), args)):
-            return "%" + " ".join(str(arg.value) for arg in args if isinstance(arg, ast.Constant))
-    return ""
+    def show_usage_error(self, exc: BaseException) -> None:
+        """Show the error of a line magic like any other error, instead of printing it."""
+        self._showtraceback(type(exc), exc, [f"UsageError: {exc}"])
 
-
-def _bound_names(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement of a cell would define."""
-    names: set[str] = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
-def _skipped_fields(node: ast.stmt, error: Exception) -> dict[str, str]:
-    """Return the first line of a statement and its exception, as fields of a message."""
-    text = _magic(node) or ast.unparse(node)
-    lines = [line for line in text.split("\n") if not line.startswith("@")]
-    fields = exception_fields(type(error), error)
-    return {"statement": clean(lines[0]), "reason": f"{fields['ename']}: {fields['evalue']}"}
+    def enable_gui(self, gui: Any = None) -> None:
+        """Do nothing: `%matplotlib` calls this method, but pictures are shown without it."""
 
 
 class Shell:
@@ -163,17 +178,25 @@ class Shell:
     """
 
     def __init__(self, emit: Emit):
-        self.outputs = Outputs(emit)
-        self.shell = ipython()
-        self.shell.outputs = self.outputs
-        self.shell.skipping = None
+        settings = Config()
+        settings.HistoryManager.enabled = False
+        # A Jupyter notebook uses the same colors.
+        settings.InteractiveShell.colors = "Neutral"
+        self.shell = _IPython.instance(config=settings)
+        self.outputs = self.shell.outputs = Outputs(emit)
+        self.shell.missing = None
         self.namespace: dict[str, Any] = self.shell.user_ns
-        sys.stdout = _Stream(self.outputs, "stdout")
-        sys.stderr = _Stream(self.outputs, "stderr")
+        for name in ("stdout", "stderr"):
+            stream = io.TextIOWrapper(_Stream(self.outputs, name), "utf-8", "replace")
+            setattr(sys, name, stream)
 
     def skip_what_is_missing(self) -> None:
-        """From now on, go on with a cell after a statement that needs what is missing here."""
-        self.shell.skipping = Skipping()
+        """From now on, go on with a cell after a statement that needs what is missing here.
+
+        A statement may fail only because something of the student's machine is missing here: a
+        module, a file, the network, a person at the keyboard, or the window of a line magic.
+        """
+        self.shell.missing = set()
 
     def run(self, source: str) -> bool:
         """Run one cell, and return whether the cell ended without an error."""
@@ -189,82 +212,18 @@ class Shell:
             stream.flush()
 
 
-@functools.cache
-def ipython() -> Any:
-    """Return this process's IPython shell, which sends outputs instead of printing them."""
-    from IPython.core.displayhook import DisplayHook
-    from IPython.core.displaypub import DisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets import Type
-    from traitlets.config import Config
-
-    class Result(DisplayHook):
-        def write_output_prompt(self) -> None:
-            pass
-
-        # IPython passes the metadata as the second argument.
-        def write_format_data(self, format_dict: dict[str, Any], *_: Any) -> None:
-            sys.stdout.flush()
-            _show(self.shell.outputs, "result", format_dict)
-
-    class Display(DisplayPublisher):
-        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
-            sys.stdout.flush()
-            _show(self.shell.outputs, "display", data)
-
-        def clear_output(self, wait: bool = False) -> None:
-            pass
-
-    class Notebook(InteractiveShell):
-        displayhook_class = Type(Result)
-        display_pub_class = Type(Display)
-        outputs: Outputs
-        skipping: Skipping | None = None
-        enable_gui = _enable_gui
-        show_usage_error = _show_usage_error
-
-        async def run_ast_nodes(
-            self,
-            nodelist: list[ast.stmt],
-            cell_name: str,
-            interactivity: str = "last_expr",
-            compiler: Any = compile,
-            result: Any = None,
-        ) -> bool:
-            for node in nodelist:
-                is_last = node is nodelist[-1]
-                mode = interactivity if is_last else "none"
-                if await super().run_ast_nodes([node], cell_name, mode, compiler, result):
-                    error, skipping = result.error_in_exec, self.skipping
-                    if not (skipping and skipping.allows(node, error, is_last)):
-                        return True
-                    self.outputs.send("skipped", SKIPPED, **_skipped_fields(node, error))
-                    result.error_in_exec = None
-            return False
-
-        def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
-            sys.stdout.flush()
-            body = utf8("\n".join(map(str, stb)))[:MAX_TEXT]
-            self.outputs.send("error", body, **exception_fields(etype, evalue))
-
-    settings = Config()
-    settings.HistoryManager.enabled = False
-    # A Jupyter notebook uses the same colors.
-    settings.InteractiveShell.colors = "Neutral"
-    return Notebook.instance(config=settings)
-
-
-def _enable_gui(*_: Any) -> None:
-    """Do nothing: IPython calls this method for %matplotlib, but pictures are shown without it."""
-
-
-def _show_usage_error(shell: Any, error: BaseException) -> None:
-    """Show the error of a line magic like any other error, instead of printing it."""
-    shell._showtraceback(type(error), error, [f"UsageError: {error}"])
+def _statement_text(node: ast.stmt) -> str:
+    """Return the first line of a statement; a line magic as the student wrote it."""
+    match node:
+        case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), args)):
+            return "%" + " ".join(str(arg.value) for arg in args if isinstance(arg, ast.Constant))
+    lines = ast.unparse(node).split("\n")
+    return clean(next(line for line in lines if not line.startswith("@")))
 
 
 def _show(outputs: Outputs, kind: str, data: dict[str, Any]) -> None:
     """Send the forms of a displayed object whose MIME types are in `MIMES`."""
+    sys.stdout.flush()
     forms = {mime: _bytes(mime, data[mime]) for mime in MIMES if mime in data}
     sizes = {mime: len(form) for mime, form in forms.items()}
     outputs.send(kind, b"".join(forms.values()), mimes=sizes)

@@ -1,17 +1,16 @@
-"""Limit the memory and the number of processes of one submission, for all its processes together.
+"""Limit the memory of one submission, for all its processes together.
 
-    with limits.enforce(memory=2 * GB, processes=64) as enforced:
-        enforced.add(pid)                       # before it runs any code of a student
-        ...
-        enforced.exceeded, enforced.peak        # "" or the limit that was exceeded; bytes
+    limit = limits.enforce(pid, 2 * GB)         # before the process runs any code of a student
+    ...
+    limit.close()                               # when the process has ended
+    limit.exceeded, limit.peak                  # "" or the reason for which it was killed; bytes
 
-    rlimits    limits that a process sets for itself before it runs a student's code
-    cgroups    limits that the kernel enforces for a group of processes
-    watcher    without control groups: limits that a thread enforces by measuring the processes
+    cgroups    the kernel enforces the limit, where a control group (cgroup v2) can be created
+    watcher    elsewhere: a thread measures the processes, and kills them if they exceed the limit
 
-A control group counts every memory page that one of its processes is the first to access. The page
-may be private or belong to shared memory, a memory file or a tmpfs. A control group doesn't count
-pages that a process has inherited from a warm server and only reads. All limits need Linux.
+A control group counts every page of memory that one of its processes is the first to access:
+private memory, shared memory, and files in a tmpfs. Neither kind of limit counts pages that a
+process has inherited from a warm server and only reads.
 """
 
 from __future__ import annotations
@@ -19,24 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workshop.grading.sandbox.limits import cgroups
-from workshop.grading.sandbox.limits.base import ResourceLimits
-from workshop.grading.sandbox.limits.cgroups import CgroupLimits
-from workshop.grading.sandbox.limits.rlimits import limit_process
-from workshop.grading.sandbox.limits.watcher import PollingLimits
+from workshop.grading.sandbox.limits.cgroups import CgroupLimit
+from workshop.grading.sandbox.limits.watcher import WatchedLimit
 
-__all__ = [
-    "CgroupLimits",
-    "Limits",
-    "PollingLimits",
-    "ResourceLimits",
-    "available",
-    "enforce",
-    "limit_process",
-]
-
-CONTROL_GROUPS, WATCHER = "control groups", "a thread that measures the processes every 0.1 s"
+WATCHER = "a thread that measures the processes every 0.1 s"
 BETTER = (
-    "control groups limit memory exactly: run the command as"
+    "a control group (cgroup v2) limits memory exactly: run the command as"
     " `systemd-run --user --scope -p Delegate=yes course …`, or where /sys/fs/cgroup is writable"
 )
 
@@ -63,16 +50,18 @@ class Limits:
     notebook: float = 900
 
 
-def enforce(memory: int, processes: int) -> ResourceLimits:
-    """Return limits for one submission, of the best kind that this machine allows."""
-    parent = cgroups.best_parent()
-    return CgroupLimits(memory, processes, parent) if parent else PollingLimits(memory, processes)
+def enforce(pid: int, memory: int) -> CgroupLimit | WatchedLimit:
+    """Limit the memory of a process and of all processes that it starts from now on, together.
+
+    Args:
+        pid: The first process of a PID namespace, so that no other process of the namespace
+            survives it.
+        memory: Maximum memory in bytes (B).
+    """
+    parent = cgroups.parent()
+    return CgroupLimit(pid, memory, parent) if parent else WatchedLimit(pid, memory)
 
 
 def available() -> tuple[str, str]:
-    """Return the kind of limits on this machine, and how to get a better kind.
-
-    The second text is "" if there is no better kind.
-    """
-    parent = cgroups.best_parent()
-    return (f"{CONTROL_GROUPS} ({parent.version})", "") if parent else (WATCHER, BETTER)
+    """Return what limits memory on this machine, and how to get something better, if possible."""
+    return ("a control group (cgroup v2)", "") if cgroups.parent() else (WATCHER, BETTER)

@@ -1,4 +1,4 @@
-"""Limit submissions without control groups: a thread measures processes and kills them if needed.
+"""Limit the memory of a submission without a control group: a thread measures its processes.
 
 Source: Linux's Documentation, filesystems/proc.rst.
 """
@@ -6,189 +6,124 @@ Source: Linux's Documentation, filesystems/proc.rst.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import glob
+import re
 import threading
 import time
-from typing import Self
+from pathlib import Path
 
-from workshop.grading.sandbox.limits import proc
-from workshop.grading.sandbox.limits.base import KILL_TIMEOUT, ResourceLimits
+import psutil
 
-# Seconds between two measurements of the processes.
+from course_utils.machine.units import format_bytes
+
+# Seconds between two measurements.
 INTERVAL = 0.1
-# Every 10th measurement determines the memory exactly, to the page.
-EXACT_INTERVAL = 10
+# An exact measurement takes milliseconds, so it is made only every 10th time, and whenever the
+# memory may exceed the limit.
+EXACT = 10
 
 
-class PollingLimits(ResourceLimits):
-    """Limits that a thread enforces, by measuring the processes ten times a second.
+class WatchedLimit:
+    """A memory limit that a thread enforces; see `limits.enforce`.
 
-    Linux doesn't report how much memory the processes have allocated since `add`, because a process
-    shares pages with a warm server and with its own forks. Two lower bounds can be measured. The
-    first is the memory of all pages that only one process uses. The second is the memory of all
-    pages minus the memory at `add`, where each page is divided among the processes that share it.
-    The larger of the two bounds is compared with the limit. For one process, the larger bound is
-    exact. For several processes, the larger bound may be too small, by up to the memory that the
-    processes had when they were added.
+    Linux doesn't report how much memory the processes have allocated since their start, because a
+    process shares pages with a warm server and with its own forks. Two lower bounds can be
+    measured: the memory of all pages that only one process uses, and the memory of all pages minus
+    the memory at the start, where each page is divided among the processes that share it. The
+    larger one is compared with the limit. For one process, it is exact. For several processes, it
+    may be too small, by up to the memory that the first process had at its start.
 
-    Two kinds of memory are not measured. The first is files in a tmpfs, which are limited by the
-    size of the tmpfs. The second is shared memory that no process has open or mapped.
+    Files in a tmpfs, buffers in the kernel, and shared memory that no process has touched or still
+    uses aren't measured. The size of a tmpfs is limited, and `sandbox.seccomp` refuses the calls
+    that create shared memory without mapping it.
+
+    Attributes:
+        exceeded: Why the processes were killed, as a sentence without a full stop; "" if they
+            weren't.
+        peak: The peak of the measurements, in bytes (B).
     """
 
-    def __init__(self, memory: int, processes: int):
-        super().__init__(memory, processes)
-        self._lock = threading.RLock()
-        # The start time of each member process, by pid.
-        self._members: dict[int, int] = {}
-        # The memory that the members had when they were added, in bytes (B).
-        self._inherited = 0
-        self._measurements = 0
+    def __init__(self, pid: int, memory: int):
+        self._first, self._memory = psutil.Process(pid), memory
+        self._inherited = _resident(pid)
+        self.exceeded, self.peak = "", 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._thread.start()
 
-    def __enter__(self) -> Self:
-        _watcher.watch(self)
-        return self
+    def close(self) -> None:
+        """Stop to measure the processes."""
+        self._closed.set()
+        self._thread.join()
 
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        _watcher.unwatch(self)
-
-    def add(self, pid: int) -> None:
-        """Measure a process and its descendants from now on; see `ResourceLimits.add`."""
-        with self._lock:
-            start = proc.start_time(pid)
-            if start is None:
-                raise ProcessLookupError(f"there is no process {pid}")
-            _, status = proc.running_status(pid)
-            self._inherited += proc.resident(status)
-            self._members[pid] = start
-
-    @property
-    def peak(self) -> int:
-        """Measure the memory exactly, and return the peak of all measurements, in bytes (B)."""
-        with self._lock:
-            self._measurements = 0
-            self.enforce()
-            return self._peak
-
-    def enforce(self) -> None:
-        """Measure the processes, and kill them if they exceed a limit."""
-        with self._lock:
-            if self._ended:
+    def _watch(self) -> None:
+        count = 0
+        while self._first.is_running() and not self.exceeded:
+            most = sum(map(_resident, _processes(self._first.pid)))
+            if most > self._memory or count % EXACT == 0:
+                self._check()
+            if self._closed.wait(INTERVAL):
                 return
-            grown, threads = self._measure()
-            # For a moment, a process that starts another program is counted twice. So wait, and
-            # measure again.
-            if grown > self.memory:
-                time.sleep(0.02)
-                grown = min(grown, self._measure()[0])
-            self._measurements += 1
-            self._peak = max(self._peak, grown)
-            if grown > self.memory:
-                self._exceeded = self._memory_text()
-            elif threads > self.processes:
-                self._exceeded = self._processes_text()
-            if self._exceeded:
-                self.kill()
+            count += 1
 
-    def kill(self) -> None:
-        """Stop all processes first, so that none can start another one, and then kill them."""
-        with self._lock:
-            self._ended = True
-            deadline = time.monotonic() + KILL_TIMEOUT
-            stopped: set[int] = set()
-            while time.monotonic() < deadline - 1 and (new := self._find().keys() - stopped):
-                for pid in new:
-                    proc.send_signal(pid, signal.SIGSTOP)
-                stopped |= new
-                time.sleep(0.005)
-            while (members := self._find()) and time.monotonic() < deadline:
-                for pid in members:
-                    proc.send_signal(pid, signal.SIGKILL)
-                time.sleep(0.005)
+    def _check(self) -> None:
+        """Measure the memory exactly; if it exceeds the limit, kill the processes."""
+        grown = self._grown()
+        if grown > self._memory:
+            # For a moment, a process that starts another program is counted twice.
+            time.sleep(0.02)
+            grown = min(grown, self._grown())
+        self.peak = max(self.peak, grown)
+        if grown > self._memory:
+            self.exceeded = f"its processes used more than {format_bytes(self._memory)} of memory"
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # With the first process of a PID namespace, the kernel kills all others.
+                self._first.kill()
 
-    def _measure(self) -> tuple[int, int]:
-        """Return the memory allocated since `add`, in bytes (B), and the number of threads.
-
-        The exact measurement of the memory needs milliseconds. If a quick upper bound is below the
-        limit, the memory is measured only every 10th time (`EXACT_INTERVAL`) and otherwise returned
-        as 0.
-        """
-        statuses = [proc.running_status(pid) for pid in self._find()]
-        files = proc.memory_files(folder for folder, _ in statuses)
-        most = sum(proc.resident(status) for _, status in statuses) + files
-        exact = most > self.memory or self._measurements % EXACT_INTERVAL == 0
-        threads = sum(status.get("Threads", 0) for _, status in statuses)
-        return self._grown(statuses, files) if exact else 0, threads
-
-    def _grown(self, statuses: list[tuple[str, dict[str, int]]], files: int) -> int:
-        """Return the larger lower bound of the memory allocated since `add`, in bytes (B)."""
-        private = proportional = mapped = 0
-        for folder, status in statuses:
-            rollup = proc.numbers(f"{folder}/smaps_rollup")
-            if "Pss" in rollup:
+    def _grown(self) -> int:
+        """Return the larger lower bound of the memory allocated since the start, in bytes (B)."""
+        private = proportional = 0
+        for pid in _processes(self._first.pid):
+            if rollup := _sizes(pid, "smaps_rollup"):
                 private += rollup["Private_Dirty"]
                 proportional += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
-                mapped += rollup.get("Pss_Shmem", 0)
-            # The file can't be read, or the process has ended.
+            # A process can make this file unreadable for all users but root.
             else:
-                proportional += proc.resident(status)
-        return max(private, proportional - self._inherited) + max(0, files - mapped)
-
-    def _find(self) -> dict[int, int]:
-        """Return the start times of the running members and of their descendants, by pid."""
-        known = {
-            pid: start for pid, start in self._members.items() if proc.start_time(pid) == start
-        }
-        new = list(known)
-        while new:
-            for child in proc.children(new.pop()):
-                if child not in known and (start := proc.start_time(child)) is not None:
-                    known[child] = start
-                    new.append(child)
-        self._members = known
-        return known
+                proportional += _resident(pid)
+        return max(private, proportional - self._inherited)
 
 
-class Watcher:
-    """A thread that enforces all `PollingLimits`; it runs while any limits are being watched."""
+def _processes(pid: int) -> list[int]:
+    """Return the pids of a process and its descendants.
 
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all limits and the thread, because a forked process doesn't have the thread."""
-        self._lock = threading.Lock()
-        self._watched: set[PollingLimits] = set()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, limits: PollingLimits) -> None:
-        """Enforce the limits of one submission from now on."""
-        with self._lock:
-            self._watched.add(limits)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
-                self._thread.start()
-
-    def unwatch(self, limits: PollingLimits) -> None:
-        """Stop enforcing the limits of one submission."""
-        with self._lock:
-            self._watched.discard(limits)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                watched = list(self._watched)
-                if not watched:
-                    self._thread = None
-                    return
-            for limits in watched:
-                # If a process ends during the measurement, reading its files fails.
-                with contextlib.suppress(OSError, ValueError):
-                    limits.enforce()
-            time.sleep(INTERVAL)
+    psutil would read the status of all processes of the machine, ten times a second.
+    """
+    found = [pid]
+    for each in found:
+        for path in glob.glob(f"/proc/{each}/task/*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, Path(path).read_text().split())
+    return found
 
 
-_watcher = Watcher()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_watcher.reset)
+def _resident(pid: int) -> int:
+    """Return the memory of a process that no file on a disk backs, in bytes (B).
+
+    Pages that the process shares with other processes are included.
+    """
+    sizes = _sizes(pid, "status")
+    return sum(sizes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+
+
+def _sizes(pid: int, name: str) -> dict[str, int]:
+    """Return the sizes in a file of /proc by name, in bytes (B); none if the process has ended.
+
+    A thread that has ended reports no size, even if it is the first one and others still run. So
+    the file of the first thread that reports one is used.
+    """
+    for path in glob.glob(f"/proc/{pid}/task/*/{name}"):
+        with contextlib.suppress(OSError):
+            sizes = re.findall(r"^(\w+):\s+(\d+) kB$", Path(path).read_text(), re.MULTILINE)
+            if sizes:
+                return {key: 1024 * int(number) for key, number in sizes}
+    return {}
