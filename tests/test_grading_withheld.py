@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import course_utils
+from tests.sandboxes import needed, printed, session, text_of
 from workshop.grading import assignments
+from workshop.grading.sandbox.limits import Limits
 from workshop.grading.sandbox.package import copy_package
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork"),
-    pytest.mark.xdist_group("withheld"),
+    pytest.mark.xdist_group("sandbox"),
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,3 +135,50 @@ def test_a_withheld_name_cannot_be_used_in_any_way(tmp_path, use):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "ImportError: course_utils.memory.gpus is not available while" in done.stderr
+
+
+@needed
+def test_only_the_test_process_has_the_withheld_modules():
+    source = "from importlib.util import find_spec\n"
+    source += "print('class LoRALinear' in open(find_spec('course_utils.lora').origin).read())"
+    with session() as running:
+        assert text_of(running.check(source)) == "True\n"
+        assert text_of(running.run(source)) == "False\n"
+        reason = "not available while this assignment is graded, because it contains solutions"
+        assert reason in text_of(running.run("from course_utils.lora import LoRALinear as L; L(1)"))
+
+
+@needed
+@pytest.mark.full
+def test_the_sandbox_contains_no_copy_of_a_withheld_module():
+    code = """
+import pathlib, sys
+copies = []
+for top in ("/course", "/tmp", sys.prefix, sys.base_prefix, "/etc"):
+    for path in pathlib.Path(top).rglob("*"):
+        if path.suffix in (".py", ".pyc") and "lora" in path.name.lower():
+            if b"class LoRALinear" in path.read_bytes() and "peft" not in path.parts:
+                copies.append(str(path))
+print(copies, [name for name in sys.modules if "course_utils.lora" in name])
+"""
+    assert printed(code, Limits(cell=60)) == "[] []\n"
+
+
+def test_the_sandbox_imports_no_module_that_an_assignment_withholds():
+    code = "import sys, workshop.grading.sandbox.forkserver\n"
+    code += "print(*(name for name in sys.modules if name.startswith('course_utils')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(set(names).isdisjoint(done.stdout.split()) for names in WITHHELD.values())
+
+
+def test_the_copy_of_the_package_differs_only_in_the_withheld_modules(tmp_path):
+    copy_package(tmp_path, ("course_utils.lora", "course_utils.memory"))
+    package = tmp_path / "course_utils"
+    source = Path(course_utils.__file__).parent
+    copied = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    originals = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    assert copied == {path for path in originals if "__pycache__" not in path.parts}
+    for path in copied:
+        copy, text = (package / path).read_bytes(), (source / path).read_bytes()
+        stub = path == Path("lora.py") or path.parts[0] == "memory"
+        assert (len(copy) < 900 and b"raise ImportError" in copy) if stub else copy == text, path

@@ -77,6 +77,8 @@ def _warm_up(imports: str) -> None:
         shell.run(cell)
     # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
     shell.shell.reset(new_session=True)
+    # multiprocessing needs this name, which `reset` has removed, too.
+    shell.namespace["__spec__"] = None
     for name in ("last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
     sys.stdout, sys.stderr = streams
