@@ -55,7 +55,8 @@ def test_the_kernel_refuses_calls_because_of_the_filter():
         os.setsid()
         seccomp.install_program(seccomp.filter_program(machine, {MARK}), calls["seccomp"])
         never, terminal = [-1] * 6, os.openpty()[1]
-        named = {{name: call(name, *never) for name in calls if name not in seccomp.CHECKED.split()}}
+        unchecked = [name for name in calls if name not in seccomp.CHECKED.split()]
+        named = {{name: call(name, *never) for name in unchecked}}
         requests = [0x5412, 0x7_0000_5412, 0x541C]
         named["ioctl"] = [call("ioctl", terminal, request, -1) for request in requests]
         named["fcntl"] = [call("fcntl", terminal, command, -1) for command in (1024, 1026, 1040)]
@@ -101,28 +102,20 @@ def test_libraries_that_exercises_use_work_in_the_sandbox():
     source = """
         import multiprocessing, os, sqlite3, subprocess, warnings
         import matplotlib.pyplot as plt
-        import numpy as np
-        import pandas as pd
         import safetensors.torch
         import torch
         from filelock import FileLock
 
         torch.set_num_threads(2)
-        a = torch.randn(600, 600, requires_grad=True)
-        (a @ a).sum().backward()
-        ones = torch.ones(600, 600)
-        assert torch.allclose(a.grad, ones @ a.T + a.T @ ones, atol=1e-2)
+        a = torch.randn(600, 600)
+        assert torch.allclose((a @ a)[0], a[0] @ a, atol=1e-2)
         batches = torch.utils.data.DataLoader(range(8), batch_size=4, num_workers=1)
         assert [len(batch) for batch in batches] == [4, 4]
-        safetensors.torch.save_file({"a": a.detach()}, "a.safetensors")
+        safetensors.torch.save_file({"a": a}, "a.safetensors")
         assert torch.equal(safetensors.torch.load_file("a.safetensors")["a"], a)
-        assert np.linalg.svd(np.eye(200))[1].sum() == 200
-        pd.DataFrame({"x": [1, 2]}).to_csv("x.csv")
         plt.plot([1, 2])
         plt.savefig("x.png")
-        assert os.path.getsize("x.png") > 1000
         plt.close()
-
         assert subprocess.check_output("echo $((6 * 7))", shell=True) == b"42\\n"
         assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
         for method in ("fork", "spawn", "forkserver"):

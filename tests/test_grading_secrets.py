@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -136,21 +137,83 @@ def test_no_page_for_students_contains_a_secret_of_the_class(course, place):
     assert not any("MARKER" in text for text in printed.values())
 
 
-def test_a_course_that_can_t_be_hidden_is_one_error_that_names_it(course, monkeypatch):
-    monkeypatch.setattr(bubblewrap, "SYSTEM", (*bubblewrap.SYSTEM, str(course / "solutions")))
-    message = f"{course} must be hidden from submissions, but it also contains {course}/solutions"
+READ_ONLY = "\nc.Sandbox.read_only = {}\n"
+
+
+def list_folders(course, *folders):
+    """Let the course's nbgrader_config.py list folders that submissions can read."""
+    with (course / release.SETTINGS).open("a") as stream:
+        stream.write(READ_ONLY.format(list(folders)))
+
+
+def found(what):
+    """Return the row of `course check --grading` with this name."""
+    return next(row for row in readiness.check_grading().rows if row.what == what)
+
+
+def test_a_course_that_can_t_be_hidden_is_one_error_that_names_it(course):
+    list_folders(course, *bubblewrap.SYSTEM, str(course / "solutions"))
+    message = f"{course} must be hidden from submissions, but it contains {course}/solutions"
     with pytest.raises(CourseError, match=message):
         classroom.grade(course, NAME, limits=QUICK)
-    table = str(readiness.check_grading())
-    assert "must be hidden" in table and "Grading runs here" not in table
+    assert message in found("sandbox").found and found("sandbox").state == "fail"
+
+
+def test_a_check_warns_of_a_class_inside_a_readable_folder(course, place):
+    row = found("files")
+    assert row.state == "warn" and "c.Sandbox.read_only" in row.remedy
+    assert f"; but not {course}, {place}/exchange" in row.found
+    system = [path for path in bubblewrap.SYSTEM if path != "/usr"]
+    list_folders(course, *system, "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/share")
+    assert found("files").state == "ok" and str(MOUNTED) not in found("files").found
+
+
+@pytest.mark.parametrize("prefix", ["sys.prefix", "sys.base_prefix"])
+def test_the_class_is_hidden_in_python_s_own_folder(monkeypatch, place, prefix):
+    monkeypatch.setattr(prefix, str(place / "python"))
+    (place / "python" / "class").mkdir(parents=True)
+
+    def hidden(folder):
+        return bubblewrap.hidden(bubblewrap.Folders((), (str(folder),)))
+
+    assert hidden(place) == []
+    assert hidden(place / "python" / "class") == [str(place / "python" / "class")]
+    # A virtual environment that was created in the course's folder itself.
+    with pytest.raises(CourseError, match="must be hidden from submissions, but it contains"):
+        hidden(place / "python")
 
 
 def test_an_environment_inside_a_hidden_course_stays_readable(course):
     """A course in /usr/src/app has its environment in /usr/src/app/.venv."""
-    (course / ".venv").mkdir()
-    (course / ".venv" / "module.py").write_text("x")
-    (course / ".venv").chmod(0o755)
-    mounts = (bubblewrap.Mount("/usr", "/usr"), bubblewrap.Mount(*[str(course / ".venv")] * 2))
-    options = [*bubblewrap._mount_options(mounts, [str(course)])]
-    places = [options.index(str(path)) for path in ("/usr", course / ".venv")]
+    environment = course / "environment"
+    environment.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.prefix", str(environment))
+        folders = bubblewrap.Folders(private=(str(course),))
+        options = list(bubblewrap._file_options(course, folders))
+    places = [options.index(str(path)) for path in ("/usr", environment)]
     assert options.index("--tmpfs") in range(*places)
+    assert options[-2:] == ["--remount-ro", str(course)]
+
+
+def test_links_the_exchange_and_the_gradebook_s_folder_are_private(course, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (course / "submitted").rename(tmp_path / "old")
+    (course / "submitted").symlink_to(tmp_path / "disk")
+    (course / ".venv").symlink_to(sys.prefix)
+    with (course / release.SETTINGS).open("a") as stream:
+        stream.write(f"\nc.CourseDirectory.db_url = 'sqlite:///{tmp_path}/grades/book.db'\n")
+    folders = release.sandbox_folders(course)
+    private = {course, tmp_path / "disk", tmp_path / "grades", course.parent / "exchange"}
+    assert set(folders.private) == set(map(str, private))
+    assert folders.read_only == bubblewrap.SYSTEM
+
+
+def test_a_folder_in_tmp_is_refused(tmp_path):
+    """Each submission has its own /tmp."""
+    message = r"can't read /tmp/.*, because each one has its own /tmp"
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
+        pytest.raises(CourseError, match=message),
+    ):
+        bubblewrap.readable(bubblewrap.Folders((folder,)))

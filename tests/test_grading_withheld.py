@@ -13,11 +13,9 @@ from tests.sandboxes import needed, printed, session, text_of
 from workshop.grading import assignments
 from workshop.grading.sandbox.limits import Limits
 from workshop.grading.sandbox.package import copy_package
+from workshop.grading.sandbox.server import Server
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork"),
-    pytest.mark.xdist_group("sandbox"),
-]
+pytestmark = pytest.mark.xdist_group("sandbox")
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
@@ -26,43 +24,17 @@ WITHHELD = {path.stem: assignments.read(path).withheld for path in SOURCES}
 SAMPLE = [name for name in WITHHELD if name[:2] in ("01", "05", "06", "08", "09")]
 # A statement that uses a name of a withheld module.
 USE = "from {0} import anything; anything()"
-LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
-LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]
-
-# A program that runs import statements in a fork for each copy of the course, and prints the errors
-# of those that fail. Libraries that are slow to import are imported once, before the forks.
-SCRIPT = """
-import contextlib, importlib, json, os, sys
-for library in sys.argv[1:]:
-    with contextlib.suppress(ImportError):
-        importlib.import_module(library)
-assert not any(name.startswith("course_utils") for name in sys.modules)
-
-def failures(folder, statements):
-    sys.path.insert(0, folder)
-    errors = {}
-    for statement in statements:
-        try:
-            exec(statement, {})
-        except BaseException as error:
-            errors[statement] = f"{type(error).__name__}: {error}"
-    package = os.path.dirname(sys.modules["course_utils"].__file__)
-    assert package == os.path.join(folder, "course_utils"), package
-    return errors
-
-results = {}
-for name, (folder, statements) in json.load(sys.stdin).items():
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.close(reading)
-        with os.fdopen(writing, "w") as stream:
-            json.dump(failures(folder, statements), stream)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        results[name] = json.load(stream)
-    os.wait()
-print(json.dumps(results))
+IMPORTS = "import torch, transformers, accelerate, bitsandbytes, matplotlib.pyplot, ipywidgets"
+# Runs statements, and prints the errors of those that fail.
+CODE = """
+import json
+errors = {{}}
+for statement in {}:
+    try:
+        exec(statement, {{}})
+    except BaseException as error:
+        errors[statement] = f"{{type(error).__name__}}: {{error}}"
+print(json.dumps(errors))
 """
 
 
@@ -73,28 +45,7 @@ def modules(package):
         yield ".".join(parts).removesuffix(".__init__")
 
 
-@pytest.fixture(scope="module")
-def failures(request, tmp_path_factory):
-    """The errors of the statements that fail, for the copy of each selected assignment."""
-    test = test_all_modules_can_be_imported_and_withheld_ones_cannot_be_used.__name__
-    items = [i for i in request.session.items if getattr(i, "originalname", "") == test]
-    copies = {}
-    for name in [item.callspec.params["assignment"] for item in items]:
-        withheld, folder = WITHHELD[name], tmp_path_factory.mktemp(name)
-        copy_package(folder, withheld)
-        statements = [f"import {module}" for module in modules(folder / "course_utils")]
-        copies[name] = str(folder), [*statements, *map(USE.format, withheld)]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *LIBRARIES],
-        input=json.dumps(copies),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
+@needed
 @pytest.mark.parametrize(
     "assignment",
     [
@@ -102,18 +53,25 @@ def failures(request, tmp_path_factory):
         for name in WITHHELD
     ],
 )
-def test_all_modules_can_be_imported_and_withheld_ones_cannot_be_used(failures, assignment):
+def test_all_modules_can_be_imported_and_withheld_ones_cannot_be_used(assignment):
+    withheld = WITHHELD[assignment]
+    statements = [f"import {module}" for module in modules(Path(course_utils.__file__).parent)]
+    with Server(IMPORTS, withheld) as server:
+        process = server.start("student", Limits())
+        code = CODE.format([*statements, *map(USE.format, withheld)])
+        process.channel.send("run", code.encode(), n=1)
+        errors = json.loads(process.channel.receive().text)
     # A module that needs a library can't be tested on a machine that lacks the library.
     missing = "ModuleNotFoundError: No module named "
     found = {
         statement: message
-        for statement, message in failures[assignment].items()
+        for statement, message in errors.items()
         if not (message.startswith(missing) and "course_utils" not in message)
     }
     assert found == {
         USE.format(module): f"ImportError: {module} is not available while this assignment is "
         "graded, because it contains solutions."
-        for module in WITHHELD[assignment]
+        for module in withheld
     }
 
 

@@ -29,7 +29,6 @@ SYSTEM = (
 )
 # If root grades, the sandbox's processes belong to this user on this machine.
 NOBODY = "nobody"
-INSTALL = "install bubblewrap (Debian, Ubuntu: `apt install bubblewrap`)"
 
 # The options that separate a program from the rest of the machine, even if root starts it.
 SEPARATION = (
@@ -74,11 +73,13 @@ def command(package: Path, folders: Folders) -> list[str]:
     as the user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
 
     Raises:
-        SandboxError: Bubblewrap is missing, a folder can't be mounted, or a private one can't be
+        NoSandbox: Bubblewrap is missing, a folder can't be mounted, or a private one can't be
             hidden.
     """
     if not (bwrap := shutil.which("bwrap")):
-        raise SandboxError(f"there is no bubblewrap: {INSTALL}")
+        raise NoSandbox(
+            "there is no bubblewrap: install it (Debian, Ubuntu: `apt install bubblewrap`)"
+        )
     files = list(_file_options(package, folders))
     if os.geteuid() != 0:
         return [bwrap, *SEPARATION, *files, *OWN_FILES]
