@@ -44,28 +44,14 @@ def test_the_system_and_the_packages_cannot_be_changed():
 
 
 @needed
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_if_root_grades_the_process_does_not_belong_to_root():
-    process = servers().student.start("student", QUICK)
-    users = psutil.Process(process.pid).uids()
-    process.end()
-    assert set(users) == {65534}
-
-
-@needed
-@pytest.mark.parametrize(
-    "code",
-    [
-        "libc.unshare(0x10000000)",
-        "libc.mount(b'none', b'/tmp', b'tmpfs', 0, 0)",
-        "libc.setns(os.open('/proc/self/ns/net', 0), 0)",
-        "libc.ptrace(16, 1, 0, 0)",
-        "libc.chroot(b'/tmp')",
-    ],
-)
-def test_system_calls_of_administrators_are_refused(code):
-    head = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-    assert printed(f"{head}print({code}, ctypes.get_errno())") == "-1 1\n"
+def test_system_calls_of_administrators_are_refused():
+    code = """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        print(libc.unshare(0x10000000), libc.mount(b"none", b"/tmp", b"tmpfs", 0, 0))
+        print(libc.ptrace(16, 1, 0, 0), libc.chroot(b"/tmp"))
+        """
+    assert printed(textwrap.dedent(code)) == "-1 -1\n-1 -1\n"
 
 
 @needed
