@@ -79,7 +79,7 @@ c.Autograde.autograde_preprocessors = []
 # own folder is always readable. The class's course, exchange and gradebook are hidden if they are
 # inside one of these folders, but all other files in them can be read. So a machine with other
 # people's files in /usr should list less, for example:
-# c.Sandbox.read_only = ["/usr/bin", "/usr/lib", "/usr/share/fonts", "/bin", "/lib", "/lib64"]
+# ["/usr/bin", "/usr/lib", "/usr/lib64", "/usr/share/fonts", "/bin", "/lib", "/lib64"]
 c.Sandbox.read_only = list(SYSTEM)
 
 # --- notebooks as pages: formgrader and feedback --------------------------------------------------

@@ -203,7 +203,6 @@ def test_a_folder_in_which_no_process_can_be_killed_does_not_work(tree, monkeypa
     assert not cgroups._works(tree.parent)
     monkeypatch.setattr(cgroups, "memberships", joined("/user.slice/user.service/run.scope"))
     monkeypatch.setattr(cgroups, "parent", cgroups.parent.__wrapped__)
-    assert limits.available() == (limits.WATCHER, limits.BETTER)
     assert isinstance(limits.enforce(os.getpid(), 10**15), limits.WatchedLimit)
 
 

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from importlib import util
 
 from course_utils.machine.environment import Environment, Row
 from course_utils.machine.runtime import available_memory, usable_cores
 from course_utils.machine.validation import CourseError
 from workshop.grading import release
-from workshop.grading.sandbox import bubblewrap, limits, rlimits, seccomp
+from workshop.grading.sandbox import bubblewrap, rlimits, seccomp
 from workshop.grading.sandbox.bubblewrap import NoSandbox, SandboxError
+from workshop.grading.sandbox.limits import cgroups
 from workshop.grading.sandbox.server import Server
 
 # Memory that is planned for each submission while it is graded, including its test process, in
 # bytes (B).
 MEMORY_PER_SUBMISSION = 1_500_000_000
-USE_LINUX = "grade on Linux: a virtual machine, or WSL 2 on Windows"
 ALLOW_NAMESPACES = (
     "allow programs to create namespaces. On your own machine, run as root: `sysctl -w "
     "kernel.unprivileged_userns_clone=1` (Debian), or `sysctl -w "
     "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later)"
 )
 MOVE = (
-    "files elsewhere in these folders can be read. Move the class out of them, or list fewer "
+    "move the class out of these folders, where all other files can be read, or list fewer "
     "folders in c.Sandbox.read_only of nbgrader_config.py"
+)
+EXACT = (
+    "a thread measures the processes every 0.1 s. A control group is exact: run the command as "
+    "`systemd-run --user --scope -p Delegate=yes course …`, or where /sys/fs/cgroup is writable"
 )
 
 
@@ -40,11 +43,10 @@ def check_grading() -> Environment:
 
     The check starts a sandbox, which needs about one second.
     """
-    kind, better = limits.available()
     rows = [
         *_sandbox(),
         _row("nbgrader", util.find_spec("nbgrader"), "installed", "run `pip install nbgrader`"),
-        Row("memory", f"limited by {kind}", "warn" if better else "ok", better),
+        _row("memory", cgroups.parent(), "limited by a control group (cgroup v2)", EXACT),
         _row("processes", rlimits.counts_per_namespace(), "limited", "use Linux 5.14 or later"),
         _row("system calls", seccomp.supported(), "filtered", "use x86-64 or AArch64"),
         Row("workers", f"grade {workers()} submissions at the same time"),
@@ -58,8 +60,6 @@ def _row(what: str, ok: object, found: str, remedy: str) -> Row:
 
 def _sandbox() -> list[Row]:
     """Start a sandbox, and return rows that say what submissions can read and who runs them."""
-    if (system := platform.system()) != "Linux":
-        return [Row("sandbox", f"not available on {system}", "fail", USE_LINUX)]
     folders = bubblewrap.ONLY_SYSTEM
     with contextlib.suppress(CourseError):
         folders = release.sandbox_folders(release.class_folder())
@@ -69,10 +69,10 @@ def _sandbox() -> list[Row]:
         remedy = "" if isinstance(error, NoSandbox) else ALLOW_NAMESPACES
         return [Row("sandbox", str(error), "fail", remedy)]
     user = "nobody, because you are root" if os.geteuid() == 0 else f"you ({os.geteuid()})"
+    hidden = bubblewrap.hidden(folders)
     files = f"submissions can read {', '.join(bubblewrap.readable(folders))}"
-    if hidden := bubblewrap.hidden(folders):
-        files += f"; but not {', '.join(hidden)}"
+    files += f"; but not {', '.join(hidden)}" * bool(hidden)
     return [
         Row("sandbox", f"without network; outside, its processes belong to {user}"),
-        Row("files", files, "warn" if hidden else "ok", MOVE if hidden else ""),
+        Row("files", files, *(("warn", MOVE) if hidden else ())),
     ]

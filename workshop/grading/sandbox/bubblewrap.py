@@ -78,7 +78,8 @@ def command(package: Path, folders: Folders) -> list[str]:
     """
     if not (bwrap := shutil.which("bwrap")):
         raise NoSandbox(
-            "there is no bubblewrap: install it (Debian, Ubuntu: `apt install bubblewrap`)"
+            "there is no bubblewrap: grade on Linux (on Windows, in WSL 2), and install it there "
+            "(Debian, Ubuntu: `apt install bubblewrap`)"
         )
     files = list(_file_options(package, folders))
     if os.geteuid() != 0:
@@ -149,14 +150,17 @@ def hidden(folders: Folders) -> list[str]:
 
 def readable(folders: Folders) -> list[str]:
     """Return the paths on this machine that a submission can read."""
-    readable = sorted({*filter(os.path.exists, folders.read_only), *python_folders()})
-    for path in readable:
+    listed = filter(os.path.exists, folders.read_only)
+    # A link stays a link. Any other path is mounted where it really is, so that `hidden` finds it.
+    real = {path if os.path.islink(path) else os.path.realpath(path) for path in listed}
+    paths = sorted(real | python_folders())
+    for path in paths:
         if Path(path).is_relative_to("/tmp"):
             raise NoSandbox(
                 f"submissions can't read {path}, because each one has its own /tmp: move Python's "
                 "environment, or what c.Sandbox.read_only lists, to another folder"
             )
-    return readable
+    return paths
 
 
 def _file_options(package: Path, folders: Folders) -> Iterator[str]:

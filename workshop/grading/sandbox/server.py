@@ -56,6 +56,7 @@ class Server:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="grading-"))
             os.chmod(folder, 0o711)
             self._package = Path(folder)
+            command = bubblewrap.command(self._package, folders)
             copy_package(self._package, withheld)
             self._log = stack.enter_context(tempfile.TemporaryFile())
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -64,7 +65,7 @@ class Server:
             with theirs:
                 program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
                 self._program = subprocess.Popen(
-                    [*bubblewrap.command(self._package, folders), *program],
+                    [*command, *program],
                     pass_fds=[theirs.fileno()],
                     env=bubblewrap.environment(),
                     stdin=subprocess.DEVNULL,

@@ -21,12 +21,6 @@ from workshop.grading.sandbox.limits import cgroups
 from workshop.grading.sandbox.limits.cgroups import CgroupLimit
 from workshop.grading.sandbox.limits.watcher import WatchedLimit
 
-WATCHER = "a thread that measures the processes every 0.1 s"
-BETTER = (
-    "a control group (cgroup v2) limits memory exactly: run the command as"
-    " `systemd-run --user --scope -p Delegate=yes course …`, or where /sys/fs/cgroup is writable"
-)
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -60,8 +54,3 @@ def enforce(pid: int, memory: int) -> CgroupLimit | WatchedLimit:
     """
     parent = cgroups.parent()
     return CgroupLimit(pid, memory, parent) if parent else WatchedLimit(pid, memory)
-
-
-def available() -> tuple[str, str]:
-    """Return what limits memory on this machine, and how to get something better, if possible."""
-    return ("a control group (cgroup v2)", "") if cgroups.parent() else (WATCHER, BETTER)
