@@ -73,11 +73,6 @@ HONEST_CELLS = {
             print("fine" if pool.map(abs, [-1, -2]) == [1, 2] else "wrong")
         """,
 }
-# One attack is in the fast tier.
-ATTACKS = [
-    pytest.param(attack, id=attack.name, marks=() if number == 0 else pytest.mark.full)
-    for number, attack in enumerate(corpus.attacks("neighbour_"))
-]
 RELEASE = sums.notebook()
 
 
@@ -107,7 +102,7 @@ def assert_fine(session):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", corpus.attacks("neighbour_"), ids=lambda each: each.name)
 def test_an_attack_neither_disturbs_nor_observes_a_neighbour(attack):
     tools, begin, report = own_cells(attack)
     with session() as hostile, session() as honest:

@@ -3,13 +3,14 @@
 Modules that run outside of the sandbox:
 
     server        starts the sandboxes, and the processes in them
-    bubblewrap    describes the sandbox's files, variables and namespaces as a bubblewrap command
+    bubblewrap    builds the command that gives a sandbox its files, variables and namespaces
     package       copies course_utils into the sandbox, without modules that contain solutions
-    limits        limits the memory and the processes of one submission
+    limits        limits the memory of one submission
 
 Modules that run in the sandbox:
 
     forkserver    the first program in a sandbox: imports the libraries once, then forks
+    rlimits       limits the number of processes, open files and so on of the forked process
     namespaces    separates a forked process from all other processes
     seccomp       makes the kernel refuse dangerous system calls of the forked process
     processes     runs a student's cells or the tests in the forked process

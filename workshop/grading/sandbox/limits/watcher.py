@@ -33,8 +33,8 @@ class WatchedLimit:
     larger one is compared with the limit. For one process, it is exact. For several processes, it
     may be too small, by up to the memory that the first process had at its start.
 
-    Files in a tmpfs, buffers in the kernel, and shared memory that no process has touched or still
-    uses aren't measured. The size of a tmpfs is limited, and `sandbox.seccomp` refuses the calls
+    Not measured are files in a tmpfs, whose size is limited, buffers in the kernel, and shared
+    memory that a process has filled and then unmapped in part. `sandbox.seccomp` refuses the calls
     that create shared memory without mapping it.
 
     Attributes:
@@ -52,7 +52,7 @@ class WatchedLimit:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to measure the processes."""
+        """Stop measuring the processes."""
         self._closed.set()
         self._thread.join()
 
