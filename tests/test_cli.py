@@ -418,7 +418,7 @@ def test_grade_without_submissions_is_an_error(assignments):
 def test_check_grading_prints_a_table_and_a_verdict():
     result = course("check", "--grading")
     assert result.exit_code == 0
-    assert "bubblewrap" in result.output and "Grading runs here" in result.output
+    assert "sandbox" in result.output and "Grading runs here" in result.output
 
 
 # --- commands that run another program ---
