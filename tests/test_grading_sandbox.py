@@ -111,7 +111,7 @@ def test_all_processes_of_a_submission_are_ended():
         for _ in range(3):
             subprocess.Popen(["sleep", "300"], start_new_session=True)
         """
-    process = servers().student.start("student", QUICK)
+    process = servers().get("student").start("student", QUICK)
     process.channel.send("run", textwrap.dedent(code).encode(), n=1)
     assert process.channel.receive().kind == "done"
     started = psutil.Process(process.pid).children(recursive=True)
