@@ -340,45 +340,36 @@ def submissions(assignments, released):
     return assignments
 
 
-def test_repair_lists_its_repairs(submissions):
+def test_repair_writes_a_new_file_and_lists_its_repairs(submissions):
     result = course("repair", "deleted 09_sums.ipynb")
     assert (result.exit_code, result.stdout.splitlines()) == (
         0,
         [
-            "restored missing tests: sum-all-form",
+            "restored missing cells: sum-all-form",
             "deleted 09_sums-repaired.ipynb (outputs are removed: run the notebook once)",
         ],
     )
     assert "sum-all-form" in (submissions / "deleted 09_sums-repaired.ipynb").read_text()
-    assert course("repair", "--in-place", "deleted 09_sums.ipynb").exit_code == 0
-    assert (submissions / "deleted 09_sums.ipynb.bak").exists()
+    assert "sum-all-form" not in (submissions / "deleted 09_sums.ipynb").read_text()
 
 
-def test_repair_guesses_only_with_the_option_guess(submissions):
-    result = course("repair", "twice_09_sums.ipynb")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: twice_09_sums.ipynb was not repaired")
-    assert (
-        result.stderr.count("\n") == 1
-        and not (submissions / "twice_09_sums-repaired.ipynb").exists()
-    )
-    result = course("repair", "twice_09_sums.ipynb", "--guess", "--output", "new.ipynb")
-    assert result.exit_code == 0 and (submissions / "new.ipynb").exists()
-    assert "uncertain: sum-all has 2 different answers" in result.stdout
-
-
-def test_repair_reports_wrong_arguments(submissions):
+def test_repair_writes_nothing_after_an_error(submissions):
+    (submissions / "pyproject_09_sums.ipynb").write_bytes(b"")
+    (submissions / "b_09_sums.ipynb").write_text("{}")
+    (submissions / "b_09_sums-repaired.ipynb").write_text("mine")
+    before = {path: path.read_bytes() for path in submissions.glob("*.ipynb")}
     for arguments, message in (
         (["missing_09_sums.ipynb"], "missing_09_sums.ipynb can't be read"),
-        (["course.ipynb"], "contains no assignment"),
+        (["course.ipynb"], "name the assignment of course.ipynb"),
         (["--assignment", "8", "twice_09_sums.ipynb"], "there is no assignment 8"),
         (["pyproject_09_sums.ipynb"], "the file is empty"),
+        (["twice_09_sums.ipynb"], "was not repaired, because it is uncertain how: sum-all has 2"),
+        (["b_09_sums.ipynb"], "b_09_sums-repaired.ipynb already exists: rename or delete it"),
     ):
-        (submissions / "pyproject_09_sums.ipynb").write_bytes(b"")
-        (submissions / "course.ipynb").write_text("{}")
         result = course("repair", *arguments)
         assert result.exit_code == 1 and result.stderr.count("\n") == 1
         assert message in result.stderr
+    assert {path: path.read_bytes() for path in submissions.glob("*.ipynb")} == before
 
 
 # --- grade ---

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 ALL, WITHOUT_ONE = 9, 6
-ADD, SQUARES, LARGEST = (RIGHT[name] for name in ("sum-all", "sum-squares", "sum-largest"))
+ADD, SQUARES = RIGHT["sum-all"], RIGHT["sum-squares"]
 NO_SEABORN = "ModuleNotFoundError: No module named 'seaborn_of_sums'"
 ACCIDENTS = {}
 
@@ -90,7 +90,18 @@ class Work:
 # --- answers in the wrong cells -------------------------------------------------------------------
 
 
-@accident(ALL, repairs=["moved answers .* each other's cells: sum-all, sum-squares"])
+DEFINED = "the answer {} does not define {}, but the answer {} does"
+
+
+@accident(
+    WITHOUT_ONE,
+    PERSON,
+    reasons=[
+        DEFINED.format("sum-all", "add", "sum-squares"),
+        DEFINED.format("sum-squares", "squares", "sum-all"),
+    ],
+    messages=2 * ["'add' is not defined .the cell sum-squares defines it, but is below this check"],
+)
 def two_answers_swapped(work):
     work.answer("sum-all", SQUARES)
     work.answer("sum-squares", ADD)
@@ -100,7 +111,7 @@ def two_answers_swapped(work):
 @accident(
     WITHOUT_ONE,
     PERSON,
-    reasons=["the answer sum-all does not define add, but another cell does"],
+    reasons=[DEFINED.format("sum-all", "add", "sum-squares")],
     messages=2 * ["NameError: name 'add' is not defined .the cell sum-squares .* below this check"],
 )
 def swapped_with_an_answer_that_is_missing(work):
@@ -110,93 +121,90 @@ def swapped_with_an_answer_that_is_missing(work):
     work.save()
 
 
-# --- imports that fail ----------------------------------------------------------------------------
+# --- answers with statements that fail ------------------------------------------------------------
 
-SKIPPED = r"went on without `import seaborn_of_sums as sns`, which failed: " + NO_SEABORN
-
-
-@accident(ALL, incidents=[f"sum-all: .*{SKIPPED}"])
-def import_that_fails(work):
-    work.answer("sum-all", f"import seaborn_of_sums as sns\n\n{ADD}")
-    work.save()
+SKIPPED = rf"sum-all: .* without `import seaborn_of_sums as sns`, which failed: {NO_SEABORN}"
+IN_A_BLOCK = "from contextlib import nullcontext\nwith nullcontext():\n    import seaborn_of_sums"
 
 
-STATEMENTS = {
-    "import in a block": (
-        "from contextlib import nullcontext\nwith nullcontext():\n    import seaborn_of_sums",
-        r"`with nullcontext\(\):`",
-        "ModuleNotFound",
-    ),
-    "unknown magic": ("%magic_of_sums 3", "`%magic_of_sums 3`", "UsageError"),
-    "file": ("text = open('/content/drive/sums.txt').read()", "`text = open.*`", "FileNotFound"),
-    "question": ("name = input('Your name?')", r"`name = input\('Your name\?'\)`", "EOF"),
-}
+def answered(name, source, points, **expected):
+    """Register the accident that the answer `sum-all` has this source."""
 
-
-def statement_that_fails(name, source, shown, error):
     def hand_in(work):
-        work.answer("sum-all", f"{source}\n{ADD}")
+        work.answer("sum-all", source)
         work.save()
 
-    hand_in.__name__ = f"statement that fails: {name}"
-    accident(ALL, incidents=[f"sum-all: .* without {shown}, which failed: {error}"])(hand_in)
+    hand_in.__name__ = name
+    accident(points, **expected)(hand_in)
 
 
-for name, parts in STATEMENTS.items():
-    statement_that_fails(name, *parts)
-
-
-@accident(
+answered("import that fails", f"import seaborn_of_sums as sns\n\n{ADD}", ALL, incidents=[SKIPPED])
+for name, source, shown, error in (
+    ("import in a block", IN_A_BLOCK, r"`with nullcontext\(\):`", "ModuleNotFound"),
+    ("unknown magic", "%magic_of_sums 3", "`%magic_of_sums 3`", "UsageError"),
+    ("file", "text = open('/content/drive/sums.txt').read()", "`text = open.*`", "FileNotFound"),
+    ("question", "name = input('Your name?')", r"`name = input\('Your name\?'\)`", "EOF"),
+):
+    skipped = f"sum-all: .* without {shown}, which failed: {error}"
+    answered(f"statement that fails: {name}", f"{source}\n{ADD}", ALL, incidents=[skipped])
+answered(
+    "import that fails and is needed",
+    "import seaborn_of_sums as sns\ndef add(n):\n    return sns.total(n)\n",
     WITHOUT_ONE,
-    incidents=[f"sum-all: .*{SKIPPED}"],
+    incidents=[SKIPPED],
     messages=2
     * [f"name 'sns' is not defined .`import seaborn_of_sums as sns` failed: {NO_SEABORN}"],
 )
-def import_that_fails_and_is_needed(work):
-    work.answer("sum-all", "import seaborn_of_sums as sns\ndef add(n):\n    return sns.total(n)\n")
-    work.save()
-
-
-@accident(WITHOUT_ONE, messages=2 * [".* is not available while .* contains solutions.*"])
-def import_that_is_withheld(work):
-    work.answer("sum-all", "from course_utils.lora import parameters as add\nright = True")
-    work.save()
-
-
-@accident(
+answered(
+    "import that is withheld",
+    "from course_utils.lora import parameters as add\nright = True",
+    WITHOUT_ONE,
+    messages=2 * [".* is not available while .* contains solutions.*"],
+)
+answered(
+    "another error still ends the cell",
+    f"1 / 0\n{ADD}",
     WITHOUT_ONE,
     messages=2 * ["'add' is not defined .the cell sum-all should .* failed: ZeroDivisionError.*"],
 )
-def another_error_still_ends_the_cell(work):
-    work.answer("sum-all", f"1 / 0\n{ADD}")
-    work.save()
+# The hidden tests import `random`. A cause in the message would reveal that.
+answered(
+    "asking what tests import",
+    "def add(n):\n    raise NameError(\"name 'random' is not defined\")",
+    WITHOUT_ONE,
+    messages=2 * [r"raised NameError: name 'random' is not defined in add, line 2"],
+)
 
 
 # --- names that another cell should define --------------------------------------------------------
 
-USES_HELPER = ADD.replace("sum(numbers)", "helper(numbers)")
-HELPER = "def helper(numbers):\n    return sum(numbers)\n"
-UNDEFINED = r"name 'helper' is not defined .the cell that begins with `{}` {}"
+FAILED = r"name 'helper' is not defined .the cell that begins with `1 / 0` should define it, but "
 
 
-@accident(
-    WITHOUT_ONE,
-    messages=2
-    * [
-        UNDEFINED.format(
-            "1 / 0", "should define it, but failed: ZeroDivisionError: division by zero"
-        )
-    ],
-)
+@accident(WITHOUT_ONE, messages=2 * [FAILED + "failed: ZeroDivisionError: division by zero"])
 def helper_in_a_cell_that_fails(work):
-    work.add(f"\n1 / 0\n{HELPER}", "imports")
-    work.answer("sum-all", USES_HELPER)
+    work.add("\n1 / 0\ndef helper(numbers):\n    return sum(numbers)\n", "imports")
+    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
+    work.save()
+
+
+@accident(WITHOUT_ONE, messages=2 * ["the cell that begins with `def helper.*, but is below this"])
+def helper_below_the_check(work):
+    work.add("def helper(numbers):\n    return sum(numbers)\n", "sum-why")
+    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
+    work.save()
+
+
+@accident(WITHOUT_ONE, messages=2 * ["the cell that begins with `def helper.*not a code cell"])
+def helper_in_a_text_cell(work):
+    work.add("def helper(numbers):\n    return sum(numbers)\n", "imports", "markdown")
+    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
     work.save()
 
 
 @accident(
     WITHOUT_ONE,
-    messages=2 * [r"the cell sum-all should define it, but failed: SyntaxError in line 2"],
+    messages=2 * [r"the cell sum-all should define it, but failed: SyntaxError: .* line 2"],
 )
 def syntax_error_in_an_answer(work):
     work.answer("sum-all", "def add(numbers):\n    return sum((numbers)")
@@ -215,7 +223,7 @@ GRADER = r"Python 3\.\d+"
     PERSON,
     reasons=[
         rf"^sum-all: {GRADER}, .*, can't read this cell, but Python 3\.99\.1, with which it was "
-        "written, may: SyntaxError in line 2: "
+        "written, may: SyntaxError: "
     ],
     messages=2 * ["SyntaxError"],
 )
@@ -227,7 +235,8 @@ def newer_python(work):
 
 # --- file names -----------------------------------------------------------------------------------
 
-CHOSEN = rf"'{NAME}.ipynb' contains no answers, so {{}} was graded"
+UNANSWERED = r"answers are missing \({}\), but these were handed in, too: {}"
+EVERY = "sum-all, sum-squares, sum-largest, sum-why"
 
 
 def beside_the_untouched_one(name):
@@ -236,62 +245,42 @@ def beside_the_untouched_one(name):
         work.untouched()
 
     hand_in.__name__ = f"beside {name}"
-    accident(ALL, repairs=[CHOSEN.format(re.escape(repr(name)))])(hand_in)
+    reasons = [UNANSWERED.format(EVERY, re.escape(repr(name)))]
+    accident(0, PERSON, reasons=reasons, messages=6 * ["not written yet"])(hand_in)
 
 
-for other in (f"{NAME}-Copy1.ipynb", "Untitled.ipynb", f"{NAME}.IPYNB", f"again/{NAME}.ipynb"):
+for other in (f"{NAME}-Copy1.ipynb", f"{NAME}.IPYNB", f"again/{NAME}.ipynb", f"{NAME}.py"):
     beside_the_untouched_one(other)
 
 
 @accident(
-    0,
-    PERSON,
-    reasons=[
-        f"there are answers in 'a.ipynb', 'b.ipynb' that are missing in '{NAME}.ipynb': "
-        "sum-all, sum-largest, sum-squares, sum-why"
-    ],
-    messages=6 * ["not written yet"],
+    None,
+    UNGRADABLE,
+    reasons=["the file is incomplete: .*; also handed in: 'a.ipynb', 'b.ipynb'"],
 )
-def two_different_copies(work):
+def upload_cut_off_beside_copies(work):
     work.save("a.ipynb")
     work.answer("sum-all", "def add(numbers):\n    return 0")
     work.save("b.ipynb")
-    work.untouched()
-
-
-@accident(
-    0,
-    PERSON,
-    reasons=[f"'{NAME}.py' defines add, largest, squares, without an answer in '{NAME}.ipynb'"],
-    messages=6 * ["not written yet"],
-)
-def downloaded_as_python(work):
-    (work.path.parent / f"{NAME}.py").write_text(f"# In[1]:\n\n\n{ADD}\n{SQUARES}\n{LARGEST}")
-    work.untouched()
-
-
-@accident(
-    ALL,
-    PERSON,
-    reasons=[
-        f"'a.ipynb' was graded, because '{NAME}.ipynb' can't be graded: the file is incomplete"
-    ],
-)
-def upload_cut_off_beside_a_copy(work):
-    work.save("a.ipynb")
     work.path.write_text('{"cells": [', encoding="utf-8")
 
 
 @accident(
     WITHOUT_ONE,
     PERSON,
-    reasons=[f"answers in 'Untitled.ipynb' that are missing in '{NAME}.ipynb': sum-all"],
+    reasons=[UNANSWERED.format("sum-all", "'Untitled.ipynb'")],
     messages=2 * ["not written yet"],
 )
 def each_notebook_has_a_part(work):
     work.save("Untitled.ipynb")
     release = json.loads(work.release)["cells"]
     work["sum-all"]["source"] = next(c["source"] for c in release if c["id"] == "sum-all")
+    work.save()
+
+
+@accident(ALL)
+def beside_an_equal_copy(work):
+    work.save("Copy of it.ipynb")
     work.save()
 
 
@@ -341,24 +330,6 @@ def add(numbers):
 def forged_skips(work):
     work.answer("sum-all", FORGED)
     work.save()
-
-
-@accident(
-    WITHOUT_ONE, messages=2 * [r"raised NameError: name 'random' is not defined in add, line 2"]
-)
-def asking_what_tests_import(work):
-    """The hidden tests import `random`. A cause in the message would reveal that."""
-    source = "def add(n):\n    raise NameError(\"name 'random' is not defined\")"
-    work.answer("sum-all", source)
-    work.save()
-
-
-@accident(0, messages=6 * ["not written yet"])
-def many_notebooks_that_are_hard_to_read(work):
-    work.untouched()
-    for number in range(12):
-        data = b'{"cells": ' + (b"[" * 100_000 if number % 2 else b"[{}," * 1_000_000)
-        work.path.with_name(f"{number}.ipynb").write_bytes(data)
 
 
 # --- grading --------------------------------------------------------------------------------------

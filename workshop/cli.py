@@ -485,30 +485,18 @@ def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None
 @click.option(
     "--assignment", help="Number (03) or name of the assignment; default: the one in the file name."
 )
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for the repaired notebook; default: NOTEBOOK with -repaired in its name.",
-)
-@click.option("--in-place", is_flag=True, help="Change NOTEBOOK itself; a copy is kept as .bak.")
-@click.option("--guess", is_flag=True, help="Write the notebook even if a repair is uncertain.")
-def repair(
-    notebook: Path, assignment: str | None, output: Path | None, in_place: bool, guess: bool
-) -> None:
+def repair(notebook: Path, assignment: str | None) -> None:
     """Repair a student's notebook of an exercise.
 
     Cells that were deleted, copied, merged or changed by accident are restored from the released
-    assignment. Answers and the student's own cells are kept, and outputs are removed. The command
-    lists its repairs. If the place of an answer is uncertain, the command writes nothing, and the
-    exit status is 1.
+    assignment. Answers and the student's own cells are kept, and outputs are removed. The result
+    is a new file, with -repaired in its name. If the place of an answer is uncertain, the command
+    writes nothing, and the exit status is 1.
     """
-    from workshop.grading.repair import find_release, repair_file
+    from workshop.grading.repair_file import find_release, repair_file
 
-    released = find_release(notebook, assignment)
-    target, repaired = repair_file(
-        notebook, released, output=output, in_place=in_place, guess=guess
-    )
-    for line in (*repaired.notes, *(f"uncertain: {doubt}" for doubt in repaired.doubts)):
+    target, repaired = repair_file(notebook, find_release(notebook, assignment))
+    for line in repaired.notes:
         click.echo(line)
     click.echo(f"{target} (outputs are removed: run the notebook once)")
 

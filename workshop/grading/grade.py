@@ -14,6 +14,7 @@ from typing import Any
 from course_utils.exercise.checks import HIDDEN, joined_lines
 from workshop.grading.assignments import grade_id, is_graded
 from workshop.grading.failures import Failures
+from workshop.grading.read import others
 from workshop.grading.records import Record
 from workshop.grading.repair import Ungradable
 from workshop.grading.sandbox.server import reserved_core
@@ -37,20 +38,24 @@ def grade(spec: GradingSpec, servers: Servers, submission: Submission) -> tuple[
     """
     if submission.notebook is None:
         return ungradable(spec, submission, submission.problem)
-    started = time.monotonic()
+    started, beside = time.monotonic(), others(submission, spec.files)
     with reserved_core() as core, GradingSession(servers, spec, submission, core) as session:
         try:
             repaired = session.repair()
         except Ungradable as error:
-            return ungradable(spec, submission, str(error), time.monotonic() - started)
+            problem = f"{error}; also handed in: {beside}" if beside else str(error)
+            return ungradable(spec, submission, problem, time.monotonic() - started)
         _run_cells(repaired.notebook, spec, session)
-    doubts, incidents = session.failures.syntax_errors(repaired.python)
+    doubts = session.failures.syntax_errors(repaired.python)
+    if repaired.unanswered and beside:
+        missing = ", ".join(repaired.unanswered)
+        doubts.append(f"answers are missing ({missing}), but these were handed in, too: {beside}")
     record = Record(
         assignment=spec.name,
         student=submission.student,
         doubts=(*submission.doubts, *repaired.doubts, *doubts),
         repairs=(*submission.notes, *repaired.notes),
-        incidents=(*session.incidents, *incidents),
+        incidents=tuple(session.incidents),
         seconds=time.monotonic() - started,
         messages=_messages(repaired.notebook),
         memory=session.memory,

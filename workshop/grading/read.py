@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from pathlib import Path
 
 from course_utils.machine.validation import CourseError
 from workshop.grading import safe_files
-from workshop.grading.spec import MAX_NOTEBOOK, NOTEBOOK, Submission, is_notebook
+from workshop.grading.spec import MAX_NOTEBOOK, Files, Submission, is_notebook
 
 # Maximum size of all files except the notebook together, in bytes (B).
 MAX_SIZE = 50_000_000
-# Maximum number of files that are read, of nested folders, and of notes.
-MAX_FILES, MAX_DEPTH, MAX_NOTES = 1_000, 20, 20
+# Maximum number of files and folders that are read, of nested folders, of notes, and of files that
+# a sentence names.
+MAX_FILES, MAX_DEPTH, MAX_NOTES, MAX_NAMED = 1_000, 20, 20, 5
 # Maximum length of a student's name in nbgrader's database, in characters.
 MAX_NAME = 128
 # The file with the time at which the submission was handed in.
@@ -27,14 +28,10 @@ EXCHANGE = (TIMESTAMP, SECRET)
 LEFT_OUT = "left-out.txt"
 # In submitted/, the folder with notes on files that belong to no student.
 NOBODY = "(no student)"
-# Maximum number of characters of an exchange file; further characters are dropped.
-MAX_EXCHANGE = 1_000
-# What a student can do if the notebook is too large.
-CLEAR = "; clear all outputs, save the notebook, and hand it in again"
-# Maximum length of an exception's message, in characters.
-MAX_MESSAGE = 300
-# Endings of a notebook's name that browsers and learning management systems may leave.
-OTHER_ENDINGS = (".txt", ".json", "")
+# A hidden file, or a file in a hidden folder, such as Jupyter's checkpoints.
+HIDDEN = re.compile(r"(^|/)\.")
+# Maximum number of characters of an exchange file and of an exception's message.
+MAX_EXCHANGE, MAX_MESSAGE = 1_000, 300
 
 
 def read(folder: Path, name: str) -> Submission:
@@ -43,121 +40,100 @@ def read(folder: Path, name: str) -> Submission:
     Links are not followed, and only regular files are opened. No content of the folder raises an
     error. Instead, the `problem` of the returned submission says why the folder can't be read.
     """
-    student = folder.parent.name
     try:
-        problem = _name_problem(student) or _folder_problem(folder)
-        return Submission(student, None, problem=problem) if problem else _read_folder(folder, name)
+        if problem := _name_problem(folder.parent.name):
+            raise CourseError(problem)
+        for path in (folder.parent, folder):
+            if (kind := safe_files.kind(path)) != "a folder":
+                shown = "/".join(path.parts[-2:])
+                raise CourseError(f"{shown} is {kind}, not a folder that contains a notebook")
+        return _read_folder(folder, name)
     except MemoryError:
         raise
     except Exception as error:
-        reason = describe(error, folder.parent.parent.parent)
-        return Submission(student, None, problem=f"the submission can't be read: {reason}")
-
-
-def _folder_problem(folder: Path) -> str:
-    """Return why a submission can't be read; "" if its folder can be searched for a notebook.
-
-    Neither the submission's folder nor the student's folder may be a link.
-    """
-    for path in (folder.parent, folder):
-        kind = safe_files.kind(path)
-        if kind == "a link":
-            return "the folder is a link, and links are not followed"
-        if kind != "a folder":
-            shown = safe_files.escape_unprintable("/".join(path.parts[-2:]))
-            return f"{shown} is {kind}, not a folder that contains a notebook"
-    return ""
+        reason = f"the submission can't be read: {describe(error, folder.parents[2])}"
+        return Submission(folder.parent.name, None, problem=reason)
 
 
 def _read_folder(folder: Path, name: str) -> Submission:
     """Read the notebook of a folder, whatever its file name, and the folder's other files."""
-    student, expected = folder.parent.name, f"{name}.ipynb"
+    student, expected, left = folder.parent.name, f"{name}.ipynb", MAX_SIZE
     paths, notes = list_files(folder, {expected, *EXCHANGE, LEFT_OUT})
-    likely = _notebook(folder, paths, name)
-    files: dict[str, bytes] = {}
-    free = MAX_SIZE
+    likely = _notebook([p for p in paths if safe_files.kind(folder / p) == "a file"], name)
+    files: Files = {}
     for path in paths:
-        max_size = MAX_NOTEBOOK if path == likely else free
         try:
+            max_size = MAX_NOTEBOOK if path == likely else left
             files[path] = safe_files.read_bytes(folder / path, max_size)
+            left -= len(files[path]) if path != likely else 0
         except OSError as error:
-            remedy = CLEAR if path == likely and error.errno == errno.EFBIG else ""
-            notes.append(f"{quoted(path)} was left out: {error.strerror}{remedy}")
-        else:
-            free -= 0 if path == likely else len(files[path])
+            notes.append(f"{quoted(path)} was left out: {error.strerror}")
     notebook = files.pop(likely, None)
-    exchange = {
-        n: files.pop(n)[:MAX_EXCHANGE].decode("utf-8", "replace") for n in EXCHANGE if n in files
-    }
-    doubts = files.pop(LEFT_OUT, b"").decode("utf-8", "replace").splitlines()[:MAX_NOTES]
+    known = {path: files.pop(path) for path in (*EXCHANGE, LEFT_OUT) if path in files}
+    texts = {path: data[:MAX_EXCHANGE].decode("utf-8", "replace") for path, data in known.items()}
+    doubts = tuple(texts.pop(LEFT_OUT, "").splitlines()[:MAX_NOTES])
     if notebook is None:
-        others = ", ".join(map(repr, sorted(files)[:5])) or "nothing"
-        problems = [f"there is no {expected}: {others} was handed in", *doubts, *notes[:3]]
+        found = ", ".join(map(quoted, sorted(files)[:MAX_NAMED])) or "nothing"
+        problems = (f"there is no {expected}: {found} was handed in", *doubts, *notes[:MAX_NAMED])
         problem = "; ".join(doubts if student == NOBODY else problems)
-        return Submission(student, None, exchange=exchange, problem=problem)
+        return Submission(student, None, exchange=texts, problem=problem)
     if likely != expected:
-        notes.append(f"the notebook's file name was {likely!r}")
-    kept = tuple(notes[:MAX_NOTES])
-    return Submission(student, notebook, files, exchange, kept, tuple(doubts), path=likely)
+        notes.append(f"the notebook's file name was {quoted(likely)}")
+    kept = tuple(notes[-MAX_NOTES:])
+    return Submission(student, notebook, files, texts, kept, doubts, path=likely)
 
 
 def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
-    """Return the relative paths of all files in a folder, and notes on files that were left out."""
+    """Return the relative paths of the files in a folder, and notes on what is left out."""
     paths: list[str] = []
     notes: list[str] = []
-    entries, folders = 0, [("", 0)]
-    while folders and entries < MAX_FILES:
-        parent, depth = folders.pop()
+    folders = [""]
+    # The loop also visits the folders that it appends.
+    for parent in folders:
         try:
             names = sorted(os.listdir(folder / parent), key=lambda name: (name not in first, name))
+            for path in (os.path.join(parent, name) for name in names):
+                kind = safe_files.kind(folder / path)
+                if len(paths) + len(folders) > MAX_FILES:
+                    return paths, [*notes, f"only {MAX_FILES:,} files and folders were read"]
+                if kind != "a folder":
+                    paths.append(path)
+                elif path.count("/") < MAX_DEPTH:
+                    folders.append(path)
+                else:
+                    notes.append(f"{quoted(path)} was left out: it is {MAX_DEPTH} folders deep")
         except OSError as error:
             if not parent:
                 raise
             notes.append(f"{quoted(parent)} was left out: {error.strerror}")
-            continue
-        if len(names) > MAX_FILES:
-            notes.append(f"only the first {MAX_FILES:,} of {len(names):,} files were read")
-        for name in names[:MAX_FILES]:
-            entries += 1
-            path = os.path.join(parent, name)
-            if not os.path.isdir(folder / path) or os.path.islink(folder / path):
-                paths.append(path)
-            elif path in first:
-                notes.append(f"{quoted(path)} was left out: it is a folder")
-            elif depth < MAX_DEPTH:
-                folders.append((path, depth + 1))
-            else:
-                notes.append(f"{quoted(path)} was left out: it is {depth} folders deep")
-    if folders:
-        notes.append(f"further folders were left out: there are more than {MAX_FILES:,} files")
     return paths, notes
 
 
-def _notebook(folder: Path, paths: list[str], name: str) -> str:
+def _notebook(paths: list[str], name: str) -> str:
     """Return the path of the assignment's notebook; "" if no notebook or several fit.
 
-    The file with exactly the expected name is chosen. Otherwise these kinds of files are tried in
-    turn: a notebook whose name contains the assignment's name, any notebook, a file with the
-    assignment's name and another ending, and a notebook in a subfolder. The first kind that exists
-    decides: if exactly one file is of this kind, it is chosen. Upper and lower case are not
+    The file with exactly the expected name is chosen. Otherwise a file is preferred that isn't in a
+    subfolder, then one that ends in .ipynb, then one whose name contains the assignment's name.
+    Browsers and learning management systems may change the ending. Upper and lower case are not
     distinguished.
     """
-    names = (name.casefold(), f"{name}{NOTEBOOK}".casefold())
-    unlikely = {f"{each}{ending}" for each in names for ending in OTHER_ENDINGS}
-    likely = [
-        path
-        for path in paths
-        if is_notebook(path) or path.casefold() in unlikely
-        if "/" not in path or not any(part.startswith(".") for part in path.split("/"))
-        if safe_files.kind(folder / path) == "a file"
-    ]
-    if f"{name}{NOTEBOOK}" in likely:
-        return f"{name}{NOTEBOOK}"
-    likely = [path for path in likely if "/" not in path] or likely
-    notebooks = [path for path in likely if is_notebook(path)]
-    named = [path for path in notebooks if names[0] in path.casefold()]
-    fitting = named or notebooks or likely
-    return fitting[0] if len(fitting) == 1 else ""
+    named = re.compile(rf"{re.escape(name)}(\.ipynb)?(\.txt|\.json)?", re.I)
+    likely = [p for p in paths if named.fullmatch(p) or (is_notebook(p) and not HIDDEN.search(p))]
+    ranks = {p: ("/" in p, not is_notebook(p), not named.search(p)) for p in likely}
+    best = [path for path in likely if ranks[path] == min(ranks.values())]
+    best = [path for path in likely if path == f"{name}.ipynb"] or best
+    return best[0] if len(best) == 1 else ""
+
+
+def others(submission: Submission, known: Files) -> str:
+    """Return the names of other notebooks and modules that a student handed in; "" if none.
+
+    Files of the release (`known`), hidden files and copies of the graded notebook are left out.
+    """
+    mine = {path for path, data in submission.files.items() if data != submission.notebook}
+    visible = [path for path in sorted(mine - known.keys()) if not HIDDEN.search(path)]
+    paths = [path for path in visible if is_notebook(path) or path.endswith(".py")]
+    return ", ".join(map(quoted, paths[:MAX_NAMED]))
 
 
 def quoted(name: str) -> str:
@@ -167,13 +143,9 @@ def quoted(name: str) -> str:
 
 def _name_problem(student: str) -> str:
     """Return why the gradebook can't store a student's name; "" if it can."""
-    try:
-        student.encode()
-    except UnicodeEncodeError:
+    if re.search(r"[\ud800-\udfff]", student):
         return "the name of the folder isn't valid UTF-8: rename the folder"
-    if len(student) > MAX_NAME:
-        return f"the name is longer than {MAX_NAME} characters: rename the folder"
-    return ""
+    return f"the name is longer than {MAX_NAME} characters" if len(student) > MAX_NAME else ""
 
 
 def in_gradebook(submitted: Path, student: str) -> bool:

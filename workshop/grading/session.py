@@ -15,9 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 from course_utils.exercise.checks import joined_lines
-from workshop.grading import isolated
 from workshop.grading.failures import Failures
-from workshop.grading.repair import Repaired, Ungradable
+from workshop.grading.repair import FUNCTION, Repaired, Ungradable, request, result
 from workshop.grading.sandbox.bubblewrap import NoSandbox, SandboxError
 from workshop.grading.sandbox.messages import ChannelError, Message
 from workshop.grading.sandbox.server import SandboxProcess, Server
@@ -159,15 +158,15 @@ class GradingSession:
         """
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
-            request = isolated.request(self._submission.notebook or b"", self._spec.release)
-            channel.send("compute", request, deadline, n=0, function=isolated.FUNCTION)
+            sent = request(self._submission.notebook or b"", self._spec.release)
+            channel.send("compute", sent, deadline, n=0, function=FUNCTION)
             answer = channel.receive(deadline, MAX_NOTEBOOK)
             if answer.kind != "computed":
                 raise ChannelError(f"expected the notebook, but got {answer.kind}")
         except (TimeoutError, ChannelError):
             self._end_test()
             raise Ungradable("the file takes too much time or memory to read") from None
-        return isolated.result(answer.body)
+        return result(answer.body)
 
     def run(self, source: str, what: str = "a cell") -> list[Output]:
         """Run a cell in the student process, and return the cell's outputs."""
