@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,3 +238,10 @@ def syntax_tree(source: str) -> ast.Module:
 def top_level(source: str, *kinds: Definition) -> set[str]:
     """Return the names of the functions or classes that a cell defines at its top level."""
     return {node.name for node in syntax_tree(source).body if isinstance(node, kinds)}
+
+
+@functools.cache
+def imports_of(source: str) -> str:
+    """Return the import statements of a cell, one per line, without the cell's other lines."""
+    imports = [n for n in syntax_tree(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, imports))

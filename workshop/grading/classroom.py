@@ -32,13 +32,11 @@ from workshop.grading import (
     read,
     readiness,
     records,
+    release,
     report,
     safe_files,
     seeds,
     talk,
-)
-from workshop.grading import (
-    spec as specs,
 )
 from workshop.grading.assignments import Assignment
 from workshop.grading.copies import Comparison
@@ -112,7 +110,7 @@ def grade(  # noqa: PLR0913
     chosen = [path for path in paths if fnmatch.fnmatchcase(path.parent.name, students)]
     if not chosen:
         raise CourseError(f"nothing was handed in: there is no submitted/{students}/{name}")
-    spec = specs.read(folder, name, limits or Limits())
+    spec = release.read_spec(folder, name, limits or Limits())
     found = {record.student: record for record in records.read_all(folder / "grading" / name)}
     before = {path.parent.name: found.get(path.parent.name) for path in paths}
     with _explained_memory_error(), servers(spec) as opened:

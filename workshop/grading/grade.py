@@ -12,14 +12,14 @@ import time
 from typing import Any
 
 from course_utils.exercise.checks import HIDDEN, joined_lines
-from workshop.grading.assignments import grade_id, is_graded
+from workshop.grading.assignments import grade_id, imports_of, is_graded
 from workshop.grading.failures import Failures
 from workshop.grading.read import others
 from workshop.grading.records import Record
 from workshop.grading.repair import Ungradable
 from workshop.grading.sandbox.server import reserved_core
 from workshop.grading.session import GradingSession, Servers
-from workshop.grading.spec import GradingSpec, Notebook, Submission, imports_of
+from workshop.grading.spec import GradingSpec, Notebook, Submission
 
 # Number of characters that are kept of a failed check's message.
 MAX_MESSAGE = 4_000

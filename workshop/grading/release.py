@@ -1,20 +1,34 @@
-"""Generate exercises/ from solutions/ with nbgrader, and find exercises that are out of date.
+"""Generate exercises/ from solutions/ with nbgrader, and read what submissions are graded with.
 
 Every file in exercises/ is generated, including the README with the table of points.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from course_utils import __version__
 from course_utils.machine.files import write_text
+from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
-from workshop.grading.assignments import read, sources
+from workshop.grading.assignments import (
+    Cell,
+    imports_of,
+    is_answer,
+    read,
+    sources,
+    tests_of,
+    withheld,
+)
 from workshop.grading.sandbox.bubblewrap import SYSTEM, Folders, python_folders
+from workshop.grading.sandbox.limits import Limits
+from workshop.grading.spec import ExpectedNames, GradingSpec, digest
 
 SETTINGS = "nbgrader_config.py"
 # The exchange that nbgrader uses if the settings name no other folder.
@@ -77,6 +91,47 @@ def settings(folder: Path) -> Any:
     from traitlets.config import PyFileConfigLoader
 
     return PyFileConfigLoader(SETTINGS, path=str(folder)).load_config()
+
+
+def read_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
+    """Read the course and return what an assignment is graded with.
+
+    Raises:
+        CourseError: The solution or the release is missing or is not a notebook.
+    """
+    path = folder / "exercises" / name / f"{name}.ipynb"
+    if not path.is_file():
+        raise CourseError(f"{name} has no release in exercises/: run `course release {name}`")
+    solution, released = load(folder / "solutions" / name / f"{name}.ipynb"), load(path)
+    imports = {"student": _imports(released["cells"]), "test": _imports(solution["cells"])}
+    imports["test"] += "\nfrom workshop.grading import repair"
+    other_files = {
+        file.relative_to(path.parent).as_posix(): file.read_bytes()
+        for file in sorted(path.parent.rglob("*"))
+        if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
+    }
+    tests, hidden = tests_of(solution), withheld(solution)
+    contents = {name: hashlib.sha256(data).hexdigest() for name, data in other_files.items()}
+    return GradingSpec(
+        name=name,
+        release=json.dumps(released).encode(),
+        tests=tests,
+        names=ExpectedNames.of(filter(is_answer, released["cells"])),
+        withheld=hidden,
+        imports=imports,
+        folders=sandbox_folders(folder),
+        files=other_files,
+        limits=limits,
+        key=digest(released, tests, hidden, contents, str(limits), __version__),
+    )
+
+
+def _imports(cells: list[Cell]) -> str:
+    """Return the import statements of some cells, one per line, without duplicates."""
+    sources = (cell["source"] for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(
+        dict.fromkeys(line for source in sources for line in imports_of(source).split("\n"))
+    )
 
 
 def sandbox_folders(folder: Path) -> Folders:

@@ -8,24 +8,17 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from course_utils import __version__
-from course_utils.machine.notebooks import load
-from course_utils.machine.validation import CourseError
-from workshop.grading import release
 from workshop.grading.assignments import (
     Cell,
     Definition,
-    is_answer,
-    syntax_tree,
-    tests_of,
     top_level,
-    withheld,
 )
 from workshop.grading.sandbox.bubblewrap import ONLY_SYSTEM, Folders
-from workshop.grading.sandbox.limits import Limits
+
+if TYPE_CHECKING:
+    from workshop.grading.sandbox.limits import Limits
 
 # The contents of files, by their paths relative to the notebook's folder.
 Files = dict[str, bytes]
@@ -119,54 +112,6 @@ class Submission:
         """Return a hash that changes if the spec or anything that was handed in changes."""
         texts = (self.exchange, self.notes, self.doubts, self.problem)
         return digest(spec.key, self.student, self.attempt, texts)
-
-
-def read(folder: Path, name: str, limits: Limits) -> GradingSpec:
-    """Read the course and return what an assignment is graded with.
-
-    Raises:
-        CourseError: The solution or the release is missing or is not a notebook.
-    """
-    path = folder / "exercises" / name / f"{name}.ipynb"
-    if not path.is_file():
-        raise CourseError(f"{name} has no release in exercises/: run `course release {name}`")
-    solution, released = load(folder / "solutions" / name / f"{name}.ipynb"), load(path)
-    imports = {"student": _imports(released["cells"]), "test": _imports(solution["cells"])}
-    imports["test"] += "\nfrom workshop.grading import repair"
-    other_files = {
-        file.relative_to(path.parent).as_posix(): file.read_bytes()
-        for file in sorted(path.parent.rglob("*"))
-        if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
-    }
-    tests, hidden = tests_of(solution), withheld(solution)
-    contents = {name: _sha256(data) for name, data in other_files.items()}
-    return GradingSpec(
-        name=name,
-        release=json.dumps(released).encode(),
-        tests=tests,
-        names=ExpectedNames.of(filter(is_answer, released["cells"])),
-        withheld=hidden,
-        imports=imports,
-        folders=release.sandbox_folders(folder),
-        files=other_files,
-        limits=limits,
-        key=digest(released, tests, hidden, contents, str(limits), __version__),
-    )
-
-
-def _imports(cells: list[Cell]) -> str:
-    """Return the import statements of some cells, one per line, without duplicates."""
-    sources = (cell["source"] for cell in cells if cell["cell_type"] == "code")
-    return "\n".join(
-        dict.fromkeys(line for source in sources for line in imports_of(source).split("\n"))
-    )
-
-
-@functools.cache
-def imports_of(source: str) -> str:
-    """Return the import statements of a cell, one per line, without the cell's other lines."""
-    imports = [n for n in syntax_tree(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
-    return "\n".join(map(ast.unparse, imports))
 
 
 def is_notebook(path: str) -> bool:
