@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -577,16 +577,17 @@ def _write_student_repo(folder: Path, target: Path) -> None:
     "--workers", type=click.IntRange(min=1), help="Number of submissions graded at the same time."
 )
 @click.option("--again", is_flag=True, help="Also grade unchanged submissions again.")
-def grade(assignment: str, workers: int | None, again: bool) -> None:
+@click.option("--compare", "alike", is_flag=True, help="Find answers that are alike (compare50).")
+def grade(assignment: str, workers: int | None, again: bool, alike: bool) -> None:
     """Grade students' submissions, safely and in parallel.
 
     ASSIGNMENT is a number (03) or a name. Run the command in the folder of the class, which
     contains nbgrader_config.py. The command grades the submissions in submitted/ and writes their
-    points to the gradebook. It also writes a report about the class and a table of points to
-    grading/. Submissions that are already graded are not graded again, so run the same command
-    again to continue after an interruption or to renew the report.
+    points to the gradebook. It also writes a report about the class, a table of points and the
+    students' answers to grading/. Submissions that are already graded are not graded again, so run
+    the same command again to continue after an interruption or to renew the report.
     """
-    from workshop.grading import classroom, release
+    from workshop.grading import classroom, compare, release
 
     folder = release.class_folder()
     try:
@@ -606,20 +607,20 @@ def grade(assignment: str, workers: int | None, again: bool) -> None:
         )
         sys.exit(130)
     click.echo(classroom.write_results(folder, result))
-
-
-EXPORTED = click.Path(exists=True, dir_okay=False, path_type=Path)
+    if alike:
+        page = compare.compare(folder, result.assignment.name)
+        # Now the report has a link to the page.
+        classroom.write_results(folder, result)
+        click.echo(f"compared answers: {page.relative_to(folder)}")
 
 
 @command("export")
 @click.argument("assignment")
-@click.option("--canvas", type=EXPORTED, help="Table that Canvas has exported.")
-@click.option("--moodle", type=EXPORTED, help="Grading worksheet that Moodle has exported.")
+@click.option("--canvas", type=click.File("rb"), help="Table that Canvas has exported.")
+@click.option("--moodle", type=click.File("rb"), help="Grading worksheet that Moodle has exported.")
 @click.option("--column", help="Column for the points, or a part of its name.")
-@click.option("--bonus", is_flag=True, help="Add the bonus points.")
-@click.option("--scale", is_flag=True, help="Convert the points to the maximum of the LMS.")
 def export(
-    assignment: str, canvas: Path | None, moodle: Path | None, column: str | None, **options: Any
+    assignment: str, canvas: IO[bytes] | None, moodle: IO[bytes] | None, column: str | None
 ) -> None:
     """Fill the points of a class into a table of Canvas or Moodle.
 
@@ -630,10 +631,11 @@ def export(
     """
     from workshop.grading import lms, release
 
-    tables = [(name, path) for name, path in (("canvas", canvas), ("moodle", moodle)) if path]
+    tables = [(name, file) for name, file in (("canvas", canvas), ("moodle", moodle)) if file]
     if len(tables) != 1:
         raise click.UsageError("give one exported table: --canvas FILE or --moodle FILE")
-    click.echo(lms.export(release.class_folder(), assignment, *tables[0], column=column, **options))
+    [(name, file)] = tables
+    click.echo(lms.export(release.class_folder(), assignment, name, file.read(), column))
 
 
 # --- for publishers -------------------------------------------------------------------------------

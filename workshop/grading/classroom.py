@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 from course_utils.machine.validation import CourseError
 from workshop.grading import (
-    answers,
     assignments,
-    copies,
+    compare,
+    lms,
     read,
     readiness,
     records,
@@ -36,10 +36,8 @@ from workshop.grading import (
     report,
     safe_files,
     seeds,
-    talk,
 )
 from workshop.grading.assignments import Assignment
-from workshop.grading.copies import Comparison
 from workshop.grading.grade import grade as grade_one
 from workshop.grading.grade import ungradable
 from workshop.grading.records import Record
@@ -282,66 +280,28 @@ def _finished(
 
 
 def write_results(folder: Path, result: Result) -> str:
-    """Write the report, the questions for talks and the table of points; return a summary."""
+    """Write the report, the table of points and the students' answers; return a summary."""
+    name = result.assignment.name
+    gradable = [r.student for r in result.records if r.state != records.UNGRADABLE]
     try:
-        target = safe_files.make_folders(folder / "grading", result.assignment.name)
-        page, table, questions = (target / n for n in ("report.html", "points.csv", "talk.html"))
-        report.write_csv(table, result.assignment, result.records)
-        comparison = _write_talk(folder, questions, result)
-        report.write_report(page, result.assignment, result.records, result.previous, comparison)
+        target = safe_files.make_folders(folder / "grading", name)
+        page, table = target / "report.html", target / "points.csv"
+        lms.write_csv(table, result.assignment, result.records)
+        report.write_report(page, result.assignment, result.records, result.previous)
+        released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
+        left_out = compare.write_answers(folder, released, gradable)
     except OSError as error:
         reason = read.describe(error, folder)
-        raise CourseError(f"the report and the points can't be written: {reason}") from error
+        raise CourseError(f"the results can't be written: {reason}") from error
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
     lines = [f"{result.assignment.name}: {result.graded} graded in this run. In total: {states}"]
-    lines += [
-        f"  {_terminal_text(record.student)}: ungradable, {_terminal_text(record.reasons[0])}"
-        for record in result.records
-        if record.state == records.UNGRADABLE
-    ]
+    lines += [f"  {r.student}: ungradable, {r.problem}" for r in result.records if r.problem]
     changes = report.changes(result.previous, result.records)
-    if changes:
-        lines.append("changed since the last run:")
-        lines += [
-            f"  {_terminal_text(change.student)}: {change.what} "
-            f"{_terminal_text(change.before)} → {_terminal_text(change.after)}"
-            for change in changes
-        ]
-    if pairs := len(comparison.pairs):
-        lines.append(f"pairs of students with answers that are alike: {pairs}, see the report")
-    files = {"report": page, "points": table, "questions for talks": questions}
-    return "\n".join(
-        [*lines, *(f"{what}: {path.relative_to(folder)}" for what, path in files.items())]
-    )
-
-
-def _write_talk(folder: Path, path: Path, result: Result) -> Comparison:
-    """Compare the answers of the class, write the questions for talks, and return the comparison.
-
-    Students with answers that are alike are asked about these answers first.
-    """
-    # This module imports NumPy, which grading itself doesn't need.
-
-    name = result.assignment.name
-    released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
-    gradable = [record for record in result.records if record.state != records.UNGRADABLE]
-    written = answers.read_answers(folder, released, [record.student for record in gradable])
-    comparison = copies.compare(released, written)
-    first: dict[str, set[str]] = {}
-    for pair in comparison.pairs:
-        for student in pair.students:
-            first.setdefault(student, set()).update(alike.task.id for alike in pair.tasks)
-    talk.write_page(path, released, written, gradable, first)
-    return comparison
-
-
-def _terminal_text(value: float | str | None) -> str:
-    """Return a value as text for a terminal.
-
-    Unprintable characters are escaped, so that a student's text can't send control sequences to the
-    terminal.
-    """
-    if isinstance(value, str):
-        return safe_files.escape_unprintable(value)
-    return "none" if value is None else f"{value:g}"
+    lines += ["changed since the last run:"] * bool(changes)
+    lines += [f"  {student}: {'; '.join(changed)}" for student, changed in changes.items()]
+    lines += [f"answers that can't be compared: {', '.join(left_out)}"] * bool(left_out)
+    files = {"report": page, "points": table, "answers": target / "answers"}
+    lines += [f"{what}: {path.relative_to(folder)}" for what, path in files.items()]
+    # A student's text must not send control sequences to the terminal.
+    return "\n".join(map(safe_files.escape_unprintable, lines))

@@ -7,9 +7,7 @@ value.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
-from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -21,8 +19,6 @@ from course_utils import palette
 MAX_LINE = 200
 # Maximum length of a message, in characters and in lines.
 MAX_TEXT, MAX_LINES = 1_500, 20
-# Maximum number of lines of an answer that are shown.
-MAX_CODE_LINES = 100
 
 # Escape sequences of terminals, and then invisible characters and characters that change the
 # direction of writing.
@@ -52,24 +48,6 @@ def block(text: str) -> str:
     return whole[:MAX_TEXT] + (" …" if is_cut else "")
 
 
-def quoted(text: str, max_length: int) -> Markup:
-    """Return a text as one line of HTML, in which `code` in backticks is marked as code."""
-    # re.sub would escape the new tags if its argument were a Markup.
-    escaped = str(escape(one_line(text, max_length)))
-    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", escaped))
-
-
-def listing(lines: Iterable[tuple[int, str]], marked: Collection[int] = ()) -> Markup:
-    """Return lines of code with their numbers as HTML, cut to MAX_CODE_LINES lines."""
-    rows = []
-    for number, line in itertools.islice(lines, MAX_CODE_LINES):
-        code = escape(plain(line).expandtabs(4).rstrip()[:MAX_LINE])
-        look = "<mark>{}</mark>" if number in marked else "{}"
-        row = Markup('<span class="number">{:>3}</span> ') + Markup(look)
-        rows.append(row.format(number, code))
-    return Markup("\n").join(rows)
-
-
 @functools.cache
 def page_template(name: str, max_value: int) -> Template:
     """Return a template of this folder, which cuts each value to one line and escapes it."""
@@ -82,7 +60,5 @@ def page_template(name: str, max_value: int) -> Template:
         ),
     )
     environment.filters["block"] = lambda text: escape(block(text))
-    environment.filters["quoted"] = lambda text: quoted(text, max_value)
-    environment.filters["listing"] = listing
     environment.globals["palette"] = palette
     return environment.get_template(name)
