@@ -1,7 +1,5 @@
-"""Test report: the page and the table of a class, and texts of students in both."""
+"""Test report: the page of a class, texts of students on it, and changes between two gradings."""
 
-import csv
-import io
 import re
 from pathlib import Path
 
@@ -13,27 +11,20 @@ from tests import assignment as small
 from tests.time_limit import time_limit
 from workshop.grading import pages, report
 from workshop.grading.assignments import read
-from workshop.grading.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
+from workshop.grading.records import Record
 
 LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")
 HOSTILE = "<script>window.hacked = 1</script><img src=https://example.org/x onerror='hacked = 1'>"
+FULL = {
+    f"sum-{task}-{check}": points
+    for task in ("all", "squares", "largest")
+    for check, points in (("form", 1.0), ("values", 2.0))
+} | {"sum-why": 3.0}
+OPEN = FULL | {"sum-why": None}
 
 
-@pytest.fixture(scope="module")
-def sums(tmp_path_factory):
-    """The small assignment: three functions with 1 + 2 points, and a question with 3 points."""
-    return read(small.write(tmp_path_factory.mktemp("course")))
-
-
-def sum_all(numbers):
-    return sum(numbers)
-
-
-def message_of(call):
-    """Return the message of a failed check, as a notebook shows it."""
-    with pytest.raises(CheckFailed) as caught:
-        call()
-    return "\n".join(caught.value._render_traceback_())
+def record(student="student01", name="09_sums", **fields):
+    return Record(name, student, **{"points": FULL} | fields)
 
 
 class Page:
@@ -52,146 +43,107 @@ class Page:
         self.sections = {h2.get_text(): h2.parent.get_text() for h2 in soup.find_all("h2")}
 
 
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """The small assignment: three functions with 1 + 2 points, and a question with 3 points."""
+    return read(small.write(tmp_path_factory.mktemp("course")))
+
+
 @pytest.fixture
-def page_of(tmp_path):
-    def page(assignment, records):
-        report.write_report(tmp_path / "report.html", assignment, records)
+def page_of(sums, tmp_path):
+    def page(*records, previous=()):
+        report.write_report(tmp_path / "report.html", sums, records, previous)
         return Page(tmp_path / "report.html")
 
     return page
 
 
-@pytest.fixture
-def table_of(tmp_path):
-    def table(assignment, records):
-        report.write_csv(tmp_path / "class.csv", assignment, records)
-        return (tmp_path / "class.csv").read_bytes()
-
-    return table
+# --- the class ------------------------------------------------------------------------------------
 
 
-def record(student="student01", state=GRADED, name="09_sums", **fields):
-    return Record(name, student, state, **fields)
-
-
-FULL = {
-    f"sum-{task}-{check}": points
-    for task in ("all", "squares", "largest")
-    for check, points in (("form", 1.0), ("values", 2.0))
-} | {"sum-why": 3.0}
-OPEN = FULL | {"sum-why": None}
-
-
-# --- points ---------------------------------------------------------------------------------------
-
-
-WHY, DOUBT = by_hand("sum-why"), "two answers to sum-all"
-
-
-@pytest.mark.parametrize(
-    ("before", "scores", "state", "reasons"),
-    [
-        ((PERSON, OPEN, WHY), {"sum-why": 2.5}, GRADED, ()),
-        ((PERSON, OPEN, WHY), {}, PERSON, (WHY,)),
-        ((PERSON, OPEN, WHY), {"sum-why": None}, PERSON, (WHY,)),
-        ((PERSON, OPEN, WHY), {"sum-all-form": 0.0}, PERSON, (WHY,)),
-        ((PERSON, OPEN, DOUBT, WHY), {"sum-why": 1.0}, PERSON, (DOUBT,)),
-        ((PERSON, OPEN, DOUBT), {}, PERSON, (DOUBT, WHY)),
-        ((PERSON, FULL), {}, PERSON, ()),
-        ((GRADED, FULL), {"sum-why": None}, PERSON, (WHY,)),
-        # The gradebook may have the points of an earlier submission.
-        ((UNGRADABLE, {}, "the file is empty"), FULL, UNGRADABLE, ("the file is empty",)),
-    ],
-)
-def test_the_state_follows_from_the_points_and_the_reasons(before, scores, state, reasons):
-    old = record(state=before[0], points=before[1], reasons=before[2:])
-    (after,) = report.merged([old], {"student01": scores, "student02": FULL})
-    assert (after.state, after.reasons) == (state, reasons)
-    assert after.points == (old.points if state == UNGRADABLE else old.points | scores)
-
-
-def test_changes_are_listed_for_students_graded_twice():
-    before = [record("b", points=FULL), record("a", points=OPEN), record("gone", points=FULL)]
+def test_changes_are_listed_for_students_graded_twice(page_of):
+    before = [record("b"), record("a", points=OPEN), record("gone"), record("same")]
     after = [
         record("b", points=FULL | {"sum-all-form": 0.5}),
-        record("a", state=UNGRADABLE, points={"sum-why": 1.0}),
-        record("new", points=FULL),
+        record("a", problem="the file is empty", points={"sum-why": 1.0}),
+        record("new"),
+        record("same"),
     ]
     found = report.changes(before, after)
+    assert list(found) == ["a", "b"] and found["b"] == ["sum-all-form: 1 → 0.5"]
+    assert found["a"][:2] == ["state: needs a person → ungradable", "sum-all-form: 1 → none"]
     # The points of sum-why were None before and after.
-    assert [(c.student, c.what) for c in found] == [
-        ("a", "state"),
-        *(("a", cell) for cell in FULL if cell != "sum-why"),
-        ("b", "sum-all-form"),
-    ]
-    assert found[0] == report.Change("a", "state", GRADED, UNGRADABLE)
-    assert found[1] == report.Change("a", "sum-all-form", 1.0, None)
-    assert found[-1] == report.Change("b", "sum-all-form", 1.0, 0.5)
-    assert report.changes(before, before) == []
+    assert len(found["a"]) == 7
+    page = page_of(*after, previous=before)
+    assert ["b", "sum-all-form: 1 → 0.5"] in page.rows
+    assert "Changes since the previous grading" not in page_of(*after).sections
 
 
-# --- the table ------------------------------------------------------------------------------------
-
-HEADER = "student,state,reasons,points,max points,sum-all,sum-squares,sum-largest,sum-why"
-
-
-def test_csv_has_an_empty_cell_for_missing_points(sums, table_of):
-    half = FULL | {"sum-all-values": 0.0, "sum-why": 0.1 + 0.2}
-    unfinished = {cell: value for cell, value in FULL.items() if cell != "sum-largest-values"}
-    table = table_of(
-        sums,
-        [
-            record("student10", points=half),
-            record("student02", state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN),
-            record("student03", state=UNGRADABLE, reasons=("no, empty", 'a "zip"'), points=FULL),
-            record("student04", state=PERSON, reasons=("cut off",), points=unfinished),
-            record("student05", points=dict.fromkeys(FULL, 0.0)),
-        ],
+def test_the_page_shows_who_is_ungradable_and_who_needs_a_person_and_why(page_of):
+    page = page_of(
+        record("s10", problem="the file is empty"),
+        record("s9", problem="no notebook"),
+        record("b", points=OPEN, doubts=("two notebooks", "cut off")),
+        record("c", points=OPEN, seconds=61.0, memory=300_000_000),
+        record("d", repairs=("restored 2 cells",)),
+        record("e", repairs=("restored 7 cells",), incidents=("a statement was skipped",)),
     )
-    # Excel needs the byte order mark to read UTF-8.
-    assert table.startswith(b"\xef\xbb\xbfstudent,")
-    assert table.decode("utf-8-sig").split("\r\n") == [
-        HEADER,
-        "student02,needs a person,a person gives the points of sum-why,,12,3,3,3,",
-        'student03,ungradable,"no, empty; a ""zip""",,12,,,,',
-        "student04,needs a person,cut off,,12,3,3,,3",
-        "student05,graded,,0,12,0,0,0,0",
-        "student10,graded,,7.3,12,1,3,3,0.3",
-        "",
+    order = [row for row in page.rows if row[0] in ("s9", "s10", "b")]
+    assert order == [
+        ["s9", "no notebook"],
+        ["s10", "the file is empty"],
+        ["b", "two notebooks; cut off"],
+    ]
+    assert "A person has to give points to 2 students: 9.4" in page.summaries[0]
+    assert page.summaries[1:] == ["2 × restored … cells", "1 × a statement was skipped"]
+    assert "1 min 1 s in total" in page.sections["Time and memory"]
+    assert "at most 1 min 1 s (c) and 300 MB" in page.sections["Time and memory"]
+
+
+def test_points_of_the_class_and_of_the_tasks_count_nothing_as_zero(page_of):
+    half = FULL | {"sum-all-values": 0.0}
+    page = page_of(
+        record("a"), record("b", points=half), record("c", points=OPEN), record("d", problem="x")
+    )
+    assert "Students by points: 1 at 9, 1 at 10, 1 at 12. 1 of them wait for points." in page.source
+    rows = {row[0]: row[1:] for row in page.rows}
+    assert rows["9.1 The sum"] == ["3 of 3", "67%", "33%", "0%", "0%"]
+    assert [row for row in page.rows if row[0].startswith("9.4")][0][1:] == [
+        "3 of 3",
+        "67%",
+        "0%",
+        "0%",
+        "33%",
     ]
 
 
-def read_back(table):
-    return list(csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
-
-
-def cells_of(text, separator):
-    """Return the cells of a table as a spreadsheet reads them, with any separator."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    return [cell for row in rows for cell in row]
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize(
-    "text",
-    [
-        *("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1+1", "\n=1+1"),
-        *("a;=1+1", "a; ;\t-1", "\x00=1", "\x1b[0m=1", "\u202e=1", "\uff1d1+1", "\ud800=1"),
-        *('"=1"', 'a","=1', "a\r\n=1+1,2", "\u2028=1"),
-    ],
+    "records",
+    [[], [record(problem="x")], [record(points={})], [record(points={"an-earlier-cell": None})]],
 )
-def test_no_text_becomes_a_formula_or_a_new_cell(sums, table_of, text, separator):
-    rows = [
-        record(text, points=FULL),
-        record("z", state=UNGRADABLE, reasons=("first", text, text + text)),
-    ]
-    table = table_of(sums, rows).decode("utf-8-sig")
-    assert not [c for c in cells_of(table, separator) if c.lstrip()[:1] in tuple("=+-@\uff1d")]
-    assert len(read_back(table.encode("utf-8-sig"))) == 2
-    assert set(map(len, csv.reader(io.StringIO(table, newline=""), strict=True))) == {9}
+def test_a_class_without_the_points_of_the_assignment_has_a_page(page_of, records):
+    assert "class report" in page_of(*records).source
 
 
-# --- the page: failed checks ----------------------------------------------------------------------
+def test_the_page_links_to_the_comparison_of_answers_if_there_is_one(page_of, tmp_path):
+    assert "compare/index.html" not in page_of(record()).source
+    (tmp_path / "compare").mkdir()
+    (tmp_path / "compare" / "index.html").touch()
+    assert 'href="compare/index.html"' in page_of(record()).source
+
+
+# --- failed checks --------------------------------------------------------------------------------
+
+
+def sum_all(numbers):
+    return sum(numbers)
+
+
+def likely(n, words):
+    """Return the message of a failed check, as a notebook shows it."""
+    with pytest.raises(CheckFailed) as caught:
+        check(sum_all, [n, 1]).gives(n, likely=words)
+    return "\n".join(caught.value._render_traceback_())
 
 
 def losing(student, message, cell="sum-all-values", points=0.0):
@@ -199,32 +151,21 @@ def losing(student, message, cell="sum-all-values", points=0.0):
     return record(student, points=FULL | {cell: points}, messages=messages)
 
 
-def test_failed_checks_are_grouped_by_the_likely_mistake(sums, page_of):
-    def likely(n, words):
-        return message_of(lambda: check(sum_all, [n, 1]).gives(n, likely=words))
-
+def test_failed_checks_are_grouped_by_the_likely_mistake(page_of):
     long = "one number was left out, as happens to those who begin to count at one instead of zero"
     page = page_of(
-        sums,
-        [
-            losing("a", likely(5, long + " 1")),
-            losing("b", likely(6, "signs differ")),
-            losing("c", likely(777, long + " 1")),
-            losing("d", likely(8, "signs differ")),
-            losing("e", likely(9, "signs differ")),
-            losing("f", None),
-            losing("g", "a person gave the points", points=2.0),
-            losing("h", "half", points=0.5),
-            losing("i", likely(1, "by hand"), cell="sum-why"),
-            record("j", state=UNGRADABLE, messages={"sum-all-values": "not counted"}),
-        ],
+        losing("a", likely(5, long + " 1")),
+        losing("b", likely(6, "signs differ")),
+        losing("c", likely(777, long + " 1")),
+        losing("d", likely(8, "signs differ")),
+        losing("e", likely(9, "signs differ")),
+        losing("f", None),
+        losing("g", "a person gave the points", points=2.0),
+        losing("h", "half", points=0.5),
+        losing("i", likely(1, "by hand"), cell="sum-why"),
+        record("j", problem="x", messages={"sum-all-values": "not counted"}),
     )
-    assert page.summaries == [
-        "3 × signs differ",
-        f"2 × {long} 1",
-        "1 × half",
-        "1 × no message",
-    ]
+    assert page.summaries == ["3 × signs differ", f"2 × {long} 1", "1 × half", "1 × no message"]
     text = page.sections["Failed checks"]
     assert "9.1 The sum" in text and "9.2" not in text and "9.4" not in text
     assert "sum-all-values: 7 students of 9 lost points" in text
@@ -247,19 +188,18 @@ HARMFUL = [
 ]
 
 
-def everywhere(text, student="student01", **fields):
+def everywhere(text, **fields):
     """Return a record that contains a text in every field."""
-    texts = {name: (text,) for name in ("reasons", "repairs", "incidents")}
+    texts = {name: (text,) for name in ("doubts", "repairs", "incidents")}
     messages, points = dict.fromkeys(FULL, text), dict.fromkeys(FULL, 0.0)
-    fields = {"messages": messages, "points": points} | texts | fields
-    return record(student + text, seconds=1.0, **fields)
+    return record("student01" + text, messages=messages, points=points, **texts | fields)
 
 
 @pytest.mark.parametrize("text", HARMFUL)
-@pytest.mark.parametrize("state", [PERSON, UNGRADABLE])
-def test_texts_add_no_elements_and_no_attributes(sums, page_of, text, state):
-    tame = page_of(sums, [everywhere("tame", state=state)])
-    wild = page_of(sums, [everywhere(text, state=state)])
+@pytest.mark.parametrize("ungradable", [False, True])
+def test_texts_add_no_elements_and_no_attributes(page_of, text, ungradable):
+    tame = page_of(everywhere("tame", problem="tame" * ungradable))
+    wild = page_of(everywhere(text, problem=text * ungradable))
     assert wild.tags == tame.tags and list(wild.sections) == list(tame.sections)
     unseen = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
     assert not re.search(unseen, wild.source)
@@ -267,19 +207,18 @@ def test_texts_add_no_elements_and_no_attributes(sums, page_of, text, state):
     assert all(word in next(iter(wild.sections.values())) for word in visible)
 
 
-def test_unprintable_characters_in_names_are_escaped(sums, page_of, table_of):
+def test_unprintable_characters_in_names_are_escaped(page_of):
     """If they were removed, the names of two students could look the same."""
     names = ["anna", "anna\u200b", "anna\n", "\x1b[1manna", "an\u202ena", "Zo\u00eb", "\U0001f600"]
     shown = ["anna", "anna\\x200b", "anna\\x0a", "\\x1b[1manna", "an\\x202ena", *names[-2:]]
-    records = [record(name, UNGRADABLE, reasons=("x",)) for name in names]
-    assert {row["student"] for row in read_back(table_of(sums, records))} == set(shown)
-    assert {row[0] for row in page_of(sums, records).rows} >= set(shown)
+    page = page_of(*(record(name, problem="x") for name in names))
+    assert {row[0] for row in page.rows} >= set(shown)
 
 
 def test_long_texts_are_cleaned_in_linear_time():
     for text in ("\x1b]" * 10**6, "\x1b[" + "0" * 10**6, " likely " * 10**6, "1_" * 10**6):
         with time_limit(120):
-            report._mistake(text), pages.block(text), report._cell(text)
+            report._mistake(text), pages.block(text)
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -291,14 +230,15 @@ def test_the_page_runs_no_script_loads_no_file_and_fits_the_window(
     browser, tmp_path, scheme, width
 ):
     path = tmp_path / "report.html"
-    lists = {name: tuple(HARMFUL) for name in ("reasons", "repairs", "incidents")}
+    lists = {name: tuple(HARMFUL) for name in ("doubts", "repairs", "incidents")}
     cells = [cell["id"] for task in LORA.tasks for cell in task.graded]
-    lost = {"points": dict.fromkeys(cells, 0.0)}
-    lost |= {"messages": dict.fromkeys(cells, "w" * 900 + HOSTILE)}
+    messages = dict.fromkeys(cells, "w" * 900 + HOSTILE)
     records = [
-        *(record(f"s{n}", name=LORA.name, points=dict.fromkeys(cells, 1.0)) for n in range(60)),
-        record("n" * 200, UNGRADABLE, LORA.name, **lists),
-        record("z" + HOSTILE, PERSON, LORA.name, **lists, **lost),
+        *(record(f"s{n}", LORA.name, points=dict.fromkeys(cells, 1.0)) for n in range(60)),
+        record("n" * 200, LORA.name, problem=HOSTILE, **lists),
+        record(
+            "z" + HOSTILE, LORA.name, points=dict.fromkeys(cells, 0.0), messages=messages, **lists
+        ),
     ]
     report.write_report(path, LORA, records)
     window = {"width": width, "height": 800}
@@ -311,13 +251,9 @@ def test_the_page_runs_no_script_loads_no_file_and_fits_the_window(
         assert page.evaluate("window.hacked") is None
         assert requests == [path.as_uri()] and messages == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        background, text = (
-            page.evaluate(f"getComputedStyle(document.body).{name}")
-            for name in ("backgroundColor", "color")
-        )
-        bright = [sum(map(int, re.findall(r"\d+", color))) for color in (background, text)]
+        look = "getComputedStyle(document.body)"
+        colors = [page.evaluate(f"{look}.{name}") for name in ("backgroundColor", "color")]
+        bright = [sum(map(int, re.findall(r"\d+", color))) for color in colors]
         assert (bright[0] > bright[1]) == (scheme == "light")
         page.emulate_media(media="print")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
-            "rgb(255, 255, 255)"
-        )
+        assert page.evaluate(f"{look}.backgroundColor") == "rgb(255, 255, 255)"

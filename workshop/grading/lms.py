@@ -30,7 +30,7 @@ IDENTITY = ["Student", "Full name", "Identifier", "Username", "Email address", "
 IDENTITY += ["SIS User ID", "SIS Login ID"]
 # Where a spreadsheet would find a formula: at the start of a cell, and after the characters that
 # separate cells or rows, because the spreadsheet may expect another separator.
-FORMULA = re.compile(r"((?:^|[;\t\r\n])\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+FORMULA = re.compile(r"((?:^|[;\t\r\n])[\s\0]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 
 # A filled table, and everybody in the class or in the table with the reason why their points were
@@ -118,7 +118,7 @@ def fill(data: bytes, assignment: Assignment, graded: Sequence[Record], column: 
     """
     text = data.decode("utf-8-sig", errors="replace")
     separator = max(",;\t", key=text.partition("\n")[0].count)
-    csv.field_size_limit(len(data) + 1)
+    csv.field_size_limit(10**9)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header, *rows = [row for row in lines if row] or [[]]
     rows = [row + [""] * (len(header) - len(row)) for row in rows]

@@ -1,0 +1,142 @@
+"""Test compare: which answers are written, and what compare50 finds in them."""
+
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from course_utils.machine.validation import CourseError
+from tests import mutation
+from workshop.grading.assignments import read
+from workshop.grading.compare import compare, write_answers
+
+NAME = "04_nf4"
+NF4 = read(mutation.ROOT / "exercises" / NAME / f"{NAME}.ipynb")
+HARMFUL = "</script></code></pre><img src=x onerror='hacked = 1'><script>hacked = 1</script>"
+
+
+def autograded(folder, student, sources, *own):
+    """Write the graded notebook of a student with these answers, and with own cells."""
+    notebook = json.loads(NF4.path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = sources.get(cell["id"], cell["source"])
+    notebook["cells"] += [{"cell_type": "code", "metadata": {}, "source": source} for source in own]
+    path = folder / "autograded" / student / NAME / f"{NAME}.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+def test_only_what_a_student_wrote_is_written(tmp_path):
+    stub, test = NF4.tasks[4].answer["source"], NF4.tasks[3].checks[0]["id"]
+    written = {
+        "nf4-pack": ["def f():\n", "    pass\ud800"],
+        "nf4-optimal": "Because.",
+        test: "# hidden",
+    }
+    autograded(tmp_path, "a", written | {NF4.tasks[4].id: stub + "\n"}, "x = 1", "y = 2")
+    assert write_answers(tmp_path, NF4, ["a"]) == []
+    files = {
+        p.name: p.read_text("utf-8").split("\n\n")
+        for p in (tmp_path / f"grading/{NAME}/answers/a").iterdir()
+    }
+    assert files == {
+        "nf4-pack.py": ["def f():\n    pass?", ""],
+        "nf4-optimal.md": ["Because.", ""],
+        "own-cells.py": ["x = 1", "y = 2", ""],
+    }
+    released = tmp_path / f"grading/{NAME}/released"
+    assert (released / "nf4-pack.py").read_text().strip() in {c["source"] for c in NF4.cells}
+    assert "## 4.1" in (released / "own-cells.md").read_text()
+
+
+def test_no_name_leaves_the_folder_or_replaces_another_student(tmp_path):
+    names = ["a", "A", "-o", "*", "?", "<img src=x onerror=alert(1)>", "é" * 60, "é" * 61, "a\n"]
+    for name in names:
+        autograded(tmp_path, name, {"nf4-pack": name})
+    assert write_answers(tmp_path, NF4, names) == []
+    written = os.listdir(tmp_path / f"grading/{NAME}/answers")
+    assert len(written) == len(names) and {"a", "A", "-o", "_~3"} <= set(written)
+    assert not [name for name in written if set(name) & set("<>*?()\n") or len(name) > 50]
+    assert set(os.listdir(tmp_path)) == {"autograded", "grading"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["x = [" + "0, " * 3_000 + "]", "(" * 9_999, "x\n" * 2_000, "# -\n" * 2_000, "words " * 20_000],
+)
+def test_answers_that_would_take_hours_are_left_out_and_named(tmp_path, source):
+    autograded(tmp_path, "honest", {"nf4-pack": f"# {'-' * 98}\nx = 1\n" * 40})
+    autograded(tmp_path, "long", {"nf4-pack": source})
+    autograded(tmp_path, "damaged", {}).write_text("[" * 10**3)
+    left_out = write_answers(tmp_path, NF4, ["long", "honest", "damaged", "missing"])
+    assert [text.partition(" ")[0] for text in left_out] == ["long", "damaged", "missing"]
+    assert "the answers are too long or repeat themselves" in left_out[0]
+    assert os.listdir(tmp_path / f"grading/{NAME}/answers") == ["honest"]
+
+
+def test_a_link_in_place_of_a_folder_is_an_error(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "grading" / NAME).mkdir(parents=True)
+    (tmp_path / "grading" / NAME / "answers").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="it is a link"):
+        write_answers(tmp_path, NF4, [])
+    assert (tmp_path / "precious").exists()
+
+
+def test_the_error_says_how_to_install_compare50(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        CourseError, match=r"run `python -m venv .compare50` and `.compare50/bin/pip"
+    ):
+        compare(tmp_path, NAME)
+
+
+# --- compare50 ------------------------------------------------------------------------------------
+
+
+def answers(seed):
+    """Return a student's answers, which are drawn from right and wrong answers of tests/mutants."""
+    draw = random.Random(seed)
+    tasks = mutation.code_tasks(NF4)
+    return {task.id: draw.choice(mutation.mutants(NAME, task.id)).source for task in tasks}
+
+
+def renamed(source):
+    """Return a program without comments, and with another name for each variable."""
+    tree = ast.parse(source)
+    variables = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    stored = {node.id for node in variables if isinstance(node.ctx, ast.Store)}
+    for node in variables:
+        node.id = f"my_{node.id}" if node.id in stored else node.id
+    return ast.unparse(tree)
+
+
+@pytest.mark.full
+def test_compare50_finds_copies_first_and_its_pages_are_harmless(tmp_path, browser):
+    if not shutil.which("compare50"):
+        subprocess.run([sys.executable, "-m", "venv", tmp_path / ".compare50"], check=True)
+        pip = tmp_path / ".compare50/bin/pip"
+        subprocess.run([pip, "install", "--quiet", "compare50"], check=True)
+    students = {f"s{n:02}": answers(n) for n in range(10)}
+    students["s05"] = {task: renamed(source) for task, source in students["s03"].items()}
+    students["<img src=x onerror='hacked = 1'>"] = {
+        "nf4-pack": f"{HARMFUL}\n{answers(3)['nf4-pack']}"
+    }
+    for student, sources in students.items():
+        autograded(tmp_path, student, sources, f"# {HARMFUL}", f"print('''{HARMFUL}''')")
+    assert write_answers(tmp_path, NF4, students) == []
+    index = compare(tmp_path, NAME)
+    # The old pages are replaced.
+    assert compare(tmp_path, NAME) == index
+    page = browser.new_page()
+    for path in (index, *index.parent.glob("match_*.html")):
+        page.goto(path.as_uri())
+        assert page.locator("img").count() == 0 and page.evaluate("window.hacked") is None
+    page.goto(index.as_uri())
+    assert page.locator("#results tbody td.sub_name").all_inner_texts()[:2] == ["s03", "s05"]
