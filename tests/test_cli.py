@@ -393,7 +393,7 @@ def test_grade_prints_the_states_of_the_submissions(submissions):
     assert said[-3:] == [
         "report: grading/09_sums/report.html",
         "points: grading/09_sums/points.csv",
-        "questions for talks: grading/09_sums/talk.html",
+        "answers: grading/09_sums/answers",
     ]
     again = course("grade", "9").output
     assert "09_sums: 0 graded in this run. In total: 1 graded, 1 ungradable" in again

@@ -1,29 +1,27 @@
 """Find answers that are alike, with compare50, which shows them side by side.
 
-    autograded/STUDENT/…  ─►  answers/STUDENT/TASK.py  ─┐
-    exercises/…           ─►  released/TASK.py         ─┴►  compare50  ─►  compare/index.html
+    autograded/STUDENT/…  ─►  answers/STUDENT/answers.py  ─┐
+    exercises/…           ─►  released/answers.py         ─┴►  compare50  ─►  compare/index.html
 
 compare50 (https://cs50.readthedocs.io/projects/compare50) finds sequences of tokens that students
 share and that the release doesn't contain, also if variables have other names. It needs older
-packages than JupyterLab, so it has an environment of its own.
+packages than JupyterLab, so it has an environment of its own, .compare50 in the class's folder.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
-from workshop.grading.assignments import Assignment, Cell, grade_id, is_answer, is_graded
-from workshop.grading.read import describe
-from workshop.grading.safe_files import make_folders, read_bytes
-from workshop.grading.spec import MAX_NOTEBOOK
+from workshop.grading.assignments import Assignment, Cell, is_answer, is_graded
+from workshop.grading.safe_files import make_folders
 
 # compare50 compares sequences of this many tokens.
 TOKENS = 25
@@ -44,58 +42,43 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
     target = make_folders(folder / "grading", release.name)
     for name in ("answers", "released"):
         shutil.rmtree(make_folders(target, name))
-    _write(_by_file(release.cells, release), target, "released")
+    _write(target / "released", release.cells)
+    given = {cell["source"].strip() for cell in release.cells}
     left_out = []
     for number, student in enumerate(students):
         path = folder / "autograded" / student / release.name / f"{release.name}.ipynb"
         # compare50 doesn't escape the names of folders.
         name = re.sub(r"[^\w ,.@+-]", "_", student)[:40]
         try:
-            cells = json.loads(read_bytes(path, MAX_NOTEBOOK))["cells"]
-            files = _by_file((cell for cell in cells if not _is_given(cell, release)), release)
-            _check_length("".join(files.values()))
-        except (OSError, ValueError, LookupError, CourseError) as error:
-            left_out.append(f"{student} ({describe(error, folder)})")
+            cells = [cell for cell in load(path)["cells"] if not _is_test(cell)]
+            own = [cell for cell in cells if cell["source"].strip() not in given]
+            _check_length("\n".join(cell["source"] for cell in own))
+        except CourseError as error:
+            left_out.append(f"{student} ({error})")
         else:
-            _write(files, target, "answers", name if name == student else f"{name}~{number}")
+            _write(target / "answers" / (name if name == student else f"{name}~{number}"), own)
     return left_out
 
 
-def _is_given(cell: Cell, release: Assignment) -> bool:
-    """Return whether a cell is a test, or is as in the release."""
-    if is_graded(cell) and not is_answer(cell):
-        return True
-    return any(_source(cell) == _source(given) for given in release.cells)
-
-
-def _source(cell: Cell) -> str:
-    return "".join(cell["source"]).strip()
-
-
-def _by_file(cells: Iterable[Cell], release: Assignment) -> dict[str, str]:
-    """Return the sources of cells, by the name of the file into which they are written."""
-    tasks = {task.id for task in release.tasks}
-    files: dict[str, str] = defaultdict(str)
-    for cell in cells:
-        name = cell_id if (cell_id := grade_id(cell)) in tasks else "own-cells"
-        suffix = ".py" if cell["cell_type"] == "code" else ".md"
-        files[name + suffix] += f"{_source(cell)}\n\n"
-    return files
+def _is_test(cell: Cell) -> bool:
+    """Return whether a cell tests an answer."""
+    return is_graded(cell) and not is_answer(cell)
 
 
 def _check_length(text: str) -> None:
     """Raise CourseError if comparing these answers with others could take hours."""
     # In compare50, all names and numbers are the same token.
-    tokens = re.findall(r"v|[^\w\s]{1,4}", re.sub(r"\w+", "v", text))
+    tokens = re.findall(r"v|[^\w\s]{1,4}", re.sub(r"\w+", "v", text[:MAX_LENGTH]))
     sequences = Counter(zip(*(tokens[start:] for start in range(TOKENS)), strict=False))
     if len(text) > MAX_LENGTH or sum(n * n for n in sequences.values()) > MAX_MATCHES:
         raise CourseError("the answers are too long or repeat themselves too often")
 
 
-def _write(files: dict[str, str], root: Path, *names: str) -> None:
-    folder = make_folders(root, *names)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")
+def _write(folder: Path, cells: Sequence[Cell]) -> None:
+    folder.mkdir(parents=True)
+    for kind, name in (("code", "answers.py"), ("markdown", "answers.md")):
+        text = "\n\n".join(cell["source"].strip() for cell in cells if cell["cell_type"] == kind)
+        (folder / name).write_text(f"{text}\n", encoding="utf-8", errors="replace")
 
 
 def compare(folder: Path, name: str) -> Path:
@@ -104,27 +87,28 @@ def compare(folder: Path, name: str) -> Path:
     Raises:
         CourseError: compare50 is missing or fails, or no answers are alike.
     """
-    target = folder / "grading" / name
-    path = f"{folder / '.compare50/bin'}:{os.environ.get('PATH', os.defpath)}"
-    program = shutil.which("compare50", path=path)
-    if not program:
+    target, python = folder / "grading" / name, folder / ".compare50" / "bin" / "python"
+    if not python.exists():
         raise CourseError(
             "compare50 is missing: run `python -m venv .compare50` and `.compare50/bin/pip install "
             "compare50` in the folder of the class"
         )
     shutil.rmtree(target / "compare", ignore_errors=True)
-    answers = [f"./{student}" for student in sorted(os.listdir(target / "answers"))]
-    options = ["--distro", "../released", "--passes", "structure", "text", "--output", "../compare"]
-    # The program is a shell script that runs the first Python on the path.
-    path = f"{os.path.dirname(os.path.realpath(program))}:{path}"
-    finished = subprocess.run(
-        ["timeout", str(MAX_SECONDS), program, *answers, *options],
-        cwd=target / "answers",
-        env=os.environ | {"PATH": path, "PYTHONUTF8": "1"},
-        stdin=subprocess.DEVNULL,
+    command = ["timeout", f"{MAX_SECONDS}", f"{python.absolute()}", "-m", "compare50"]
+    command += [f"./{student}" for student in sorted(os.listdir(target / "answers"))]
+    command += ["--distro", "../released", "--passes", "structure", "text", "-o", "../compare"]
+    # With this seed, which the command compare50 sets, too, equal answers have equal results.
+    environment = os.environ | {"PYTHONHASHSEED": "50", "PYTHONUTF8": "1"}
+    process = subprocess.Popen(
+        command, cwd=target / "answers", env=environment, stdin=subprocess.DEVNULL
     )
+    try:
+        failed = process.wait()
+    finally:
+        # After Ctrl-C, `timeout` passes this signal on to all processes of compare50.
+        process.terminate()
     page = target / "compare" / "index.html"
-    if finished.returncode or not page.exists():
+    if failed or not page.exists():
         raise CourseError(
             "compare50 found nothing, failed, or needed 15 minutes: see its last line"
         )

@@ -13,17 +13,14 @@ import csv
 import io
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
 from pathlib import Path
 
 from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
-from workshop.grading import records
 from workshop.grading.assignments import Assignment, Task, read, sources
-from workshop.grading.records import Points, Record
+from workshop.grading.records import Record, read_all
 from workshop.grading.safe_files import escape_unprintable
-from workshop.grading.save import Book
 
 # The columns of which each identifies a person. The name is the first one that a table has.
 IDENTITY = ["Student", "Full name", "Identifier", "Username", "Email address", "ID number", "ID"]
@@ -38,12 +35,7 @@ NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 Filled = tuple[str, list[tuple[str, str]]]
 
 
-def merged(graded: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
-    """Return the records with the gradebook's current points, including points given by hand."""
-    return [record.with_points(scores.get(record.student, {})) for record in graded]
-
-
-def total(record: Record, tasks: Iterable[Task]) -> float | None:
+def total(record: Record, tasks: list[Task]) -> float | None:
     """Return a submission's points for some tasks; None if the points of any cell are missing."""
     cells = [cell["id"] for task in tasks for cell in task.graded]
     known = [points for cell in cells if (points := record.points.get(cell)) is not None]
@@ -55,19 +47,18 @@ def number_text(value: float | None) -> str:
     return "" if value is None else f"{round(value, 4):.10g}"
 
 
-def write_csv(path: Path, assignment: Assignment, graded: Iterable[Record]) -> None:
+def write_csv(path: Path, assignment: Assignment, graded: list[Record]) -> None:
     """Write a row for each student, with state, reasons, points, and a column for each task.
 
     If any points of a task are missing, the task's points and their sum are empty, because an LMS
     would treat a partial sum as the final result. Bonus points have a sum of their own.
     """
-    tasks = assignment.tasks
-    regular, bonus = ([task for task in tasks if task.bonus is kind] for kind in (False, True))
+    regular, bonus = ([t for t in assignment.tasks if t.bonus is kind] for kind in (False, True))
     table = [["student", "state", "reasons", "points", "max points", "bonus points"]]
-    table[0] += [task.id for task in tasks]
+    table[0] += [task.id for task in assignment.tasks]
     for record in graded:
         points = [total(record, regular), assignment.points, total(record, bonus)]
-        points += [total(record, [task]) for task in tasks]
+        points += [total(record, [task]) for task in assignment.tasks]
         texts = [record.student, record.state, "; ".join(record.reasons)]
         table.append([*map(escape_unprintable, texts), *map(number_text, points)])
     write_text(path, _text(table))
@@ -95,9 +86,13 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
         CourseError: The assignment was not graded yet, the table can't be used, or the filled table
             can't be written.
     """
+    # Importing nbgrader takes seconds, and the report, which imports this module, doesn't need it.
+    from workshop.grading.save import Book
+
     (source,) = sources(folder, name)
     with Book(folder, source.stem) as book:
-        graded = merged(records.read_all(book.records), book.scores())
+        scores, found = book.scores(), read_all(book.records)
+    graded = [record.with_points(scores.get(record.student, {})) for record in found]
     if not graded:
         raise CourseError(f"{source.stem} was not graded yet: run `course grade {source.stem}`")
     assignment = read(source)
@@ -110,7 +105,7 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
     return "\n".join([f"{target.relative_to(folder)}: {counted}", *others])
 
 
-def fill(data: bytes, assignment: Assignment, graded: Sequence[Record], column: str) -> Filled:
+def fill(data: bytes, assignment: Assignment, graded: list[Record], column: str) -> Filled:
     """Fill the final points of an assignment into a table; the other points stay as they are.
 
     Raises:
@@ -126,12 +121,10 @@ def fill(data: bytes, assignment: Assignment, graded: Sequence[Record], column: 
     _check_maximum(header, rows, place, assignment.points)
     people = [row for row in rows if row[0].strip().casefold() not in ("", "points possible")]
     identity = [header.index(name) for name in IDENTITY if name in header]
-    fitting = defaultdict(list)
-    for number, row in enumerate(people):
-        for key in _keys([row[column].strip() for column in identity]):
-            fitting[key].append(number)
-    found = [fitting[_simple(record.student)] for record in graded]
-    owners = Counter(numbers[0] for numbers in found if len(numbers) == 1)
+    keys = [_keys([row[number].strip() for number in identity]) for row in people]
+    names = [_simple(record.student) for record in graded]
+    found = [[number for number, key in enumerate(keys) if name in key] for name in names]
+    owners = Counter(number for numbers in found for number in numbers)
     done = []
     for record, numbers in zip(graded, found, strict=True):
         points = number_text(total(record, [task for task in assignment.tasks if not task.bonus]))
@@ -186,5 +179,4 @@ def _keys(texts: list[str]) -> set[str]:
 def _simple(name: str) -> str:
     """Return a name as Canvas writes it into file names: "Smith, Jane" becomes "smithjane"."""
     # The file systems of macOS store "é" as two characters.
-    name = unicodedata.normalize("NFC", name).casefold()
-    return "".join(character for character in name if character.isalnum())
+    return "".join(c for c in unicodedata.normalize("NFC", name).casefold() if c.isalnum())
