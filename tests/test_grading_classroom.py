@@ -202,7 +202,7 @@ def test_changes_are_graded_again_and_points_by_hand_are_kept(course):
     assert by_student(result)["three"].points["sum-why"] == 3
     assert by_student(result)["three"].state == GRADED
     summary = classroom.write_results(course, result)
-    assert "three: sum-largest-values 2 → 0" in summary
+    assert "three: sum-largest-values: 2 → 0" in summary
 
 
 # --- late submissions -----------------------------------------------------------------------------
