@@ -107,7 +107,7 @@ def grade(  # noqa: PLR0913
     paths = submission_paths(folder, name)
     chosen = [path for path in paths if fnmatch.fnmatchcase(path.parent.name, students)]
     if not chosen:
-        raise CourseError(f"nothing was handed in: there is no submitted/{students}/{name}")
+        raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
     spec = release.read_spec(folder, name, limits or Limits())
     found = {record.student: record for record in records.read_all(folder / "grading" / name)}
     before = {path.parent.name: found.get(path.parent.name) for path in paths}
