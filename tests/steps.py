@@ -62,8 +62,8 @@ FEW_TOKENS = {
 }
 
 
-def config_of(name):
-    kind, extra = (CONFIGS | WINDOWED | FEW_TOKENS)[name]
+def config_of(name, configs=CONFIGS | WINDOWED | FEW_TOKENS):
+    kind, extra = configs[name]
     return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
 
 

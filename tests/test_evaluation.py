@@ -15,7 +15,7 @@ import transformers
 
 from course_utils import decoding, evaluation, news, significance
 from course_utils.training import set_checkpointing
-from tests.conftest import make_model
+from tests.conftest import make_model, randomize_adapters
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -120,13 +120,7 @@ def adapted(model, dropout=0.0):
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=dropout)
-    model = get_peft_model(model, config)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.5)
-    return model
+    return randomize_adapters(get_peft_model(model, config), 0.5)
 
 
 @pytest.mark.full

@@ -19,6 +19,7 @@ from course_utils.models import (
     tiny_base,
 )
 from course_utils.training import Recipe, attach_adapters, load_adapters, strength
+from tests.conftest import randomize_adapters
 
 GATE = "model.layers.1.mlp.gate_proj"
 PROBE = torch.arange(3, 43).view(2, 20)
@@ -27,12 +28,7 @@ RECIPE = Recipe(rank=4, alpha=8)
 
 def tuned(base, recipe=RECIPE, size=0.1):
     """Return a model with adapters whose B is not zero."""
-    model = attach_adapters(base, recipe).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, size, generator=generator)
-    return model
+    return randomize_adapters(attach_adapters(base, recipe).eval(), size)
 
 
 @pytest.fixture

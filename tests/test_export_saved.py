@@ -17,34 +17,22 @@ from course_utils.export import merged
 from course_utils.machine.validation import CourseError
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, load_adapters
-from tests.conftest import make_model
-from tests.test_models import put_in_hub_cache
+from tests.conftest import edit_json, make_model, randomize_adapters
+from tests.hub import put_in_hub_cache
 
 PROBE = torch.arange(3, 43).view(2, 20)
 
 
-def randomize(model):
-    """Give B random values, as if the adapters had been trained."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.1, generator=generator)
-    return model
-
-
 def save(model, folder):
-    randomize(model).save_pretrained(str(folder))
+    randomize_adapters(model).save_pretrained(str(folder))
     return folder
 
 
 @pytest.fixture(scope="module")
 def base_16(tiny_base, tmp_path_factory):
     """Folder of the tiny model in bfloat16, in which models are published."""
-    folder = tmp_path_factory.mktemp("base-16")
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("models") / "base-16")
     make_model().to(torch.bfloat16).save_pretrained(folder)
-    for file in tiny_base.glob("*token*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "chat_template.jinja").write_text((tiny_base / "chat_template.jinja").read_text())
     return folder
 
 
@@ -135,10 +123,7 @@ def test_scales_and_ranks_of_layers_equal_those_of_peft(tiny_base, tmp_path, set
 def test_a_weight_that_float16_cannot_store_is_refused(adapters, tiny_base, tmp_path):
     weights = load_file(tiny_base / "model.safetensors")
     weights["model.norm.weight"][0] = 1e5
-    other = tmp_path / "other"
-    other.mkdir()
-    for file in tiny_base.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
+    other = shutil.copytree(tiny_base, tmp_path / "other")
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CourseError, match=r"model\.norm\.weight .* use bfloat16"):
         export.save_merged(adapters, tmp_path / "new", stored_as="float16", base=other)
@@ -229,16 +214,9 @@ def test_adapters_that_cannot_be_exported_are_refused(
 # -- the base model --------------------------------------------------------------------------------
 
 
-def rename_base(adapters, name):
-    config = adapters / "adapter_config.json"
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name})
-    )
-
-
 def test_a_base_model_in_the_cache_of_the_hub_is_found(adapters, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    rename_base(adapters, "owner/model")
+    edit_json(adapters / "adapter_config.json", base_model_name_or_path="owner/model")
     with pytest.raises(CourseError, match=r"base model 'owner/model' .* pass its folder as base"):
         export.save_merged(adapters, tmp_path / "new")
     snapshot = put_in_hub_cache(tiny_base, "owner/model")
@@ -247,7 +225,8 @@ def test_a_base_model_in_the_cache_of_the_hub_is_found(adapters, tiny_base, tmp_
 
 def test_copied_adapters_name_the_base_model_on_the_hub(adapters, tmp_path, monkeypatch):
     monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path))
-    rename_base(adapters, str(tmp_path / "models" / "smollm2-135m"))
+    cached = str(tmp_path / "models" / "smollm2-135m")
+    edit_json(adapters / "adapter_config.json", base_model_name_or_path=cached)
     copy = export.save_adapters(adapters, tmp_path / "copy")
     named = json.loads((copy / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == "HuggingFaceTB/SmolLM2-135M-Instruct"

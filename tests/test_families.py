@@ -11,12 +11,12 @@ from course_utils.models import load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 from tests.conftest import SIZES
+from tests.steps import PARTIAL
 from tests.test_evaluation import one_by_one
 
 # In the families with a sliding window, it is shorter than the texts.
 WINDOW = {"sliding_window": 16}
 LATE_WINDOW = WINDOW | {"use_sliding_window": True, "max_window_layers": 1}
-PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 CONFIGS = {
     "llama": {},
     "mistral": WINDOW,

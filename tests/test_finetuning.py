@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from course_utils.machine.validation import CourseError
-from course_utils.sft import collate, encode_all
+from course_utils.sft import collate
 from course_utils.training import (
     Recipe,
     TrainingError,
@@ -24,7 +24,7 @@ from course_utils.training import (
     strength,
     trainable_parameters,
 )
-from tests.conftest import make_model
+from tests.conftest import make_model, random_examples
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -39,16 +39,8 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def features(tokenizer):
-    towns = ["Tarn", "Oskil", "Bray", "Halvik", "Moor", "Denna", "Quill", "Sarre", "Ulm", "Vey"]
-    conversations = [
-        [
-            {"role": "user", "content": f"Where is {town}" + "?" * n},
-            {"role": "assistant", "content": f"In {town}ia" + "." * (n % 3)},
-        ]
-        for n, town in enumerate(towns)
-    ]
-    return encode_all(conversations, tokenizer)
+def features():
+    return random_examples(10, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -256,20 +248,6 @@ def test_the_learning_rate_rises_and_then_decays(train):
     rates = [r["learning_rate"] for r in train(recipe=recipe)[1].history]
     assert rates[0] == 0 and max(rates) == rates[3] == recipe.learning_rate
     assert rates[3:] == sorted(rates[3:], reverse=True) and rates[-1] < 0.2 * recipe.learning_rate
-
-
-def test_gradients_are_clipped(train, monkeypatch):
-    norms = []
-    step = torch.optim.AdamW.step
-
-    def record_norm(self, *args, **kwargs):
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        norms.append(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads])).item())
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", record_norm)
-    _, run = train(recipe=replace(RECIPE, max_grad_norm=0.01, max_steps=2))
-    assert max(norms) < 0.0101 < run.history[0]["grad_norm"]
 
 
 # -- resuming a run --------------------------------------------------------------------------------

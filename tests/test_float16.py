@@ -204,8 +204,9 @@ def test_small_gradients_survive_because_the_loss_is_scaled(make_trainer, monkey
 # -- clipping --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-def test_gradients_are_clipped_after_they_are_unscaled(make_trainer, monkeypatch, base):
+def test_gradients_are_clipped_after_they_are_unscaled(make_trainer, monkeypatch, base, dtype):
     norms = []
     update = torch.optim.AdamW.step
 
@@ -215,7 +216,8 @@ def test_gradients_are_clipped_after_they_are_unscaled(make_trainer, monkeypatch
         return update(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", record_norm)
-    trainer = make_trainer(replace(RECIPE, max_grad_norm=0.01), base=base)
+    recipe = replace(RECIPE, max_grad_norm=0.01, compute_dtype=dtype)
+    trainer = make_trainer(recipe, base=base)
     assert trainer.step(1)["grad_norm"] > 0.02
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 

@@ -1,30 +1,22 @@
 """Test that GGUF files of models and adapters compute the same in llama.cpp as in transformers."""
 
-import json
+import shutil
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from course_utils import export
 from course_utils.export import gguf_files
 from course_utils.machine.validation import CourseError
 from course_utils.models import stored_weights
 from course_utils.serving import Engine
-from tests import conftest, hub
-from tests.conftest import CHAT_TEMPLATE
-from tests.test_export_saved import randomize
+from tests import conftest
+from tests.conftest import CHAT_TEMPLATE, edit_json, randomize_adapters
 
 SIZES = conftest.SIZES | {"vocab_size": 320, "intermediate_size": 96}
 LLAMA3 = {
@@ -56,20 +48,13 @@ TEXTS = [
 
 def make_tokenizer(split):
     """Return a tokenizer with a few merges that splits text as `split` of llama.cpp does."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [
-        ("Ġ", "t"),
-        ("1", "2"),
-        ("12", "3"),
-        ("Ċ", "Ċ"),
-        ("Ġ", "Ġ"),
-        ("'", "l"),
-        ("'l", "l"),
-        ("(", "r"),
-    ]
-    words = [*special, *alphabet, *("".join(pair) for pair in merges)]
-    raw = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges))
+    tokenizer = conftest.make_tokenizer()
+    tokenizer.add_special_tokens({"unk_token": "<|endoftext|>"})
+    pairs = ("Ġ t", "1 2", "12 3", "Ċ Ċ", "Ġ Ġ", "' l", "'l l", "( r")
+    merges = [tuple(pair.split()) for pair in pairs]
+    words = [*sorted(vocab := tokenizer.get_vocab(), key=vocab.get), *map("".join, merges)]
+    raw = tokenizer.backend_tokenizer
+    raw.model = models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges)
     if split == "smollm":
         first, byte_level = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)
     else:
@@ -79,11 +64,6 @@ def make_tokenizer(split):
     raw.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
     if split == "qwen2":
         raw.normalizer = normalizers.NFC()
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=special[1], eos_token=special[2], pad_token=special[2]
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
@@ -108,7 +88,7 @@ def save_adapters(base, folder, **settings):
     model = AutoModelForCausalLM.from_pretrained(base)
     options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", **settings}
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    randomize(model).save_pretrained(str(folder))
+    randomize_adapters(model).save_pretrained(str(folder))
     return folder
 
 
@@ -192,16 +172,12 @@ def test_each_tensor_has_its_format(tiny, tmp_path, stored_as):
         end = name in ("token_embd.weight", "output.weight")
         expected = "F32" if len(tensor.shape) == 1 else head if end else stored_as
         assert tensor.tensor_type.name == expected, name
-    config = FAMILIES["llama"]
-    weights = dict(stored_weights(path=tiny))
-    names = {"blk.1.attn_v.weight": "v_proj", "blk.1.attn_k.weight": "k_proj"}
-    for name, layer in names.items():
-        weight = weights[f"model.layers.1.self_attn.{layer}.weight"].numpy()
-        kind = gguf.GGMLQuantizationType[stored_as]
-        expected = gguf.quants.quantize(
-            np.ascontiguousarray(hub.rotary_order(f"model.{layer}.weight", weight, config)), kind
-        )
-        assert np.array_equal(tensors[name].data.view(expected.dtype), expected), name
+    weights = {name[-13]: weight for name, weight in stored_weights(path=tiny, part="1.self_attn")}
+    kind = gguf.GGMLQuantizationType[stored_as]
+    for layer, rows in {"v": weights["v"], "k": export.interleave(weights["k"], heads=2)}.items():
+        expected = gguf.quants.quantize(rows.numpy(), kind)
+        stored = tensors[f"blk.1.attn_{layer}.weight"].data
+        assert np.array_equal(stored.view(expected.dtype), expected), layer
 
 
 def test_rows_that_are_no_complete_blocks_have_16_bits(tmp_path):
@@ -242,7 +218,7 @@ def test_adapters_are_stored_exactly(tiny, tmp_path):
     for layer, name in {"self_attn.q_proj": "attn_q", "mlp.down_proj": "ffn_down"}.items():
         A, B, _ = saved.layers[f"model.layers.1.{layer}"]
         assert torch.equal(tensors[f"blk.1.{name}.weight.lora_a"], A)
-        ordered = hub.rotary_order(f"model.{layer}.weight", B, FAMILIES["llama"])
+        ordered = export.interleave(B, heads=4) if name == "attn_q" else B
         assert torch.equal(tensors[f"blk.1.{name}.weight.lora_b"], ordered)
 
 
@@ -253,17 +229,6 @@ def test_interleave_makes_pairs_neighbours():
 
 
 # -- what can't be written -------------------------------------------------------------------------
-
-
-def change_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def copied(folder, new):
-    new.mkdir()
-    for file in folder.iterdir():
-        (new / file.name).write_bytes(file.read_bytes())
-    return new
 
 
 @pytest.mark.parametrize(
@@ -278,8 +243,8 @@ def copied(folder, new):
     ],
 )
 def test_a_model_that_cannot_be_written_is_refused(tiny, tmp_path, changes, message):
-    folder = copied(tiny, tmp_path / "model")
-    change_json(folder / "config.json", **changes)
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    edit_json(folder / "config.json", **changes)
     with pytest.raises(CourseError, match=f"{message}.*convert_hf_to_gguf"):
         export.save_gguf(folder, tmp_path / "model.gguf")
     assert [file.name for file in tmp_path.iterdir()] == ["model"]

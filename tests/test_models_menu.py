@@ -98,6 +98,11 @@ def test_the_check_can_be_skipped_and_does_not_concern_the_small_model(free, mon
     assert wanted == ["qwen2.5-7b", SMALL_MODEL]
 
 
+def test_an_unknown_quantization_is_refused():
+    with pytest.raises(ValueError, match="quantization must be None or 'nf4', got 'int8'"):
+        check_fits("qwen2.5-7b", device="cpu", quantization="int8")
+
+
 def test_free_memory_of_a_gpu_includes_what_pytorch_reserved_and_does_not_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 200)
@@ -106,17 +111,3 @@ def test_free_memory_of_a_gpu_includes_what_pytorch_reserved_and_does_not_use(mo
     assert runtime.free_memory("cpu") == pytest.approx(runtime.available_memory(), rel=0.5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "gpt2"}, "unknown model 'gpt2'; choose one of smollm2-135m, "),
-        ({"device": "foo"}, 'a CUDA device, got "foo"'),
-        (
-            {"device": "cpu", "quantization": "int8"},
-            "quantization must be None or 'nf4', got 'int8'",
-        ),
-    ],
-)
-def test_impossible_arguments_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        check_fits(**{"name": "qwen2.5-7b"} | options)

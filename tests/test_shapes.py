@@ -9,46 +9,23 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from course_utils.memory import FAMILIES, PRESETS, ModelShape
+from tests import steps
 from tests.hub import Hub
+from tests.steps import SIZES, SPECIAL
 
-SIZES = {
-    "vocab_size": 101,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-# The default ids of the special tokens of these families exceed the small vocabulary.
-SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-GPT_SIZES = {"vocab_size": 101, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
-CONFIGS = {
-    "llama": ("llama", {}),
+CONFIGS = steps.CONFIGS | {
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
-    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama-wide-heads": ("llama", {"head_dim": 16}),
-    "llama-no-groups": ("llama", {"num_key_value_heads": 6}),
-    "mistral": ("mistral", {}),
-    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3-default-head": ("qwen3", {"attention_bias": True}),
-    "smollm3": ("smollm3", SPECIAL),
     "smollm3-biases": ("smollm3", SPECIAL | {"attention_bias": True, "mlp_bias": True}),
-    "phi3": ("phi3", SPECIAL),
-    "phi3-tied": ("phi3", SPECIAL | {"tie_word_embeddings": True, "partial_rotary_factor": 0.5}),
-    "gemma": ("gemma", {"head_dim": 16}),
+    "phi3-tied": ("phi3", SPECIAL | {"tie_word_embeddings": True}),
     "gemma-biases": ("gemma", {"attention_bias": True, "tie_word_embeddings": False}),
-    "gemma3": ("gemma3_text", {"head_dim": 16}),
     "gemma3-biases": ("gemma3_text", {"attention_bias": True}),
-    "gpt2": ("gpt2", GPT_SIZES),
-    "gpt2-inner": ("gpt2", GPT_SIZES | {"n_inner": 100}),
+    "gpt2-inner": ("gpt2", steps.GPT_SIZES | {"n_inner": 100}),
 }
 
 
 def config_of(name):
-    kind, extra = CONFIGS[name]
-    return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
+    return steps.config_of(name, CONFIGS)
 
 
 def on_meta(config):
@@ -157,7 +134,7 @@ def test_presets_have_the_parameters_of_the_real_class(preset):
     ("name", "targets"),
     [
         *((name, "all-linear") for name in CONFIGS),
-        *((name, ["q_proj", "v_proj"]) for name in ("llama-no-groups", "qwen3", "phi3", "gpt2")),
+        *((name, ["q_proj", "v_proj"]) for name in ("ungrouped", "qwen3", "phi3", "gpt2")),
         *((name, ["c_proj"]) for name in ("gpt2", "gemma")),
     ],
 )
@@ -278,9 +255,8 @@ def test_a_file_without_a_json_object_raises_a_value_error(tmp_path, text):
     [
         *(
             (lambda n=n: ModelShape.generic(n), "whole number of at least 1")
-            for n in (0, 1.5, "7e9")
+            for n in (0, 1.5, "7e9", float("nan"))
         ),
-        (lambda: ModelShape.generic(float("nan")), "whole number of at least 1"),
         (
             lambda: ModelShape.generic(7e9).adapter_parameters(8),
             "adapters depend on its layers",

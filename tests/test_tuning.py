@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 
@@ -20,6 +21,7 @@ from course_utils.tuning import finetune_file
 from course_utils.tuning.base import find_base, suggested_rate
 from course_utils.tuning.forecast import duration, forecast, operations_per_second
 from tests import interruptible
+from tests.conftest import edit_json
 from tests.hub import Hub
 from tests.waiting import wait_until
 from workshop.cli import main
@@ -203,12 +205,8 @@ def test_weights_are_downloaded_only_after_the_prediction(tiny_base, ask_the_hub
 def test_a_model_that_cannot_be_treated_is_refused_before_a_download(
     tiny_base, tmp_path, ask_the_hub, changes, message
 ):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_base.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    folder = shutil.copytree(tiny_base, tmp_path / "model")
+    edit_json(folder / "config.json", **changes)
     with ask_the_hub(folder) as hub:
         with pytest.raises(CourseError, match=message):
             find_base("me/tiny")
