@@ -88,6 +88,32 @@ def randomize_adapters(model, size: float = 0.1, name: str = "default", seed: in
     return model
 
 
+def token_losses(model, row):
+    """Compute the loss of each token of a row that has a label, with transformers and torch."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+    labels = torch.tensor(row["labels"][1:])
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return losses[labels != -100]
+
+
+def compute_in(model, dtype):
+    """Convert all weights that are not quantized to `dtype`, and compute all products in it.
+
+    The function changes the model, and returns it.
+    """
+    from course_utils.models import linear4bit_layers
+
+    for layer in linear4bit_layers(model).values():
+        layer.compute_dtype = layer.weight.quant_state.dtype = dtype
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def edit_json(file: Path, **changes):
     """Change entries of a JSON file."""
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

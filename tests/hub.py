@@ -158,6 +158,7 @@ def put_in_hub_cache(folder: Path, repository: str) -> Path:
 
 # --- the package --------------------------------------------------------------------------------
 
+
 def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> None:
     """Write a wheel with one data file.
 

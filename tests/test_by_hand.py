@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from course_utils import decoding, news
 from course_utils.machine import runtime
@@ -25,7 +24,14 @@ from course_utils.training import (
     loop,
 )
 from course_utils.training.by_hand import LlamaByHand, supports
-from tests.conftest import SIZES, make_model, random_examples, randomize_adapters
+from tests.conftest import (
+    SIZES,
+    compute_in,
+    make_model,
+    random_examples,
+    randomize_adapters,
+    token_losses,
+)
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -223,13 +229,8 @@ def test_the_gradients_of_several_batches_are_added():
 def test_losses_are_those_of_each_answer_token():
     model, features = adapted_model(), examples(5)
     ours = LlamaByHand(model).losses(pack(features, 0, 64))
-    theirs = []
-    for row in features:
-        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-        targets = torch.tensor(row["labels"][1:])
-        losses = F.cross_entropy(logits, targets, reduction="none")
-        theirs.append(losses[targets != IGNORE])
-    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-4, atol=1e-5)
+    theirs = torch.cat([token_losses(model, row) for row in features])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert len(ours) == count_answer_tokens([collate(features, 0)])
 
 
@@ -292,11 +293,6 @@ def kept_out(change):
     return model
 
 
-def in_float16(model):
-    for layer in linear4bit_layers(model).values():
-        layer.compute_dtype = torch.float16
-
-
 def partly_in_bfloat16(model):
     next(iter(linear4bit_layers(model).values())).compute_dtype = torch.bfloat16
 
@@ -326,7 +322,7 @@ UNSUPPORTED = {
     "no adapters": tiny_base,
     "float16": lambda: attach_adapters(make_model().half(), RECIPE),
     "dropout": lambda: adapted_model(replace(RECIPE, dropout=0.1)),
-    "float16 products": lambda: kept_out(in_float16),
+    "float16 products": lambda: attach_adapters(compute_in(tiny_base(), torch.float16), RECIPE),
     "two dtypes": lambda: kept_out(partly_in_bfloat16),
     "half of an adapter": lambda: kept_out(half_frozen),
     "a trained norm": lambda: kept_out(with_a_trained_norm),
@@ -378,12 +374,8 @@ def test_a_second_adapter_is_trained(tokenizer, tmp_path):
 @pytest.mark.slow
 def test_the_real_model_has_the_gradients_of_autograd():
     model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.dtype == torch.bfloat16:
-            parameter.data = parameter.data.float()
-    for layer in linear4bit_layers(model).values():
-        # Otherwise the backward pass of peft would dequantize the weights to bfloat16.
-        layer.weight.quant_state.dtype = torch.float32
+    # Otherwise the backward pass of peft would dequantize the weights to bfloat16.
+    compute_in(model, torch.float32)
     stories = news.load_news()["train"].select(range(2))
     rows = encode_all([news.tuned_messages(story) for story in stories], tokenizer)
     assert largest_difference(with_adapters(model, Recipe()), rows, True, 64) < TOLERANCE

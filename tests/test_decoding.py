@@ -18,7 +18,7 @@ from course_utils.decoding import Decoder, supports
 from course_utils.machine import runtime
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.training import Recipe, attach_adapters, strength
-from tests.conftest import make_model, randomize_adapters
+from tests.conftest import compute_in, make_model, randomize_adapters
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -310,9 +310,7 @@ def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypa
 @pytest.mark.parametrize("tuned", [False, True], ids=["plain", "adapted"])
 def test_smollm2_gives_the_answers_of_transformers(tuned, monkeypatch):
     model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.float()
+    compute_in(model, torch.float32)
     if tuned:
         model = adapted(model, rank=8, alpha=16)
     stories = list(news.load_news()["test"])[:4]

@@ -217,24 +217,6 @@ def test_update_left_measures_what_merge_does(model, stored_as):
     assert left != pytest.approx(update_left(model, stored_as=stored_as), rel=1e-4)
 
 
-@pytest.mark.parametrize("measure", [update_left, number_line])
-def test_a_layer_without_adapters_has_no_update(measure):
-    model = tuned(tiny_base(), Recipe(targets=("q_proj",)))
-    with pytest.raises(ValueError, match=f"the layer '{GATE}' has no adapters"):
-        measure(model, layer=GATE)
-
-
-@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-def test_adapters_on_a_shared_embedding_are_not_merged(target):
-    """peft would add their update to the embedding and to the output head."""
-    base = tiny_base()
-    assert base.config.tie_word_embeddings
-    with warnings.catch_warnings(action="ignore"):
-        model = tuned(base, Recipe(targets=("q_proj", target)))
-    with pytest.raises(ValueError, match="the embedding of this model is also its output head"):
-        merge(model)
-
-
 # -- the number line -------------------------------------------------------------------------------
 
 
@@ -280,33 +262,42 @@ def test_weights_that_reach_beyond_the_midpoint_change_their_level(model):
 # -- bad input -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"into": "nf4"}, "into must be 'dequantized' or 'original', got 'nf4'"),
-        ({"stored_as": "int4"}, "stored_as must be 'nf4', 'bfloat16', 'float16' or 'float32'"),
-    ],
-)
-def test_options_that_are_not_allowed_raise_an_error(model, options, message):
-    for function in (merge, update_left):
-        with pytest.raises(ValueError, match=message):
-            function(model, **options)
+def only_q(*more):
+    """Return a model with adapters on q_proj, and perhaps on more layers."""
+    with warnings.catch_warnings(action="ignore"):
+        return tuned(tiny_base(), Recipe(rank=4, targets=("q_proj", *more)))
 
 
-def test_models_that_cannot_be_merged_raise_an_error(model):
-    with pytest.raises(ValueError, match="must be a PeftModel with adapters, got LlamaForCausalLM"):
-        merge(tiny_base())
-    with pytest.raises(ValueError, match="the base model has no 4-bit layers"):
-        merge(tuned(tiny_base(quantization=None)))
-    with pytest.raises(ValueError, match="'lm_head'; the name of the first one is 'model"):
-        number_line(model, "lm_head")
+def merged_already():
+    model = tuned(tiny_base())
     with warnings.catch_warnings(action="ignore"):
         model.merge_adapter()
-    with pytest.raises(ValueError, match="the adapters are merged already"):
-        merge(model)
+    return model
 
 
-def test_adapters_that_are_more_than_a_and_b_raise_an_error():
-    config = LoraConfig(use_dora=True, target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="the adapters use DoRA or a bias"):
-        merge(get_peft_model(tiny_base(), config))
+def dora():
+    return get_peft_model(tiny_base(), LoraConfig(use_dora=True, target_modules=["q_proj"]))
+
+
+SHARED = "the embedding of this model is also its output head"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: merge(m, into="nf4"), "into must be 'dequantized' or 'original', got 'nf4'"),
+        (lambda m: update_left(m, stored_as="int4"), "stored_as must be 'nf4', 'bfloat16', 'float"),
+        (lambda m: merge(tiny_base()), "must be a PeftModel with adapters, got LlamaForCausalLM"),
+        (lambda m: merge(tuned(tiny_base(quantization=None))), "base model has no 4-bit layers"),
+        (lambda m: number_line(m, "lm_head"), "'lm_head'; the name of the first one is 'model"),
+        (lambda m: number_line(only_q(), GATE), f"the layer '{GATE}' has no adapters"),
+        (lambda m: merge(merged_already()), "the adapters are merged already"),
+        (lambda m: merge(dora()), "the adapters use DoRA or a bias"),
+        # peft would add their update to the embedding and to the output head.
+        (lambda m: merge(only_q("lm_head")), SHARED),
+        (lambda m: merge(only_q("embed_tokens")), SHARED),
+    ],
+)
+def test_what_cannot_be_merged_raises_an_error(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)

@@ -59,15 +59,22 @@ def logits(model):
 
 
 @pytest.mark.parametrize(
-    ("into", "stored_as"),
-    [("dequantized", "bfloat16"), ("original", "float16"), ("dequantized", "float32")],
+    ("into", "stored_as", "base", "double_quant"),
+    [
+        ("dequantized", "bfloat16", "base_16", True),
+        ("original", "float16", "base_16", True),
+        # The files of this model are float32, and `load_base` rounds them before quantization.
+        ("dequantized", "float32", "tiny_base", True),
+        ("dequantized", "float32", "tiny_base", False),
+    ],
 )
 def test_merged_files_equal_the_merge_in_memory_bit_for_bit(
-    adapters, base_16, tmp_path, into, stored_as
+    adapters, tmp_path, request, into, stored_as, base, double_quant
 ):
-    options = {"into": into, "stored_as": stored_as, "base": base_16}
+    path = request.getfixturevalue(base)
+    options = {"into": into, "stored_as": stored_as, "base": path, "double_quant": double_quant}
     folder = export.save_merged(adapters, tmp_path / "new", **options)
-    base, _ = load_base(path=base_16, quantization="nf4")
+    base, _ = load_base(path=path, quantization="nf4", double_quant=double_quant)
     expected = export.merge(load_adapters(base, adapters), into, stored_as).state_dict()
     saved = load_file(folder / "model.safetensors")
     assert set(saved) == set(expected) - {"lm_head.weight"}
@@ -75,20 +82,7 @@ def test_merged_files_equal_the_merge_in_memory_bit_for_bit(
         assert torch.equal(weight, expected[name]), name
     _, tokenizer = load_base(path=folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == stored_as
-    assert tokenizer.chat_template == (base_16 / "chat_template.jinja").read_text()
-
-
-@pytest.mark.parametrize("double_quant", [True, False])
-def test_the_weights_that_were_trained_on_are_merged_into(
-    adapters, tiny_base, tmp_path, double_quant
-):
-    # The files of this base model are float32, and `load_base` rounds them before quantization.
-    base, _ = load_base(path=tiny_base, quantization="nf4", double_quant=double_quant)
-    expected = export.merge(load_adapters(base, adapters), stored_as="float32").state_dict()
-    options = {"stored_as": "float32", "double_quant": double_quant}
-    folder = export.save_merged(adapters, tmp_path / "new", **options)
-    for name, weight in load_file(folder / "model.safetensors").items():
-        assert torch.equal(weight, expected[name]), name
+    assert tokenizer.chat_template == (path / "chat_template.jinja").read_text()
 
 
 def test_a_large_model_is_saved_in_several_files(adapters, tmp_path, monkeypatch):

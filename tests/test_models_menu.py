@@ -109,5 +109,3 @@ def test_free_memory_of_a_gpu_includes_what_pytorch_reserved_and_does_not_use(mo
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150)
     assert runtime.free_memory("cuda") == 750
     assert runtime.free_memory("cpu") == pytest.approx(runtime.available_memory(), rel=0.5)
-
-

@@ -76,12 +76,10 @@ def test_headlines_in_house_style_have_no_errors(headline):
     ("headline", "error"),
     [
         ("", "empty"),
-        ("   ", "empty"),
         ("Teachers in Halvik", "3 words"),
         ("Teachers in Halvik vote to end their very long strike", "10 words"),
         ("Teachers in Halvik vote on strike.", "ends with '.'"),
         ("Will teachers in Halvik end strike?", "ends with '?'"),
-        ("Teachers in Halvik vote:", "ends with ':'"),
         ('Teachers in "Halvik" vote on strike', "double quotes"),
         ("Teachers in “Halvik” vote on strike", "double quotes"),
         (

@@ -137,14 +137,6 @@ def test_tensors_of_several_chunks_are_bit_identical_to_bitsandbytes(count, doub
     assert_same_as_bitsandbytes(normal(count).to(dtype), 64, double_quant)
 
 
-@pytest.mark.parametrize("shape", [(48, 576), (3, 5, 64), (1, 64), (64, 33)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_matrices_are_bit_identical_to_bitsandbytes(shape, dtype):
-    x = normal(*shape).to(dtype)
-    packed, state = bnb_functional.quantize_4bit(x, quant_type="nf4")
-    assert torch.equal(quantize_nf4(x).dequantize(), bnb_functional.dequantize_4bit(packed, state))
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_fp4_is_bit_identical_to_bitsandbytes(dtype):
     x = normal(64, 64).to(dtype)
@@ -359,15 +351,13 @@ def test_the_error_of_quantize_linear_is_at_most_half_a_step(bits):
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("count", [1, 65, 64 * 256 + 1, 576 * 1536])
-def test_the_stored_bytes_equal_those_of_the_memory_calculator(count, double_quant):
-    q = quantize_nf4(normal(count), 64, double_quant)
-    assert q.sizes == nf4_bytes(count, 64, double_quant)
+@pytest.mark.parametrize("block_size", [32, 64, 4096])
+@pytest.mark.parametrize("count", [1, 65, 64 * 256 + 1, 70_000])
+def test_the_stored_bytes_equal_those_of_the_memory_calculator(count, block_size, double_quant):
+    """The random tensors above show that bitsandbytes stores the same tensors."""
+    q = quantize_nf4(normal(count), block_size, double_quant)
+    assert q.sizes == nf4_bytes(count, block_size, double_quant)
     assert q.nbytes == sum(buffer.nbytes for buffer in q.buffers()) == sum(q.sizes.values())
-
-
-def test_the_first_of_two_codes_is_in_the_high_bits():
-    assert quantize_nf4(torch.tensor([1.0, -1.0, 0.0])).packed.tolist() == [0xF0, 0x77]
 
 
 def test_overhead_bits_has_the_values_of_the_paper():
@@ -390,38 +380,27 @@ def test_each_number_gets_the_nearest_level(codebook):
     assert (own.squeeze() <= distance.amin(1) + 1e-6).all()
 
 
-def test_a_number_between_two_levels_gets_the_lower_level():
-    x = torch.tensor([1.0, *midpoints(nf4_codebook())])
-    assert quantize_nf4(x).codes.tolist() == [15, *range(15)]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", [0, 70])
 def test_numbers_that_are_not_finite_raise_an_error(bad, place):
     x = normal(3, 30)
     x.view(-1)[place] = bad
-    with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
-        quantize_nf4(x)
-    with pytest.raises(ValueError, match="x must be finite"):
-        quantize_linear(x)
-    with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
-        lloyd_max_codebook(x)
+    for function in (quantize_nf4, quantize_linear, lloyd_max_codebook):
+        with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
+            function(x)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda x: quantize_nf4(x.double()), "float32, float16 or bfloat16, got torch.float64"),
-        (lambda x: quantize_nf4(x.int()), "got torch.int32"),
         (lambda x: quantize_nf4(x, block_size=0), "block_size must be"),
         (lambda x: quantize_nf4(x, block_size=63), "block_size must be even"),
         (lambda x: quantize_linear(x, bits=1), "bits must be a whole number from 2 to 8, got 1"),
-        (lambda x: quantize_linear(x, bits=9), "bits must be a whole number from 2 to 8, got 9"),
         (lambda x: normal_float(0), "bits must be"),
         (lambda x: quantize(x, torch.linspace(-1, 1, 257)), "from 2 to 256 levels"),
         (lambda x: quantize(x, torch.tensor([1.0])), "from 2 to 256 levels"),
         (lambda x: quantize(x, torch.tensor([1.0, -1.0])), "in ascending order"),
-        (lambda x: quantize(x, torch.tensor([-1.0, 0, 0, 1])), "in ascending order"),
         (lambda x: quantize(x, torch.tensor([-1.0, math.nan, 1])), "in ascending order"),
         (lambda x: quantize(x, torch.linspace(-2, 2, 16)), r"levels in \[-1, 1\]"),
         (lambda x: quantize_nf4(x.clamp(-3, 3) * 1e38, double_quant=True), "x is too large"),
@@ -551,8 +530,6 @@ def test_the_layer_copies_the_weights_and_uses_double_quantization_by_default():
 
 
 def test_the_layer_rejects_layers_that_are_not_linear_or_already_quantized():
-    with pytest.raises(ValueError, match=r"linear must be an unquantized nn\.Linear"):
-        NF4Linear(nn.Conv1d(1, 1, 1))
-    quantized = both_layers(nn.Linear(64, 64), True, None)[1]
-    with pytest.raises(ValueError, match=r"linear must be an unquantized nn\.Linear"):
-        NF4Linear(quantized)
+    for layer in (nn.Conv1d(1, 1, 1), both_layers(nn.Linear(64, 64), True, None)[1]):
+        with pytest.raises(ValueError, match=r"linear must be an unquantized nn\.Linear"):
+            NF4Linear(layer)

@@ -134,8 +134,8 @@ def test_presets_have_the_parameters_of_the_real_class(preset):
     ("name", "targets"),
     [
         *((name, "all-linear") for name in CONFIGS),
-        *((name, ["q_proj", "v_proj"]) for name in ("ungrouped", "qwen3", "phi3", "gpt2")),
-        *((name, ["c_proj"]) for name in ("gpt2", "gemma")),
+        *((name, ["q_proj", "v_proj"]) for name in ("ungrouped", "qwen3")),
+        ("gpt2", ["c_proj"]),
     ],
 )
 def test_adapter_parameters_equal_those_of_peft(name, targets):
@@ -143,11 +143,7 @@ def test_adapter_parameters_equal_those_of_peft(name, targets):
 
     config = config_of(name)
     shape = ModelShape.from_config(config.to_dict())
-    suffixes = {layer.split(".")[-1] for layer in shape.linear_layers()}
-    if targets != "all-linear" and not set(targets) <= suffixes:
-        with pytest.raises(ValueError, match="has no linear layer"):
-            shape.adapter_parameters(3, targets)
-        return
+
     lora = LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -193,14 +189,8 @@ GEMMA3 = PRESETS["gemma-3-270m"]
     [
         ({"model_type": "mixtral", **SIZES, "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder–decoder"),
-        (
-            {"model_type": "mamba", "hidden_size": 8},
-            "'mamba', which is not supported",
-        ),
-        (
-            LLAMA | {"quantization_config": {"bits": 4}},
-            "use the config of the original model",
-        ),
+        ({"model_type": "mamba", "hidden_size": 8}, "'mamba', which is not supported"),
+        (LLAMA | {"quantization_config": {"bits": 4}}, "use the config of the original model"),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "has no 'vocab_size'"),
         (
             LLAMA | {"num_hidden_layers": 0},
@@ -257,10 +247,8 @@ def test_a_file_without_a_json_object_raises_a_value_error(tmp_path, text):
             (lambda n=n: ModelShape.generic(n), "whole number of at least 1")
             for n in (0, 1.5, "7e9", float("nan"))
         ),
-        (
-            lambda: ModelShape.generic(7e9).adapter_parameters(8),
-            "adapters depend on its layers",
-        ),
+        (lambda: ModelShape.generic(7e9).adapter_parameters(8), "adapters depend on its layers"),
+        (lambda: SMOLLM2.adapter_parameters(8, ["c_proj"]), "has no linear layer"),
         (lambda: SMOLLM2.adapter_parameters(8, ()), "targets must name at least one layer"),
         (lambda: SMOLLM2.adapter_parameters(8, [["q_proj"]]), "targets must be a name"),
         (lambda: ModelShape("mine"), "layers of mine must be a whole number of at least 1"),

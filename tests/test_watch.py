@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional
 
 from course_utils import news
 from course_utils.models import tiny_base
@@ -19,7 +18,7 @@ from course_utils.training import (
     trainable_parameters,
 )
 from course_utils.training.watch import END, FRAME, HEADLINE, SECTION
-from tests.conftest import make_model
+from tests.conftest import make_model, token_losses
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -113,10 +112,8 @@ def test_loss_by_kind_equals_the_loss_of_transformers_on_the_tokens_of_a_kind(ro
     model = make_model()
     expected = {kind: [] for kind in (FRAME, SECTION, HEADLINE, END)}
     for row in rows:
-        ids = torch.tensor([row["input_ids"]])
-        losses = functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
-        kinds = answer_token_kinds(row, tokenizer)
-        for kind, loss in zip(kinds, losses[-len(kinds) :].tolist(), strict=True):
+        kinds, losses = answer_token_kinds(row, tokenizer), token_losses(model, row).tolist()
+        for kind, loss in zip(kinds, losses, strict=True):
             expected[kind].append(loss)
     means = {kind: sum(losses) / len(losses) for kind, losses in expected.items()}
     for batch_size in (1, 3, 4):
