@@ -99,7 +99,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def reply(self, with_body: bool) -> None:
+        def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, path, self.headers.get("Authorization")))
             status, headers, body = hub.answer(path)
@@ -108,14 +108,10 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             for name, value in all_headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            if with_body:
+            if self.command == "GET":
                 self.wfile.write(body)
 
-        def do_GET(self) -> None:
-            self.reply(with_body=True)
-
-        def do_HEAD(self) -> None:
-            self.reply(with_body=False)
+        do_HEAD = do_GET
 
         def log_message(self, *_) -> None:
             """Write nothing to the screen."""

@@ -1,7 +1,5 @@
 """Measure the memory of real training steps on the CPU, part by part."""
 
-from dataclasses import dataclass
-
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -67,21 +65,6 @@ def config_of(name, configs=CONFIGS | WINDOWED | FEW_TOKENS):
     return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
 
 
-@dataclass
-class Measured:
-    """The measured bytes of a training step.
-
-    `peak` is the largest sum of the tensors that exist besides weights, adapters and states.
-    """
-
-    weights: int
-    adapters: int
-    activations: int
-    gradients: int
-    optimizer: int
-    peak: int
-
-
 def random_model(name, dtype, **options):
     """Return an untrained model of a config by name, in the number format `dtype`."""
     torch.manual_seed(0)
@@ -123,8 +106,13 @@ def make_model(name, run: Settings, folder, tokenizer):
     return model.train()
 
 
-def measure_step(model, run: Settings) -> Measured:
-    """Measure the second of two steps, because the first step creates the optimizer states."""
+def measure_step(model, run: Settings) -> dict[str, int]:
+    """Measure the second of two steps, because the first step creates the optimizer states.
+
+    Returns:
+        The bytes of each part. The peak is the largest sum of the tensors that exist besides
+        weights, adapters and states.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
     ids = torch.randint(0, 100, (run.batch_size, run.sequence_length))
@@ -145,14 +133,14 @@ def measure_step(model, run: Settings) -> Measured:
             del output
         loss.backward()
         optimizer.step()
-    return Measured(
-        weights=model_bytes(model) - adapters,
-        adapters=adapters,
-        activations=saved.size,
-        gradients=gradients,
-        optimizer=optimizer_bytes(optimizer),
-        peak=meter.peak,
-    )
+    return {
+        "weights": model_bytes(model) - adapters,
+        "adapters": adapters,
+        "activations": saved.size,
+        "gradients": gradients,
+        "optimizer": optimizer_bytes(optimizer),
+        "peak": meter.peak,
+    }
 
 
 def step(name, folder, tokenizer, method, **options):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import GenerationConfig
 
 from course_utils import decoding, evaluation, news
 from course_utils.decoding import Decoder, supports
@@ -114,20 +113,12 @@ def generated(model, case, ends=(), new=NEW) -> Found:
     found = Found([], [])
     for rest in rests:
         ids = torch.tensor([prefix + rest])
-        config = GenerationConfig(
-            max_new_tokens=new,
-            do_sample=False,
-            eos_token_id=list(ends) or None,
-            pad_token_id=0,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        options = {"max_new_tokens": new, "eos_token_id": list(ends) or None, "pad_token_id": 0}
+        options |= {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         # Without an end token, the model's own end token would be used.
         base.generation_config.eos_token_id = None
-        out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
-        )
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
         found.tokens.append(out.sequences[0, ids.shape[1] :].tolist())
         found.logits.append(torch.cat(out.logits))
     return found

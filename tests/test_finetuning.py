@@ -129,15 +129,10 @@ def test_strength_0_is_the_base_model_and_strength_1_the_tuned_model(uninterrupt
     base = make_model()(ids).logits
     model = load_adapters(make_model(), run.adapters).eval()
     tuned = model(ids).logits
-    found = {}
-    for factor in (0, 0.5, 1, 1.5):
+    assert not torch.equal(tuned, base)
+    for factor, expected in ((0, base), (1, tuned)):
         with strength(model, factor):
-            found[factor] = model(ids).logits
-    assert torch.equal(found[0], base)
-    assert torch.equal(found[1], tuned)
-    # The larger the factor, the farther the logits are from those of the base model.
-    distances = [(logits - base).norm().item() for logits in found.values()]
-    assert distances == sorted(set(distances))
+            assert torch.equal(model(ids).logits, expected)
     assert torch.equal(model(ids).logits, tuned)
 
 

@@ -38,25 +38,19 @@ def close(ours, expected):
     return (ours - expected).abs().max() <= 0.03 * expected.abs().max()
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_outputs_and_their_dtype_are_those_of_bfloat16(no_bf16, bias):
-    model, native = pair(attention_bias=bias)
-    assert isinstance(model.model.layers[0].self_attn.q_proj, Float32Linear)
-    assert not isinstance(native.model.layers[0].self_attn.q_proj, Float32Linear)
-    logits = model(IDS).logits
-    assert logits.dtype == torch.bfloat16 and close(logits, native(IDS).logits)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("adapters", [False, True])
-def test_gradients_are_those_of_bfloat16(no_bf16, adapters):
-    gradients = []
-    for each in pair():
+@pytest.mark.parametrize(("bias", "adapters"), [(False, False), (False, True), (True, False)])
+def test_outputs_and_gradients_are_those_of_bfloat16(no_bf16, bias, adapters):
+    found = []
+    for each in pair(attention_bias=bias):
+        assert {p.dtype for p in each.parameters()} == {torch.bfloat16}
         if adapters:
             each = attach_adapters(each, Recipe(rank=4))
-        each.train()(IDS, labels=IDS).loss.backward()
-        gradients.append({n: p.grad for n, p in each.named_parameters() if p.grad is not None})
-    ours, expected = gradients
+        output = each.train()(IDS, labels=IDS)
+        output.loss.backward()
+        gradients = {n: p.grad for n, p in each.named_parameters() if p.grad is not None}
+        found.append(gradients | {"logits": output.logits})
+    ours, expected = found
+    assert ours["logits"].dtype == torch.bfloat16
     assert ours.keys() == expected.keys() and len(ours) > 5
     assert all(close(ours[name], expected[name]) for name in ours)
 

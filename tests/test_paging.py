@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import cycle
 
 import bitsandbytes
 import pytest
@@ -201,7 +200,7 @@ def test_paging_prevents_out_of_memory_for_a_long_mini_batch():
     assert (failed.step, failed.name) == (3, "the loss") and failed.total > unpaged.budget
     assert unpaged.events[-1].name == "forward of layer 40" and unpaged.moved == 0
     paged = simulate("llama-13b", "qlora", **LONG)
-    assert paged.out_of_memory is None and paged.peak <= paged.budget
+    assert paged.out_of_memory is None and paged.peak <= paged.budget == usable_bytes("T4")
     assert paged.moved > 0 and paged.seconds == paged.moved / pcie_x16(3)
     assert paged.moved_by_step == (0, 0, paged.moved, 0) and unpaged.moved_by_step == (0, 0, 0)
     evicted = [e for e in paged.events if e.cpu]
@@ -327,17 +326,6 @@ def test_any_run_fits_its_budget_and_ends_in_the_same_state(
     assert unpaged.moved == 0 and (unpaged.out_of_memory or not run.out_of_memory)
 
 
-@pytest.mark.parametrize(("gpu", "length"), zip(GPUS, cycle((128, 1024, 3000))))
-def test_without_paging_memory_runs_out_exactly_if_the_estimate_does_not_fit(gpu, length):
-    e = estimate("llama-13b", "qlora", sequence_length=length, batch_size=4, **LLAMA)
-    run = simulate(
-        "llama-13b", "qlora", **LONG | {"gpu": gpu, "lengths": (length,) * 2}, optimizer="adamw"
-    )
-    assert (run.out_of_memory is None) == e.fits(gpu) and run.budget == usable_bytes(gpu)
-    if run.out_of_memory is None:
-        assert run.peak == e.total
-
-
 @pytest.mark.full
 def test_paging_and_its_picture_do_not_import_torch():
     code = "import sys; from course_utils import figures, paging; "
@@ -385,7 +373,6 @@ def run_with(**changes):
         (lambda: UnifiedMemory(10, 0), "page_size must be a whole number of at least 1, got 0"),
         (lambda: pcie_x16(2), "PCIe must be 3, 4 or 5, got 2"),
         (lambda: longest_text("T4", TINY, "full", page_size=0), "page_size must be a whole number"),
-        (lambda: longest_text("P100", TINY, "full"), "unknown GPU 'P100'"),
         (lambda: paged_tensors("llama-7b", "full", gpus=8), "for one GPU only, got gpus=8"),
         (lambda: arithmetic_seconds("V100", TINY, "full"), "unknown GPU 'V100'; choose one of T4"),
         (lambda: simulate("7b", "full", gpu="T4", lengths=(8,)), "only the number of parameters"),
@@ -395,8 +382,6 @@ def run_with(**changes):
         (run_with(lengths=(0,)), "a length must be a whole number of at least 1, got 0"),
         (run_with(bandwidth="x"), "bandwidth must be a number above 0 B/s, got 'x'"),
         (run_with(gpu="P100"), "unknown GPU 'P100'"),
-        (run_with(page_size=0), "page_size must be a whole number"),
-        (run_with(optimizer="lion"), "optimizer must be one of"),
         (run_with(speed=1), "'speed'; options are"),
     ],
 )

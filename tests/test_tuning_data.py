@@ -123,8 +123,6 @@ def test_unknown_and_ambiguous_keys_raise_one_error_that_lists_the_known_ones(ow
         ({"prompt": "x"}, "no 'answer', only 'prompt'"),
         ({"input": "x", "output": "y"}, "no 'prompt', 'answer', only 'input', 'output'"),
         ({"prompt": "x", "answer": " "}, "'answer' is empty"),
-        ({"prompt": "", "answer": "y"}, "'prompt' is empty"),
-        ({"prompt": "x", "answer": 3}, "'answer' must be text or a list of messages, got 3"),
         ({"prompt": "x", "answer": None}, "'answer' must be text or a list of messages, got null"),
         ({"prompt": [], "answer": "y"}, "'prompt' must be text or a list of messages, got []"),
         (
@@ -133,7 +131,6 @@ def test_unknown_and_ambiguous_keys_raise_one_error_that_lists_the_known_ones(ow
         ),
         ({"prompt": chat("x", "y"), "answer": "z"}, "the last two messages must be the user's"),
         ([1, 2], "must be a JSON object, got [1, 2]"),
-        ("null", "must be a JSON object, got null"),
         ('{"prompt": "x", }', "not JSON that Python can read: "),
         ('{"prompt": ' + 5000 * "1" + "}", "not JSON that Python can read: Exceeds the limit"),
         (100_000 * "[", "not JSON that Python can read: maximum recursion depth"),
@@ -148,7 +145,6 @@ def test_an_error_is_reported_with_its_line(own, bad, error):
     [
         ("hello", "the last two messages must be the user's prompt and the assistant's answer"),
         (chat("x", "y", "z"), "the last two messages must be the user's prompt"),
-        (chat("x", "y")[1:], "the last two messages must be the user's prompt"),
         ([[], *chat("", "y")[1:]], "message 1 must be a JSON object with 'content' and a 'role'"),
         ([{"role": "bot", "content": "x"}], "message 1 must be a JSON object with 'content'"),
         ([{"role": "user"}, *chat("x", "y")], "the 'content' of message 1 must be text, got null"),
@@ -175,10 +171,8 @@ def test_the_errors_of_all_lines_are_in_one_exception(own):
     ("content", "error"),
     [
         (None, "own.jsonl can't be read: "),
-        (b"", "own.jsonl has no rows"),
         (b"\xef\xbb\xbf\n \r\n", "own.jsonl has no rows"),
         ('{}\n{"é": 1}'.encode("latin-1"), "own.jsonl is not UTF-8 text in line 2: save it as"),
-        ("{}".encode("utf-16"), "own.jsonl is not UTF-8 text in line 1: save it as"),
         (b"\x1f\x8b\x08", "own.jsonl is not UTF-8 text in line 1: save it as JSONL or CSV in UTF"),
         (b'[{"prompt": 1}]', "1 error in own.jsonl:\n  line 1: begins a JSON list: write each"),
         (b'{\n"prompt": "x"\n}', "3 errors in own.jsonl:\n  line 1: not JSON"),
