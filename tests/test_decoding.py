@@ -270,13 +270,8 @@ def test_dequantized_weights_need_at_most_half_of_the_free_memory(monkeypatch):
 # -- evaluation.generate ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def questions():
-    texts = ["a", "Rain.", "Write about " + "rain " * 9, "Write", "12, 13"]
-    return [[{"role": "user", "content": text}] for text in texts]
-
-
-def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypatch):
+def test_generate_lets_the_dequantized_weights_go(tokenizer, monkeypatch):
+    questions = [[{"role": "user", "content": text}] for text in ("a", "Rain.", "12, 13")]
     kept, dense = [], decoding.dense_weight
 
     def record(layer, dtype):

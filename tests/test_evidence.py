@@ -169,10 +169,7 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
     assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
 
 
-def test_every_way_has_a_label_and_no_cell_runs_twice():
-    runs = all_runs()
-    cells = {tuple(run[name] for name in vars(Cell("lora", 0))) for run in runs}
-    assert len(cells) == len(runs)
+def test_every_way_has_a_label_and_the_claim_has_five_seeds():
     assert set(plan.WAYS) == set(evidence.LABELS) == {group.way for group in plan.GROUPS}
     assert [len(group.seeds) for group in plan.CLAIM] == [5, 5, 5]
 

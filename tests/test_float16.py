@@ -49,6 +49,19 @@ SMALL_SCALE = 2.0**10
 BASES = {"float weights": make_model, "NF4": tiny_base}
 
 
+def adapted(model, recipe):
+    """Return a model with new adapters that computes in the recipe's compute_dtype."""
+    return attach_adapters(compute_in(model, recipe.compute_dtype), recipe).train()
+
+
+def trainer_of(model, tokenizer, features, recipe, scale=None):
+    """Return a trainer of new adapters, whose scaler begins with a given scale."""
+    trainer = Trainer(adapted(model, recipe), tokenizer, features, (), recipe)
+    if scale is not None:
+        set_scale(trainer, scale)
+    return trainer
+
+
 def run_steps(model, tokenizer, features, recipe, scale=None):
     """Train new adapters with all computations in the recipe's compute_dtype, and remove them.
 
@@ -60,22 +73,14 @@ def run_steps(model, tokenizer, features, recipe, scale=None):
         scale: the first scale of the gradient scaler; default: the scaler's own.
 
     Returns:
-        The history of the run, and the scale after the last step (1 without a scaler).
+        The history of the run, and the scale after the last step (None without a scaler).
     """
-    tuned = attach_adapters(compute_in(model, recipe.compute_dtype), recipe).train()
-    trainer = Trainer(tuned, tokenizer, features, (), recipe)
-    scaler = trainer.accelerator.scaler
-    if scale is not None:
-        set_scale(trainer, scale)
+    trainer = trainer_of(model, tokenizer, features, recipe, scale)
     history = [trainer.step(number) for number in range(1, trainer.steps + 1)]
     trainer.accelerator.free_memory()
-    tuned.unload()
-    return history, 1.0 if scaler is None else scaler.get_scale()
-
-
-def adapted(recipe=RECIPE, base=tiny_base):
-    """Return a tiny model with adapters that computes in the recipe's compute_dtype."""
-    return attach_adapters(compute_in(base(), recipe.compute_dtype), recipe).train()
+    trainer.model.unload()
+    scaler = trainer.accelerator.scaler
+    return history, scaler.get_scale() if scaler else None
 
 
 @pytest.fixture
@@ -83,10 +88,7 @@ def make_trainer(tokenizer):
     """Return a function that makes a trainer, whose scaler begins with a given scale."""
 
     def make_trainer(recipe=RECIPE, scale=None, base=tiny_base):
-        trainer = Trainer(adapted(recipe, base), tokenizer, EXAMPLES, (), recipe)
-        if scale:
-            set_scale(trainer, scale)
-        return trainer
+        return trainer_of(base(), tokenizer, EXAMPLES, recipe, scale)
 
     return make_trainer
 
@@ -96,9 +98,8 @@ def train(tokenizer, tmp_path):
     """Return a function that trains a model with `finetune`."""
 
     def train(folder="run", recipe=RECIPE, **options):
-        model = adapted(recipe)
-        folder = tmp_path / folder
-        return finetune(model, tokenizer, EXAMPLES, recipe=recipe, output_dir=folder, **options)
+        options |= {"recipe": recipe, "output_dir": tmp_path / folder}
+        return finetune(adapted(tiny_base(), recipe), tokenizer, EXAMPLES, **options)
 
     return train
 
@@ -301,7 +302,7 @@ def test_a_run_cannot_be_resumed_in_another_precision(tokenizer, tmp_path):
     recipe = replace(RECIPE, compute_dtype=None, fast=False, max_steps=2)
 
     def train(dtype, **options):
-        model = adapted(replace(recipe, compute_dtype=dtype))
+        model = adapted(tiny_base(), replace(recipe, compute_dtype=dtype))
         finetune(model, tokenizer, EXAMPLES, recipe=recipe, output_dir=tmp_path, **options)
 
     train(torch.bfloat16)

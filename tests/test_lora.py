@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
 from course_utils import lora
@@ -17,6 +18,7 @@ from course_utils.lora import (
 )
 from course_utils.training import Recipe, attach_adapters, trainable_parameters
 from tests.conftest import make_model
+from tests.test_quantization import both_layers
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -31,15 +33,9 @@ def layer(d_in=6, d_out=4, rank=2, alpha=None, bias=True, **place):
 
 def nf4(d_in, d_out):
     """Return a 4-bit layer on the CPU, and a float32 layer with the same dequantized weights."""
-    import bitsandbytes as bnb
-
     plain = nn.Linear(d_in, d_out, bias=False)
-    packed = bnb.nn.Linear4bit(d_in, d_out, bias=False, quant_type="nf4", compute_dtype=torch.float)
-    packed.support_avx512bf16_for_cpu = False
-    packed.load_state_dict(plain.state_dict())
-    packed.to("cpu")
-    state = packed.weight.quant_state
-    plain.weight.data = bnb.functional.dequantize_4bit(packed.weight.data, state)
+    _, packed = both_layers(plain, double_quant=True, compute_dtype=torch.float32)
+    plain.weight.data = dequantize_4bit(packed.weight.data, packed.weight.quant_state)
     return packed, plain
 
 

@@ -197,8 +197,6 @@ def test_weights_are_downloaded_only_after_the_prediction(tiny_base, ask_the_hub
     ("changes", "message"),
     [
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of 8 experts"),
-        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
         ({"model_type": "falcon", "architectures": ["FalconForCausalLM"]}, "can't be predicted"),
     ],
 )
