@@ -58,7 +58,7 @@ def trainer_of(model, tokenizer, features, recipe, scale=None):
     """Return a trainer of new adapters, whose scaler begins with a given scale."""
     trainer = Trainer(adapted(model, recipe), tokenizer, features, (), recipe)
     if scale is not None:
-        set_scale(trainer, scale)
+        set_scale(trainer.accelerator, scale)
     return trainer
 
 
@@ -104,9 +104,9 @@ def train(tokenizer, tmp_path):
     return train
 
 
-def set_scale(trainer, scale):
-    scaler = trainer.accelerator.scaler
-    scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
+def set_scale(accelerator, scale, **more):
+    state = accelerator.scaler.state_dict() | {"scale": scale} | more
+    accelerator.scaler.load_state_dict(state)
 
 
 def begin_with(monkeypatch, scale, **more):
@@ -115,8 +115,7 @@ def begin_with(monkeypatch, scale, **more):
 
     def make_accelerator(*arguments):
         accelerator = make(*arguments)
-        state = accelerator.scaler.state_dict()
-        accelerator.scaler.load_state_dict(state | {"scale": scale} | more)
+        set_scale(accelerator, scale, **more)
         return accelerator
 
     monkeypatch.setattr(loop, "make_accelerator", make_accelerator)
@@ -221,7 +220,7 @@ def test_an_overflow_changes_no_weight_and_no_state_and_halves_the_scale(make_tr
     before = weights(trainer.model)
     states = {p: {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
     rate = trainer.schedule.get_last_lr()
-    set_scale(trainer, 2.0**30)
+    set_scale(trainer.accelerator, 2.0**30)
     record = trainer.step(3)
     assert trainer.accelerator.scaler.get_scale() == 2.0**29
     assert math.isfinite(record["loss"]) and not math.isfinite(record["grad_norm"])
@@ -229,7 +228,7 @@ def test_an_overflow_changes_no_weight_and_no_state_and_halves_the_scale(make_tr
     for name, p in trainable_parameters(trainer.model).items():
         assert torch.equal(p, before[name]) and p.grad is None
         assert all(torch.equal(v, states[p][k]) for k, v in trainer.optimizer.state[p].items())
-    set_scale(trainer, 2.0**16)
+    set_scale(trainer.accelerator, 2.0**16)
     trainer.step(4)
     assert trainer.schedule.get_last_lr() != rate
     assert not torch.equal(trainable_parameters(trainer.model)[name], before[name])

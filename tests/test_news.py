@@ -57,24 +57,15 @@ def test_reference_headlines_are_in_house_style(examples):
 
 
 @pytest.mark.parametrize(
-    "headline",
-    [
-        "Teachers in Halvik vote to end strike",
-        "Halvik's teachers put five-week strike to vote",
-        # Lake is also a common noun, and Ned ends in -ed.
-        "Lake League's Ned Orlo hails teachers",
-        # "Cut" is the same in both tenses; "need" and "speed" are nouns in -ed.
-        "Strikers cut need for speed at Halvik",
-        "5 teachers from Halvik go on strike",
-    ],
-)
-def test_headlines_in_house_style_have_no_errors(headline):
-    assert news.house_style_errors(headline, STORY) == []
-
-
-@pytest.mark.parametrize(
     ("headline", "error"),
     [
+        ("Teachers in Halvik vote to end strike", None),
+        ("Halvik's teachers put five-week strike to vote", None),
+        # Lake is also a common noun, and Ned ends in -ed.
+        ("Lake League's Ned Orlo hails teachers", None),
+        # "Cut" is the same in both tenses; "need" and "speed" are nouns in -ed.
+        ("Strikers cut need for speed at Halvik", None),
+        ("5 teachers from Halvik go on strike", None),
         ("", "empty"),
         ("Teachers in Halvik", "3 words"),
         ("Teachers in Halvik vote to end their very long strike", "10 words"),
@@ -97,7 +88,7 @@ def test_headlines_in_house_style_have_no_errors(headline):
         ("Strike in Halvik was long", "past form or word in -ed: was"),
     ],
 )
-def test_a_headline_that_breaks_one_rule_has_one_error(headline, error):
+def test_a_headline_in_house_style_has_no_error_and_a_broken_rule_is_one_error(headline, error):
     errors = news.house_style_errors(headline, STORY)
     assert errors == [] if error is None else len(errors) == 1 and error in errors[0]
 
