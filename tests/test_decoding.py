@@ -228,17 +228,6 @@ def repacked():
     return model
 
 
-def prompt_tuned():
-    return get_peft_model(
-        tiny_base(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    )
-
-
-def ia3():
-    modules = {"target_modules": ["k_proj"], "feedforward_modules": []}
-    return get_peft_model(tiny_base(), IA3Config(task_type="CAUSAL_LM", **modules))
-
-
 # tests/test_by_hand.py has models that can neither answer nor be trained by hand.
 UNSUPPORTED = {
     "a trained norm": lambda: peft(modules_to_save=["norm"]),
@@ -246,8 +235,12 @@ UNSUPPORTED = {
     "trained tokens": lambda: peft(trainable_token_indices=[3]),
     "merged": merged,
     "two active adapters": two_active,
-    "virtual tokens": prompt_tuned,
-    "IA3": ia3,
+    "virtual tokens": lambda: get_peft_model(
+        tiny_base(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ),
+    "IA3": lambda: get_peft_model(
+        tiny_base(), IA3Config(target_modules=["k_proj"], feedforward_modules=[])
+    ),
     "repetition penalty": lambda: with_option(repetition_penalty=1.3),
     "minimum length": lambda: with_option(min_new_tokens=5),
     "repacked weights": repacked,

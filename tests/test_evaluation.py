@@ -15,7 +15,7 @@ import transformers
 from rouge_score import rouge_scorer
 
 from course_utils import decoding, evaluation, news, significance
-from course_utils.training import set_checkpointing
+from course_utils.training import Recipe, attach_adapters, set_checkpointing
 from tests.conftest import make_model, randomize_adapters
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
@@ -117,13 +117,6 @@ def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(
     assert answers == expected != longer
 
 
-def adapted(model, dropout=0.0):
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=dropout)
-    return randomize_adapters(get_peft_model(model, config), 0.5)
-
-
 @contextmanager
 def assert_silent(capfd):
     """Assert that the code in the with block causes no output, warnings or log messages."""
@@ -140,7 +133,7 @@ def test_generate_ignores_and_restores_the_state_of_a_model_in_training(
     model, tokenizer, conversations, capfd, path
 ):
     """The model has dropout, gradient checkpointing and use_cache=False, as during training."""
-    tuned = adapted(model, dropout=0.5)
+    tuned = randomize_adapters(attach_adapters(model, Recipe(rank=4, dropout=0.5)), 0.5)
     expected = one_by_one(tuned.eval(), tokenizer, conversations, 12)
     tuned.config.use_cache = False
     base = tuned.get_base_model()

@@ -14,6 +14,7 @@ from course_utils import export
 from course_utils.export import gguf_files
 from course_utils.machine.validation import CourseError
 from course_utils.models import stored_weights
+from course_utils.parity import of_model
 from course_utils.serving import Engine
 from tests import conftest
 from tests.conftest import CHAT_TEMPLATE, edit_json, randomize_adapters
@@ -92,11 +93,6 @@ def save_adapters(base, folder, **settings):
     return folder
 
 
-@torch.no_grad()
-def probabilities(model):
-    return model(torch.tensor([IDS])).logits[0, -1].softmax(-1)
-
-
 def assert_close(ours, theirs):
     # llama.cpp stores keys and values in float16.
     torch.testing.assert_close(ours, theirs, rtol=0.03, atol=1e-4)
@@ -105,21 +101,16 @@ def assert_close(ours, theirs):
 # -- models and adapters in llama.cpp --------------------------------------------------------------
 
 
-def at_each_commit(*names, among):
-    """Return a parameter for each name; the tests of the other names are marked `full`."""
-    return [pytest.param(n, marks=[] if n in names else pytest.mark.full) for n in among]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("name", at_each_commit("llama 3.1", among=FAMILIES))
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
     folder = save_model(FAMILIES[name], tmp_path / "model")
     adapters = save_adapters(folder, tmp_path / "adapters")
     file = export.save_gguf(folder, tmp_path / "model.gguf", "F32")
     lora = export.save_adapter_gguf(adapters, tmp_path / "adapters.gguf")
     base = AutoModelForCausalLM.from_pretrained(folder)
-    expected = probabilities(base)
-    tuned = probabilities(PeftModel.from_pretrained(base, str(adapters)))
+    expected = of_model(base)(IDS)
+    tuned = of_model(PeftModel.from_pretrained(base, str(adapters)))(IDS)
     assert (expected - tuned).abs().max() > 0.01  # the test could not fail otherwise
     with Engine(file, {"tuned": lora}, threads=1) as engine:
         assert_close(engine.next_token_probabilities(IDS), expected)
@@ -137,7 +128,7 @@ def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
         adapters = save_adapters(tiny, tmp_path / name, **options)
         files[name] = export.save_adapter_gguf(adapters, tmp_path / f"{name}.gguf")
         base = AutoModelForCausalLM.from_pretrained(tiny)
-        expected[name] = probabilities(PeftModel.from_pretrained(base, str(adapters)))
+        expected[name] = of_model(PeftModel.from_pretrained(base, str(adapters)))(IDS)
     file = export.save_gguf(tiny, tmp_path / "model.gguf", "F32")
     with Engine(file, files, threads=1) as engine:
         for name, right in expected.items():
@@ -145,7 +136,7 @@ def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("split", at_each_commit("smollm", among=gguf_files.SPLITS))
+@pytest.mark.parametrize("split", gguf_files.SPLITS)
 def test_llama_cpp_splits_text_into_the_same_tokens(split, tmp_path):
     folder = save_model(FAMILIES["llama"], tmp_path / "model", split)
     tokenizer = make_tokenizer(split)

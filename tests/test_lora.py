@@ -17,7 +17,7 @@ from course_utils.lora import (
     subspace_similarity,
 )
 from course_utils.training import Recipe, attach_adapters, trainable_parameters
-from tests.conftest import make_model
+from tests.conftest import make_model, randomize_adapters
 from tests.test_quantization import both_layers
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -39,16 +39,15 @@ def nf4(d_in, d_out):
     return packed, plain
 
 
-def with_peft(model, targets="all-linear", seed=1):
+def with_peft(model, targets="all-linear"):
     """Return a peft model with trained adapters, a copy with LoRALinear, and peft's layers."""
     from peft.tuners.lora import LoraLayer
 
     ours = copy.deepcopy(model)
     theirs = attach_adapters(model, Recipe(rank=4, alpha=12, targets=targets))
-    torch.manual_seed(seed)
+    randomize_adapters(theirs, 0.05)
     layers = {n: m for n, m in theirs.base_model.model.named_modules() if isinstance(m, LoraLayer)}
     for name, peft_layer in layers.items():
-        nn.init.normal_(peft_layer.lora_B["default"].weight, std=0.05)
         ours.set_submodule(name, LoRALinear.from_peft(copy.deepcopy(peft_layer)))
     return theirs, ours, layers
 

@@ -264,12 +264,6 @@ def e4m3_numbers():
     return below + [2.0 ** (e - 7) * (1 + mantissa / 8) for e, mantissa in pairs]
 
 
-def test_the_codes_of_e2m1_are_the_bits_of_its_numbers():
-    for quantize_to in MICROSCALED.values():
-        codebook = quantize_to(torch.ones(32)).codebook
-        assert codebook.tolist() == [e2m1(code) for code in range(16)]
-
-
 @pytest.mark.parametrize("power", [-20, 0, 20])
 def test_the_scales_of_mxfp4_are_the_powers_of_two_of_the_specification(power):
     x = normal(200, 32) * 2.0**power
@@ -301,6 +295,7 @@ def test_each_number_gets_the_nearest_number_of_e2m1(name, dtype):
     q = MICROSCALED[name](x)
     scales = q.absmax.repeat_interleave(q.block_size)
     codes = [nearest_e2m1(number) for number in (x.float().flatten() / scales).tolist()]
+    assert set(codes) == set(range(16))
     assert q.codes.flatten().tolist() == codes
     expected = torch.tensor([e2m1(code) for code in codes]) * scales
     assert q.dequantize().dtype == dtype

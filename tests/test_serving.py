@@ -12,7 +12,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from gguf import GGUFReader
 from peft import PeftModel
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import export, serving, sft
 from course_utils.machine.validation import CourseError
+from course_utils.parity import of_model, probabilities
 from course_utils.serving import Engine
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
 from tests.waiting import wait_until
@@ -62,9 +62,7 @@ def expected(folder, prompts):
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
         if name:
             model = PeftModel.from_pretrained(model, str(folder / name))
-        with torch.no_grad():
-            logits = [model(torch.tensor([ids])).logits[0, -1] for ids in prompts]
-        found[name] = torch.stack(logits).softmax(-1)
+        found[name] = probabilities(of_model(model), prompts)
     return found
 
 
