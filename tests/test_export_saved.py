@@ -43,11 +43,11 @@ def adapters(tiny_base, tmp_path):
     return save(attach_adapters(base, Recipe(rank=4, alpha=8)), tmp_path / "adapters")
 
 
-def with_peft(tiny_base, folder, **settings):
-    """Save adapters of the tiny model with other settings of peft."""
-    base = AutoModelForCausalLM.from_pretrained(tiny_base)
-    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
-    return save(get_peft_model(base, config), folder)
+def save_adapters(base, folder, **settings):
+    """Save adapters of the model in a folder with settings of peft."""
+    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", **settings}
+    model = AutoModelForCausalLM.from_pretrained(base)
+    return save(get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options)), folder)
 
 
 @torch.no_grad()
@@ -100,12 +100,12 @@ def test_a_large_model_is_saved_in_several_files(adapters, tmp_path, monkeypatch
     "settings",
     [
         {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
-        {"target_modules": "all-linear", "alpha_pattern": {"o_proj": 32}},
-        {"target_modules": "all-linear", "rank_pattern": {"layers.1.mlp.up_proj": 2}},
+        {"alpha_pattern": {"o_proj": 32}},
+        {"rank_pattern": {"layers.1.mlp.up_proj": 2}},
     ],
 )
 def test_scales_and_ranks_of_layers_equal_those_of_peft(tiny_base, tmp_path, settings):
-    folder = with_peft(tiny_base, tmp_path / "adapters", **settings)
+    folder = save_adapters(tiny_base, tmp_path / "adapters", **settings)
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     expected = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     new = export.save_merged(folder, tmp_path / "new", into="original", stored_as="float32")
@@ -198,7 +198,7 @@ def test_adapters_that_cannot_be_exported_are_refused(
     tiny_base, tmp_path, settings, change, message
 ):
     settings = {"target_modules": ["q_proj"]} | settings
-    folder = with_peft(tiny_base, tmp_path / "adapters", **settings)
+    folder = save_adapters(tiny_base, tmp_path / "adapters", **settings)
     if change:
         change(folder)
     with pytest.raises(CourseError, match=message):

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
@@ -17,7 +17,8 @@ from course_utils.models import stored_weights
 from course_utils.parity import of_model
 from course_utils.serving import Engine
 from tests import conftest
-from tests.conftest import CHAT_TEMPLATE, edit_json, randomize_adapters
+from tests.conftest import CHAT_TEMPLATE, edit_json
+from tests.test_export_saved import save_adapters
 
 SIZES = conftest.SIZES | {"vocab_size": 320, "intermediate_size": 96}
 LLAMA3 = {
@@ -83,14 +84,6 @@ def save_model(config, folder, split="smollm"):
 def tiny(tmp_path_factory):
     """Folder of a tiny Llama with a tokenizer that can be written as GGUF."""
     return save_model(FAMILIES["llama"], tmp_path_factory.mktemp("tiny"))
-
-
-def save_adapters(base, folder, **settings):
-    model = AutoModelForCausalLM.from_pretrained(base)
-    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", **settings}
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    randomize_adapters(model).save_pretrained(str(folder))
-    return folder
 
 
 def assert_close(ours, theirs):

@@ -83,6 +83,7 @@ def machine(tmp_path, package, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("HF_", "PIP_"))]:
         monkeypatch.delenv(name)
     settings = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HOME": tmp_path / "hf",
         "NO_PROXY": "*",
         "PIP_CONFIG_FILE": os.devnull,
@@ -94,7 +95,7 @@ def machine(tmp_path, package, monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", settings["HF_ENDPOINT"])
     monkeypatch.setitem(BASE_MODELS, SMALL, with_package(sha256=package["sha256"]))
     return tmp_path / "cache" / "models"
 

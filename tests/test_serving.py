@@ -21,7 +21,8 @@ from course_utils import export, serving, sft
 from course_utils.machine.validation import CourseError
 from course_utils.parity import of_model, probabilities
 from course_utils.serving import Engine
-from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
+from tests.test_export_saved import save_adapters
+from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_model
 from tests.waiting import wait_until
 from workshop.cli import main
 
