@@ -21,6 +21,8 @@ from course_utils.memory import (
     RECIPES,
     WORK,
     ModelShape,
+    Plan,
+    Settings,
     estimate,
     kv_cache_bytes,
     largest,
@@ -28,6 +30,7 @@ from course_utils.memory import (
     timeline,
     usable_bytes,
 )
+from course_utils.memory.plan import trainable_tensors
 from tests.steps import CONFIGS, WINDOWED, config_of, step
 from workshop.benchmarks.calculators import t4_cases
 
@@ -526,6 +529,15 @@ def test_the_first_update_creates_the_states():
     } == {states}
     assert first[-1] == later[-1] and first[-1].paged == states
     assert {m.paged for m in first[:-1]} == {0} and {m.paged for m in later} == {states}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_full_fine_tuning_trains_all_parameters(preset):
+    shape = ModelShape.preset(preset)
+    tensors = trainable_tensors(Plan(shape, Settings(sequence_length=64)))
+    assert sum(t.elements * t.count for t in tensors) == shape.parameters
+    in_layers = [t.count for t in tensors if t.in_layers]
+    assert all(count % shape.layers == 0 for count in in_layers)
 
 
 def test_masks_and_tables_are_freed_with_the_last_layer_that_needs_them():
