@@ -26,15 +26,11 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+
+pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,site,test]'")
+
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import (
-    Browser,
-    ConsoleMessage,
-    Locator,
-    Page,
-    Playwright,
-    expect,
-)
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
 from playwright.sync_api import TimeoutError as PageTimeout
 
 from course_utils.machine.lab import SETTINGS
@@ -142,6 +138,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, notebooks: list[Path], front_end: FrontEnd = JUPYTERLAB):
+        pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
         # The command `course` recognizes the course folder by these two folders.
         (folder / "lectures").mkdir()
         (folder / "course_utils").symlink_to(Path(__file__).resolve().parents[1] / "course_utils")
@@ -351,6 +348,30 @@ class OpenNotebook:
             for rule in rules
         }
 
+    def show(self, theme: str) -> None:
+        """Change to the theme "Light" or "Dark"; Voila has no dark theme."""
+        name = f"JupyterLab {theme}"
+        self.choose("Settings", "Theme", name)
+        expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", name)
+
+    def tab_to(self, control: Locator) -> None:
+        """Press Tab until a control has the focus."""
+        # Another control may have enabled this one, and the kernel needs time to say so.
+        expect(control).to_be_enabled()
+        # In the text of a cell, Tab would indent the text. Escape leaves the text.
+        self.page.keyboard.press("Escape")
+        # Tab may go around the page, through all links of the lecture.
+        for _ in range(100):
+            self.page.keyboard.press("Tab")
+            if control.evaluate("control => control === document.activeElement"):
+                return
+        raise AssertionError("the Tab key does not reach the control")
+
+    def photograph(self, name: str) -> None:
+        """Write a screenshot of the notebook to build/browser."""
+        area = self.page.locator(".jp-Notebook").first
+        area.screenshot(path=PICTURES / f"{self.front_end.name}-{name}.png")
+
     def problem(self, notebook: Path) -> str | None:
         """Return why the page doesn't show a complete run without errors; None if it shows one."""
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -374,6 +395,33 @@ class OpenNotebook:
             if prompts != [f"[{n}]:" for n, cell in enumerate(code, 1) if not is_hidden(cell)]:
                 return f"the prompts of the cells are {' '.join(prompts)}"
         return None
+
+
+@contextlib.contextmanager
+def copies(request, folder: Path, cells: Sequence[str], **metadata: object) -> Iterator[Server]:
+    """Run the front end that a fixture is asked for, with the cells in a notebook for each test.
+
+    The notebooks are mouse.ipynb and keyboard.ipynb.
+    """
+    paths = [
+        write_notebook(folder / f"{name}.ipynb", "A copy", cells, **metadata)
+        for name in ("mouse", "keyboard")
+    ]
+    (folder / "server").mkdir()
+    with Server(folder / "server", paths, FRONT_ENDS[request.param]) as server:
+        yield server
+
+
+def opened_copy(browser: Browser, server: Server, request) -> Iterator[OpenNotebook]:
+    """Open a test's notebook, run all of its cells, and check at the end that nothing failed."""
+    name = "keyboard" if "keyboard" in request.node.name else "mouse"
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    notebook = OpenNotebook(page, server, f"{name}.ipynb")
+    if not notebook.front_end.runs_on_load:
+        notebook.run_all(300)
+    yield notebook
+    assert not notebook.errors
+    page.close()
 
 
 class Explorer(OpenNotebook):
@@ -423,7 +471,7 @@ class Explorer(OpenNotebook):
     def use_keyboard(self, label: str, value: str | bool) -> None:
         """Change the value of a control with the keyboard only."""
         control, keyboard = self.control(label), self.page.keyboard
-        self.focus(control)
+        self.tab_to(control)
         if isinstance(value, bool):
             keyboard.press("Space")
         elif self.is_menu(control):
@@ -434,19 +482,6 @@ class Explorer(OpenNotebook):
         else:
             self.enter(value)
         expect(control).to_be_focused()
-
-    def focus(self, control: Locator) -> None:
-        """Press Tab until a control has the focus."""
-        # Another control may have enabled this one, and the kernel needs time to say so.
-        expect(control).to_be_enabled()
-        # In the text of a cell, Tab would indent the text. Escape leaves the text.
-        self.page.keyboard.press("Escape")
-        # Tab may go around the page, through all links of the lecture.
-        for _ in range(100):
-            self.page.keyboard.press("Tab")
-            if control.evaluate("control => control === document.activeElement"):
-                return
-        raise AssertionError("the Tab key does not reach the control")
 
     def enter(self, value: str) -> None:
         """Replace the number in the field that has the focus."""

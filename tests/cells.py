@@ -7,6 +7,17 @@ from typing import Any
 
 from course_utils.machine import notebooks
 
+# The first cell of a lecture.
+OPENING = """# 01 A lecture
+
+- **Slides:** Introduction
+- **Question:** Does it work?
+- **You will be able to:** say so
+- **Study time:** 5 minutes
+- **Run time:** 1 minute on CPU, 1.2 GB of memory
+- **You need to know first:** nothing
+"""
+
 
 def text_cell(name: str, source: str) -> dict[str, Any]:
     """Return a cell with text in Markdown."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from course_utils.machine import notebooks
@@ -36,6 +38,7 @@ WIDGETS = {html_pages.WIDGET_STATE: {"state": {"slider": SLIDER}}}
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
 )
+PICTURE = f'<img alt="two lines" src="data:image/png;base64,{PNG}">'
 LECTURE = [
     text_cell(
         "opening",
@@ -45,15 +48,9 @@ LECTURE = [
     code_cell("setup", "import the_setup", tags=["hide-input"]),
     text_cell("formula", "So $\\alpha / r$ is a formula.\n\n$$c = \\frac{1}{2}$$"),
     code_cell("sum", "6 * 7", printed("it is\n42\n"), shown(text_plain="42 in all")),
-    code_cell(
-        "picture",
-        "draw()",
-        shown(text_html=f'<img alt="a line" src="data:image/png;base64,{PNG}">'),
-        shown(text_html=f'<img alt="two lines" src="data:image/png;base64,{PNG}">'),
-    ),
+    code_cell("picture", "draw()", shown(text_html=PICTURE)),
     code_cell("table", "of.style", shown(text_html='<table id="T_1a2b3"><td>7</td></table>')),
     code_cell("slider", "slide()", shown(**{html_pages.WIDGET_VIEW: {"model_id": "slider"}})),
-    code_cell("answered", "answer()", shown(text_markdown="**Answer. It is 42.** So $x$.")),
     code_cell(
         "answer",
         "secret_answer()",
@@ -130,8 +127,8 @@ CHOICES = ["all 15", "about 7", "3 & fewer"]
 WHY = {"about 7": "Half would be too easy.", "all 15": "Some are never used."}
 
 
-def predictions() -> list[dict[str, Any]]:
-    """Return the outputs of predictions, as `predict`, `reveal` and `tally` display them."""
+def displayed(call: Callable[..., None], *arguments: Any, **options: Any) -> nbformat.NotebookNode:
+    """Call a function of `predict`, and return the output that an executed notebook contains."""
     outputs: list[dict[str, Any]] = []
 
     def record(data: dict, *, metadata: dict | None = None, **_: Any) -> None:
@@ -139,15 +136,23 @@ def predictions() -> list[dict[str, Any]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "display", record)
+        call(*arguments, **options)
+    return nbformat.from_dict(json.loads(json.dumps(outputs[0])))
+
+
+def predictions() -> list[dict[str, Any]]:
+    """Return the outputs of predictions, as `predict`, `reveal` and `tally` display them."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "_predictions", {})
-        predict.predict("levels", "How many `levels` are <used>?", CHOICES)
-        predict.reveal("levels", "3 & fewer", WHY)
-        predict.predict("peak", "How much memory?", unit="GB")
-        predict.reveal("peak", 5.12)
-        predict.predict("share", "What share?", {"a third": 33, "2%": 2}, unit="%")
-        predict.reveal("share", 1.6)
-        predict.tally("01")
-    return outputs
+        return [
+            displayed(predict.predict, "levels", "How many `levels` are <used>?", CHOICES),
+            displayed(predict.reveal, "levels", "3 & fewer", WHY),
+            displayed(predict.predict, "peak", "How much memory?", unit="GB"),
+            displayed(predict.reveal, "peak", 5.12),
+            displayed(predict.predict, "share", "What share?", {"a third": 33, "2%": 2}, unit="%"),
+            displayed(predict.reveal, "share", 1.6),
+            displayed(predict.tally, "01"),
+        ]
 
 
 def make_course(folder: Path, urls: str = "", *cells: dict[str, Any]) -> Path:

@@ -10,7 +10,7 @@ from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
 from workshop.grading.assignments import sources
 from workshop.publishing import addresses, notebook_check
-from workshop.publishing.addresses import Addresses, badges, github, with_badges
+from workshop.publishing.addresses import Addresses, badges, github
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = "https://github.com/example/qlora-course"
@@ -128,15 +128,6 @@ def test_the_badges_of_an_assignment_open_the_students_repository():
 def test_a_notebook_without_an_address_has_no_badges():
     assert badges(LECTURE, Addresses("", STUDENTS)) == ""
     assert badges(SOURCE, Addresses(COURSE, "")) == badges(RELEASE, Addresses(COURSE, "")) == ""
-
-
-@pytest.mark.parametrize("opening", ["# Title", "# Title\n\n- **Slides:** x\n\nText.\n", ""])
-def test_badges_are_added_and_removed(opening):
-    line = badges(LECTURE, BOTH)
-    once = with_badges(opening, line)
-    assert once.split("\n\n")[1] == line
-    assert with_badges(once, line) == once
-    assert with_badges(once, "") == opening
 
 
 # --- all files of a course ---

@@ -157,21 +157,6 @@ def test_calculator_above_its_error_bound_is_a_problem():
     assert calculators.problems(report) == ["weights: off by 0.10%, more than 0.00%"]
 
 
-def test_fitcheck_gets_the_settings_of_the_measured_runs():
-    case = next(case for case in calculators.t4_cases() if "sdpa" in case["case"])
-    assert calculators.fitcheck_options(case) == {
-        "precision": "fp16",
-        "quantization": "nf4",
-        "double_quant": False,
-        "batch_size": 2,
-        "seq_len": 512,
-        "lora_rank": 32,
-        "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "grad_checkpoint": True,
-        "flash_attn": True,
-    }
-
-
 def test_accelerate_estimates_the_model_without_its_head():
     sizes = calculators.ask_accelerate(PRESETS["tinyllama-1.1b"])
     shape = ModelShape.preset("tinyllama-1.1b")

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -246,14 +245,8 @@ def test_python_without_ensurepip_names_debians_package(clone, monkeypatch):
 # --- installing once ------------------------------------------------------------------------------
 
 
-def test_second_set_up_installs_nothing(clone, pip):
-    for extras in ({"lab"}, {"lab"}, set()):
-        bootstrap.ensure_installed(extras)
-    assert pip == [["--editable", ".[lab]"]]
-
-
-def test_extras_are_added_to_those_installed_before(clone, pip):
-    for extras in ({"lab"}, {"test"}, {"lab", "test"}):
+def test_set_up_installs_only_extras_that_are_missing(clone, pip):
+    for extras in ({"lab"}, {"lab"}, set(), {"test"}, {"lab", "test"}):
         bootstrap.ensure_installed(extras)
     assert pip == [["--editable", ".[lab]"], ["--editable", ".[lab,test]"]]
 
@@ -296,29 +289,24 @@ def test_interrupted_set_up_can_be_repeated(clone, pip, programs, monkeypatch, c
     assert pip == [["--editable", ".[instructor,lab,test]"]]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no fcntl")
-def test_simultaneous_set_ups_install_once(clone, pip, monkeypatch):
-    import fcntl
+def test_set_up_waits_for_another_one_and_then_installs_nothing(clone, pip, monkeypatch):
+    make_venv()
+    monkeypatch.setattr(bootstrap, "lock", lambda file: bootstrap.write_stamp(extras=["lab"]))
+    bootstrap.ensure_installed({"lab"})
+    assert pip == []
 
-    installing, finish = threading.Event(), threading.Event()
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fcntl")
+def test_set_up_is_locked_until_it_has_installed_everything(clone, pip, monkeypatch):
+    import fcntl
 
     def install(arguments, _):
         pip.append(arguments)
-        installing.set()
-        assert finish.wait(60)
+        with open(clone / ".venv.lock", "a") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     monkeypatch.setattr(bootstrap, "pip_install", install)
-    first, second = (
-        threading.Thread(target=bootstrap.ensure_installed, args=({"lab"},)) for _ in range(2)
-    )
-    first.start()
-    assert installing.wait(60)
-    with open(clone / ".venv.lock", "a") as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    second.start()
-    finish.set()
-    for thread in (first, second):
-        thread.join(60)
+    bootstrap.ensure_installed({"lab"})
     assert pip == [["--editable", ".[lab]"]]
 
 

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
-pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
-
-from playwright.sync_api import expect
-
 from course_utils import formats
 from course_utils.machine import notebooks
 from course_utils.notebook.controls import METHODS
-from tests.browser import Explorer, Server
+from tests.browser import Explorer, Server, expect
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")
 
@@ -104,11 +99,3 @@ def test_a_value_that_is_not_allowed_shows_a_message(explorer, request):
     explorer.use(label, good)
     assert explorer.expect(FIRST[explorer.name]) == before
     expect(explorer.alert).to_have_count(0)
-
-
-def test_an_explorer_is_accessible_in_light_and_dark(explorer):
-    for theme in ("JupyterLab Dark", "JupyterLab Light"):
-        explorer.choose("Settings", "Theme", theme)
-        expect(explorer.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
-        assert not explorer.violations_inside()
-        explorer.photograph(f"{explorer.name} {theme}")

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
-pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
-
-from playwright.sync_api import expect
-
-from tests.browser import FRONT_ENDS, PICTURES, TIERS, OpenNotebook, Server, write_notebook
+from tests.browser import TIERS, copies, expect, opened_copy
 
 pytestmark = pytest.mark.xdist_group("browser-answers")
 
@@ -52,8 +47,6 @@ CELLS = [
     "explorers.story_explorer(model, tokenizer, story)",
     "explorers.strength_explorer(answer_at, story)",
 ]
-# The size of the window in pixels.
-WINDOW = {"width": 1280, "height": 1500}
 OUTPUTS = ".jp-OutputArea-output"
 # The handle of a slider of ipywidgets has no name; see KNOWN in test_browser_lectures.py.
 NO_HANDLE = {"include": [[OUTPUTS]], "exclude": [[".noUi-handle"]]}
@@ -63,24 +56,13 @@ STORY = "add b: dd cuts x, zz"
 
 @pytest.fixture(scope="module", params=TIERS)
 def server(request, tmp_path_factory):
-    """Start a front end with a notebook for each test."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    names = ("mouse.ipynb", "keyboard.ipynb")
-    paths = [write_notebook(folder / name, "Answers", CELLS) for name in names]
-    with Server(tmp_path_factory.mktemp("server"), paths, FRONT_ENDS[request.param]) as server:
+    with copies(request, tmp_path_factory.mktemp("copies"), CELLS) as server:
         yield server
 
 
 @pytest.fixture
 def opened(browser, server, request):
-    """Open a notebook, run all of its cells, and check after the test that there were no errors."""
-    name = "keyboard" if "keyboard" in request.node.name else "mouse"
-    notebook = OpenNotebook(browser.new_page(viewport=WINDOW), server, f"{name}.ipynb")
-    if not notebook.front_end.runs_on_load:
-        notebook.run_all(300)
-    yield notebook
-    assert not notebook.errors
-    notebook.page.close()
+    yield from opened_copy(browser, server, request)
 
 
 def outputs(notebook):
@@ -90,16 +72,11 @@ def outputs(notebook):
     return story, shown.filter(has=notebook.page.get_by_role("slider"))
 
 
-def photograph(notebook, name):
-    area = notebook.page.locator(".jp-Notebook").first
-    area.screenshot(path=PICTURES / f"{notebook.front_end.name}-answers-{name}.png")
-
-
 def test_a_story_and_a_strength_are_answered(opened):
     page, (story, strength) = opened.page, outputs(opened)
     expect(story.get_by_text("Story 1 wins in Tarn")).to_be_visible()
     expect(story.get_by_text("✗ not one JSON object with section and headline")).to_be_visible()
-    photograph(opened, "first")
+    opened.photograph("answers-first")
 
     field = story.get_by_label("story", exact=True)
     write(page, field, "A <b>goal</b> was scored in Tarn.")
@@ -107,7 +84,7 @@ def test_a_story_and_a_strength_are_answered(opened):
     button.dblclick()
     waiting = story.get_by_role("status").filter(has_text="Both models are answering.")
     expect(waiting).to_be_visible()
-    photograph(opened, "waiting")
+    opened.photograph("answers-waiting")
     expect(story.get_by_text("Story 2 wins in Tarn")).to_be_visible()
     expect(waiting).to_have_count(0)
     assert story.locator("i, b b").count() == 0
@@ -126,12 +103,11 @@ def test_a_story_and_a_strength_are_answered(opened):
     type_strength(page, strength, "1.25")
     expect(strength.get_by_role("row")).to_have_count(5)
     expect(strength.get_by_text("Strength is 1.25 today")).to_be_visible()
-    photograph(opened, "laptop")
+    opened.photograph("answers-laptop")
     assert opened.violations(NO_HANDLE) == {}
     if not opened.front_end.runs_on_load:
-        opened.choose("Settings", "Theme", "JupyterLab Dark")
-        expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
-        photograph(opened, "dark")
+        opened.show("Dark")
+        opened.photograph("answers-dark")
         assert opened.violations(NO_HANDLE) == {}
 
 
@@ -140,7 +116,7 @@ def test_everything_can_be_done_with_the_keyboard_alone(opened):
     page, (story, strength) = opened.page, outputs(opened)
     cells = page.locator(".jp-Notebook-cell").count()
     field = story.get_by_label("story", exact=True)
-    tab_to(page, field)
+    opened.tab_to(field)
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type(STORY)
     page.keyboard.press("Enter")
@@ -153,11 +129,11 @@ def test_everything_can_be_done_with_the_keyboard_alone(opened):
     page.keyboard.press("Space")
     expect(story.get_by_text("Story 2 wins in Tarn")).to_be_visible()
     expect(button).to_be_focused()
-    tab_to(page, strength.get_by_role("slider"))
+    opened.tab_to(strength.get_by_role("slider"))
     # In Notebook 7, the arrow keys don't move a slider.
     page.keyboard.press("PageUp")
     expect(strength.get_by_text("Strength is 1.5 today")).to_be_visible()
-    tab_to(page, strength.locator(".widget-readout"))
+    opened.tab_to(strength.locator(".widget-readout"))
     type_strength(page, strength, "0.75")
     expect(strength.get_by_text("Strength is 0.75 today")).to_be_visible()
     assert "▶ 0.75" in (strength.text_content() or "")
@@ -177,13 +153,3 @@ def write(page, field, text):
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.press("Delete")
     page.keyboard.type(text)
-
-
-def tab_to(page, control):
-    """Press Tab until a control has the focus."""
-    page.keyboard.press("Escape")
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        if control.evaluate("control => control === document.activeElement"):
-            return
-    raise AssertionError("the Tab key does not reach the control")

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
-pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
-
-from playwright.sync_api import expect
-
 from course_utils.machine import notebooks
-from tests.browser import JUPYTERLAB, PICTURES, OpenNotebook, Server
+from tests.browser import JUPYTERLAB, PICTURES, OpenNotebook, Server, expect
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("browser-lectures")]
 

@@ -9,13 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("sphinx", reason="no Sphinx: pip install -e '.[site,test]'")
-pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[site,test]'")
-
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
-
 from course_utils.machine.validation import CourseError
-from tests.browser import PICTURES, served
+from tests.browser import PICTURES, Axe, expect, served
 from tests.test_live import CONFIG
 from workshop.publishing import live, live_tools
 
@@ -335,14 +330,13 @@ def test_without_python_the_page_says_so_and_keeps_its_first_answer(browser, add
 
 
 def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs(browser, address):
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+    page = browser.new_page(java_script_enabled=False)
     page.goto(f"{address}will-it-fit.html")
     fit = page.locator('[data-tool="fit"]')
     expect(fit.locator(".live-waiting")).to_contain_text("the page needs JavaScript")
     expect(fit.locator(".live-answer")).to_contain_text("Yes, it fits on a T4.")
     expect(fit.locator("[name=config]")).to_be_hidden()
-    context.close()
+    page.close()
 
 
 # --- the files for the browser --------------------------------------------------------------------

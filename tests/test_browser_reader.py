@@ -6,14 +6,9 @@ import nbformat
 import pytest
 
 pytest.importorskip("sphinx", reason="no Sphinx: pip install -e '.[site,test]'")
-pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[site,test]'")
-
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect
-
 from course_utils.machine.notebooks import METADATA
 from course_utils.machine.validation import CourseError
-from tests.browser import PICTURES, served
+from tests.browser import PICTURES, Axe, expect, served
 from tests.cells import code_cell
 from tests.sites import predictions
 from workshop.publishing import site_predictions
@@ -32,13 +27,11 @@ def address(small_site):
 
 @pytest.fixture
 def page(browser, address):
-    context = browser.new_context()
-    opened = context.new_page()
-    errors = []
+    opened, errors = browser.new_page(), []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(f"{address}lectures/01_sums.html")
     yield opened
-    context.close()
+    opened.close()
     assert errors == []
 
 
@@ -123,29 +116,26 @@ def test_a_broken_storage_does_no_harm(page):
 
 
 def test_a_browser_without_storage_works_until_the_page_is_closed(browser, address):
-    context = browser.new_context()
-    context.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw 1; }})")
-    opened = context.new_page()
+    opened = browser.new_page()
+    opened.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw 1; }})")
     opened.goto(f"{address}lectures/01_sums.html")
     form(opened, "levels").get_by_label("about 7").check()
     expect(compared(opened, "levels")).to_contain_text("You chose 'about 7'.")
-    context.close()
+    opened.close()
 
 
 def test_without_scripts_the_questions_and_the_answers_are_there(browser, address):
-    context = browser.new_context(java_script_enabled=False)
-    opened = context.new_page()
+    opened = browser.new_page(java_script_enabled=False)
     opened.goto(f"{address}lectures/01_sums.html")
     expect(opened.get_by_text("How many levels are <used>?")).to_be_visible()
     opened.get_by_text("Compare your guess with the answer").first.click()
     expect(opened.get_by_text("The answer is '3 & fewer'.")).to_be_visible()
-    context.close()
+    opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_predictions_and_the_progress_list(browser, address, scheme):
-    context = browser.new_context(color_scheme=scheme)
-    opened = context.new_page()
+    opened = browser.new_page(color_scheme=scheme)
     opened.goto(f"{address}lectures/01_sums.html")
     form(opened, "levels").get_by_label("about 7").check()
     for path in ("lectures/01_sums.html", "progress.html"):
@@ -153,7 +143,7 @@ def test_axe_finds_nothing_in_predictions_and_the_progress_list(browser, address
         found = Axe().run(opened, context="article").response["violations"]
         assert [violation["id"] for violation in found] == []
         opened.screenshot(path=PICTURES / f"reader-{scheme}-{Path(path).stem}.png", full_page=True)
-    context.close()
+    opened.close()
 
 
 @pytest.mark.parametrize("field", [("predict", "numbers"), ("reveal", "truth")])

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__, bootstrap, models
-from course_utils.machine import environment, notebooks, runtime
+from course_utils.machine import environment, runtime
 from course_utils.machine.environment import Environment, Row
 from course_utils.machine.validation import CourseError
 from tests import assignment
@@ -41,19 +41,6 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / "lectures" / f"{name}.ipynb").write_text(NOTEBOOK.format(source=source))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_help_and_version_import_no_heavy_module():
-    heavy = "torch transformers numpy pandas matplotlib IPython ipywidgets nbformat psutil yaml"
-    code = (
-        "import sys; from workshop.cli import main; main(sys.argv[1:], standalone_mode=False); "
-        f"print([name for name in {heavy.split()} if name in sys.modules])"
-    )
-    for argument in ("--help", "--version"):
-        command = [sys.executable, "-c", code, argument]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.endswith("\n[]\n")
-    assert f"version {__version__}" in done.stdout
 
 
 def test_missing_package_is_reported_with_the_command_that_installs_it():
@@ -142,33 +129,23 @@ def test_fetch_model_reports_wrong_arguments(fetched):
 
 
 @pytest.mark.full
-def test_run_executes_all_lectures(folder):
-    result = course("run")
-    assert result.exit_code == 0, result.output
-    for name in ("00_first", "07_last"):
-        page = folder / "build" / "lectures" / f"{name}.html"
-        assert page.exists()
-        assert f"{page}\n" in result.stdout
-    assert "00_first\nall good\n" in result.stdout
-    assert "07_last\n42\n" in result.stdout
-    assert "lecture   seconds  peak MB  page" in result.stdout
-    # The last line of the progress bar.
-    assert "07_last 100%" in result.stderr.split("\r")[-1]
-
-
-@pytest.mark.full
-def test_run_continues_after_a_lecture_that_fails(folder):
+def test_run_writes_a_page_of_each_lecture_and_continues_after_one_that_fails(folder):
     broken = folder / "lectures" / "00_first.ipynb"
     broken.write_text(NOTEBOOK.format(source="1 / 0"))
     result = course("run")
     assert result.exit_code == 1
     assert "00_first failed in cell answer" in result.stderr
     assert "ZeroDivisionError: division by zero" in result.stderr
-    assert "00_first.html (failed)" in result.stdout
+    pages = [folder / "build" / "lectures" / f"{name}.html" for name in ("00_first", "07_last")]
+    assert all(page.exists() for page in pages)
+    assert f"{pages[0]} (failed)\n" in result.stdout and f"{pages[1]}\n" in result.stdout
     assert "07_last\n42\n" in result.stdout
+    assert "lecture   seconds  peak MB  page" in result.stdout
+    # The last line of the progress bar.
+    assert "07_last 100%" in result.stderr.split("\r")[-1]
 
 
-def test_run_reports_wrong_arguments_and_a_missing_course(folder, monkeypatch):
+def test_run_reports_wrong_arguments_and_missing_lectures(folder):
     result = course("run", "--only", "05")
     assert result.exit_code == 1
     assert result.stderr == "Error: there is no lecture 05; choose one of: 00_first, 07_last\n"
@@ -176,14 +153,6 @@ def test_run_reports_wrong_arguments_and_a_missing_course(folder, monkeypatch):
     for path in (folder / "lectures").iterdir():
         path.unlink()
     assert "there are no lectures" in course("run").stderr
-    (folder / "lectures").rmdir()
-    monkeypatch.setattr(
-        notebooks, "__file__", str(folder / "site" / "course_utils" / "machine" / "x.py")
-    )
-    for command in ("run", "lab"):
-        result = course(command)
-        assert result.exit_code == 1
-        assert "is not in a course folder" in result.stderr
 
 
 # --- lab ---
@@ -227,14 +196,6 @@ def test_lab_reports_a_read_only_home_folder(served, monkeypatch, writable):
     result = course("lab")
     assert ("is read-only): name a folder" in result.stderr) is not writable
     assert result.exit_code == (0 if writable else 1) and bool(served) is writable
-
-
-def test_lab_reports_missing_jupyterlab(folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "course_utils.machine.lab", raising=False)
-    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
-    result = course("lab")
-    assert result.exit_code == 1
-    assert "Error: `course lab` needs jupyterlab, which is not installed" in result.stderr
 
 
 # --- release ---

@@ -18,19 +18,15 @@ B200 = GPU(192 * GB, pcie=5, flops={2: 2.25e15, 4: 80e12})
 RUN = {"lengths": (64, 128), "recipe": "fp32"}
 
 
-@pytest.fixture
-def add(monkeypatch):
-    """Return a function that adds a GPU to the table for the time of a test."""
-
-    def add_gpu(name, gpu):
-        monkeypatch.setitem(GPUS, name, gpu)
-        return name
-
-    return add_gpu
+@pytest.fixture(autouse=True)
+def new_gpus(monkeypatch):
+    """Add two GPUs to the table: one as its makers describe it, and one of an unknown speed."""
+    monkeypatch.setitem(GPUS, "B200", B200)
+    monkeypatch.setitem(GPUS, "new", GPU(24 * GB))
 
 
-def test_estimates_and_runs_know_a_new_gpu(add):
-    name = add("B200", B200)
+def test_estimates_and_runs_know_a_new_gpu():
+    name = "B200"
     assert usable_bytes(name) == usable_bytes(192 * GB) < 192 * GB
     assert estimate("7b").fits(name) and not estimate("7b").fits("H100")
     assert largest("model", name) == "qwen3-8b"
@@ -41,18 +37,17 @@ def test_estimates_and_runs_know_a_new_gpu(add):
     assert slow / fast == pytest.approx(2.25e15 / 989e12)
 
 
-def test_will_it_fit_and_the_paging_explorer_know_a_new_gpu(add):
+def test_will_it_fit_and_the_paging_explorer_know_a_new_gpu():
     values = {key: control.value for key, control in fit.CONTROLS.items()}
-    assert "B200" in fit.answer(values | {"gpu": add("B200", B200)})
+    assert "B200" in fit.answer(values | {"gpu": "B200"})
     run = {"method": "qlora", "optimizer": "adamw", "sequence_length": 64, "longest": 128}
     _, text = paging_answer("llama-7b", gpu="B200", paged=True, **run)
     assert "memory of B200  " in text and "PCIe 5.0" in text
 
 
 @pytest.mark.full
-def test_the_lecture_is_correct_with_a_new_gpu(add):
+def test_the_lecture_is_correct_with_a_new_gpu():
     """The cells of lecture 02 up to its explorer, which need no model, and those about GPUs."""
-    add("B200", B200)
     shown, namespace = "", {}
     cells = {c.id: c.source for c in load_node(LECTURE).cells if c.cell_type == "code"}
     ids = list(cells)
@@ -64,11 +59,10 @@ def test_the_lecture_is_correct_with_a_new_gpu(add):
     assert shown == "1 of these GPUs has the 112 GB that the slide counts"
 
 
-def test_an_unknown_bus_or_speed_raises_an_error_that_says_what_to_do(add):
-    name = add("new", GPU(24 * GB))
-    assert usable_bytes(name) < 24 * GB
+def test_an_unknown_bus_or_speed_raises_an_error_that_says_what_to_do():
+    assert usable_bytes("new") < 24 * GB
     with pytest.raises(ValueError, match="PCIe generation of new is unknown: pass the bandwidth"):
-        simulate("smollm2-135m", "full", gpu=name, **RUN)
-    assert simulate("smollm2-135m", "full", gpu=name, bandwidth=1e9, **RUN).bandwidth == 1e9
+        simulate("smollm2-135m", "full", gpu="new", **RUN)
+    assert simulate("smollm2-135m", "full", gpu="new", bandwidth=1e9, **RUN).bandwidth == 1e9
     with pytest.raises(ValueError, match="the speed of new with numbers of 2 B is unknown: add it"):
-        arithmetic_seconds(name, "llama-7b", "qlora")
+        arithmetic_seconds("new", "llama-7b", "qlora")

@@ -11,7 +11,6 @@ import torch
 from course_utils.notebook.guesses import (
     Guess,
     Question,
-    comparison,
     distance,
     summary,
     with_unit,
@@ -157,12 +156,6 @@ def test_numbers_are_written_with_three_significant_digits(value, text):
 )
 def test_the_distance_is_a_factor_or_a_difference(guess, truth, text):
     assert distance(guess, truth, "GB") == text
-
-
-def test_a_number_is_compared_with_the_answer():
-    assert " ".join(comparison(SIZE, 14.0, 5.12, {})) == (
-        "You guessed 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
-    )
 
 
 def test_the_summary_counts_guesses_and_right_choices_and_states_late_guesses():

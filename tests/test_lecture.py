@@ -5,20 +5,11 @@ import json
 import pytest
 
 from course_utils.machine import notebooks
-from tests.cells import code_cell, notebook, text_cell, write_notebook
+from tests.cells import OPENING, code_cell, notebook, text_cell, write_notebook
 from workshop.publishing import lecture
 from workshop.publishing.lecture import StudyTime, study_time
 from workshop.publishing.notebook_check import SETUP_CELL, check, fix
 
-OPENING = """# 01 A lecture
-
-- **Slides:** Introduction
-- **Question:** Does it work?
-- **You will be able to:** say so
-- **Study time:** 5 minutes
-- **Run time:** 1 minute on CPU, 1.2 GB of memory
-- **You need to know first:** nothing
-"""
 GLOSSARY = """# Glossary
 
 ## Terms
@@ -50,14 +41,6 @@ def hidden(name, source):
         ([code_cell("setup", "x = 1\n" * 1000), text_cell("words", "word " * 5000)], 5),
         ([text_cell("course-map", "word " * 5000)], 5),
         ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 6, 10),
-        (
-            [
-                text_cell("a", "word " * 400),
-                code_cell("b", "x\n" * 20),
-                hidden("c", "predict('k', 'Q?')"),
-            ],
-            10,
-        ),
     ],
 )
 def test_the_study_time_counts_words_visible_code_results_and_predictions(cells, minutes):

@@ -22,7 +22,7 @@ from course_utils.machine import environment, notebooks
 from course_utils.machine.execution import execute
 from course_utils.machine.validation import CourseError
 from tests import interruptible
-from tests.cells import code_cell, notebook, text_cell, write_notebook
+from tests.cells import OPENING, code_cell, notebook, text_cell, write_notebook
 from workshop import cli
 from workshop.publishing import glossary
 from workshop.publishing import html as html_pages
@@ -31,25 +31,11 @@ from workshop.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, 
 # One kernel runs the notebook of the fixture `executed`.
 pytestmark = pytest.mark.xdist_group("executed-notebook")
 
-OPENING = """# 01 A lecture
-
-- **Slides:** Introduction
-- **Question:** Does it work?
-- **You will be able to:** say so
-- **Study time:** 5 minutes
-- **Run time:** 1 minute on CPU, 1.2 GB of memory
-- **You need to know first:** nothing
-"""
-
-
-def setup_cell_of(source=SETUP_CELL):
-    hidden = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
-    return code_cell("setup", source, **hidden)
-
 
 def lecture(*cells):
-    words = text_cell("words", glossary.words([], {}))
-    return notebook(text_cell("opening", OPENING), setup_cell_of(), *cells, words)
+    hidden = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+    start = [text_cell("opening", OPENING), code_cell("setup", SETUP_CELL, **hidden)]
+    return notebook(*start, *cells, text_cell("words", glossary.words([], {})))
 
 
 # --- check ---
@@ -383,15 +369,11 @@ def page(executed):
 
 
 @pytest.mark.full
-def test_the_result_has_the_summaries_and_no_error(executed):
+def test_the_result_has_summaries_and_the_memory_of_child_processes_and_no_error(executed):
     assert executed.error is None
     assert executed.summaries == ("mean  84%\n{'answer': 42}",)
     assert executed.seconds > 0
     assert (executed.notebook.parent / "here.txt").exists(), "runs in the notebook's folder"
-
-
-@pytest.mark.full
-def test_peak_memory_includes_the_child_processes_of_the_kernel(executed):
     assert 450_000_000 < executed.peak_memory < 900_000_000
 
 
@@ -465,21 +447,22 @@ def test_an_error_ends_the_run_and_the_outputs_are_written(tmp_path):
     assert result.peak_memory > 10_000_000
 
 
+KILL = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
+
+
 @pytest.mark.full
-def test_a_cell_that_exceeds_the_timeout_ends_the_run(tmp_path):
-    path = write_notebook(tmp_path / "n.ipynb", notebook(code_cell("forever", "while True: pass")))
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("while True: pass", "it was still running after 1 seconds"),
+        (KILL, "the kernel died, probably because memory ran out"),
+    ],
+    ids=["timeout", "dead kernel"],
+)
+def test_a_cell_that_does_not_end_ends_the_run(tmp_path, source, error):
+    path = write_notebook(tmp_path / "n.ipynb", notebook(code_cell("it", source)))
     result = execute(path, tmp_path / "out", timeout=1)
-    assert result.error == "cell forever: it was still running after 1 seconds"
-    assert result.executed.exists()
-
-
-@pytest.mark.full
-def test_a_kernel_that_dies_ends_the_run(tmp_path):
-    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
-    path = write_notebook(tmp_path / "n.ipynb", notebook(code_cell("dies", kill)))
-    result = execute(path, tmp_path / "out")
-    assert result.error == "cell dies: the kernel died, probably because memory ran out"
-    assert result.executed.exists()
+    assert result.error == f"cell it: {error}" and result.executed.exists()
 
 
 @pytest.mark.full

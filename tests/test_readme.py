@@ -1,6 +1,8 @@
-"""README's commands exist, and the first one, `make lab`, works for root and another user."""
+"""README's commands exist, and the first one, `make lab`, works for the user of the tests.
 
-import contextlib
+On a developer's machine and on GitHub this is an ordinary user, and in a container often root.
+"""
+
 import os
 import re
 import shutil
@@ -8,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from course_utils import bootstrap
+from tests.waiting import wait_until
 from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,46 +38,11 @@ TIMEOUT = 300
 PACKAGES = sysconfig.get_path("purelib")
 
 
-def switched(user):
-    """Return subprocess's options to run a child as this user; None is the user of the test."""
-    if user is None:
-        return {}
-    # Windows has no module pwd, but `user` is always None on Windows.
-    import pwd
-
-    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-
-
-def python_for(user):
-    """Return a Python of this version that the user may run; skip the test if there is none.
-
-    The Python of these tests is often in root's home folder, which other users can't read.
-    """
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    system = shutil.which(name, path="/usr/local/bin:/usr/bin:/bin")
-    for python in filter(None, (sys.executable, system)):
-        # OSError means that the user may not run this Python.
-        with contextlib.suppress(OSError):
-            probe = [python, "-c", "import jupyter_server"]
-            environment = {"PYTHONPATH": PACKAGES, "PATH": os.defpath}
-            done = subprocess.run(probe, env=environment, cwd="/", **switched(user))
-            if done.returncode == 0:
-                return python
-    pytest.skip(f"the user {user} may not run a Python that has JupyterLab")
-
-
-@pytest.fixture(params=[None, "nobody"] if IS_ROOT else [None], ids=lambda user: user or "me")
-def user(request):
-    """The user who runs README's command: None for the user of the test, or "nobody"."""
-    return request.param
-
-
 @pytest.fixture
-def course(user, monkeypatch):
-    """A copy of the course that belongs to the user, with a finished set-up."""
+def course(monkeypatch):
+    """A copy of the course with a finished set-up."""
     # CI sets this variable.
     monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
-    python = python_for(user)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("Makefile", "pyproject.toml", "nbgrader_config.py"):
@@ -88,12 +55,10 @@ def course(user, monkeypatch):
         for program, options in (("python", ""), ("course", "-m workshop.cli")):
             path = bootstrap.venv_program(program)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f'#!/bin/sh\nexec {python} {options} "$@"\n', encoding="utf-8")
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} {options} "$@"\n', encoding="utf-8")
             path.chmod(0o755)
         bootstrap.write_stamp(extras=bootstrap.STUDENT)
         cli._record_model(folder)
-        for path in (folder, *folder.rglob("*")) if user else ():
-            shutil.chown(path, user)
         yield folder
 
 
@@ -111,15 +76,6 @@ def http_status(address):
         return opener.open(address, timeout=TIMEOUT).status
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def wait_for(condition, process):
-    """Wait until a condition is true, and return its value; fail if the process ends before."""
-    end = time.monotonic() + TIMEOUT
-    while not (value := condition()):
-        assert process.poll() is None and time.monotonic() < end, "the server doesn't start"
-        time.sleep(0.05)
-    return value
 
 
 def listening(process):
@@ -144,7 +100,7 @@ def surviving_children(process):
 
 @pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
-def test_first_command_starts_jupyterlab(course, user):
+def test_first_command_starts_jupyterlab(course):
     """There is no terminal and no browser, and the proxy does not answer."""
     block = re.search(r"```bash\n(.+?)```", README, re.S)[1]
     command = block.splitlines()[0].partition("#")[0].split()
@@ -163,16 +119,12 @@ def test_first_command_starts_jupyterlab(course, user):
             stdout=output,
             stderr=output,
             start_new_session=True,
-            **switched(user),
         )
     try:
-        address, token = wait_for(
-            lambda: re.search(
-                r"URLs:\n\s+(http://localhost:\d+)/lab/tree/lectures/00_setup.ipynb\?(token=\w+)",
-                log.read_text(encoding="utf-8"),
-            ),
-            process,
-        ).groups()
+        pattern = r"URLs:\n\s+(http://localhost:\d+)/lab/tree/lectures/00_setup.ipynb\?(token=\w+)"
+        read = lambda: re.search(pattern, log.read_text(encoding="utf-8"))  # noqa: E731
+        assert wait_until(lambda: read() or process.poll() is not None, TIMEOUT) and read(), log
+        address, token = read().groups()
         assert http_status(f"{address}/api/contents/lectures?{token}") == 200
         assert http_status(f"{address}/api/contents/lectures") == 403
         assert listening(process) <= {"127.0.0.1", "::1"}
@@ -180,5 +132,5 @@ def test_first_command_starts_jupyterlab(course, user):
         left = surviving_children(process)
     assert not left, "the server survived the end of make"
     output = log.read_text(encoding="utf-8")
-    assert ("The course runs as root here." in output) == (IS_ROOT and not user)
+    assert ("The course runs as root here." in output) == IS_ROOT
     assert "Traceback" not in output

@@ -92,12 +92,16 @@ def test_current_and_peak_memory_of_this_process():
     assert runtime.current_memory("cpu") < used - 50_000_000
 
 
+def number_from(code, *arguments, **options):
+    """Return the number that a new Python prints."""
+    return int(subprocess.check_output([sys.executable, "-c", code, *arguments], **options))
+
+
 def test_peak_of_a_child_process_is_not_inherited():
     block = np.ones(300_000_000, dtype=np.uint8)
     code = "import os; from course_utils.machine import runtime; "
     code += "print(runtime.process_peak(os.getpid()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 5_000_000 < int(done.stdout) < block.nbytes
+    assert 5_000_000 < number_from(code) < block.nbytes
 
 
 USED_AFTER_FREEING = """
@@ -123,12 +127,8 @@ print(memory().rss - before)
     reason="the C library is not glibc",
 )
 def test_trim_heap_returns_freed_memory_to_the_system():
-    def used(*arguments):
-        command = [sys.executable, "-c", USED_AFTER_FREEING, *arguments]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    assert used() > 150_000_000
-    assert used("trim") < 30_000_000
+    assert number_from(USED_AFTER_FREEING) > 150_000_000
+    assert number_from(USED_AFTER_FREEING, "trim") < 30_000_000
 
 
 KERNELS = """
@@ -158,14 +158,7 @@ def test_kernels_for_many_shapes_need_little_memory_if_their_caches_are_limited(
     def growth(*arguments):
         variables = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
         environment = {k: v for k, v in os.environ.items() if k not in variables}
-        done = subprocess.run(
-            [sys.executable, "-c", KERNELS, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(done.stdout)
+        return number_from(KERNELS, *arguments, env=environment)
 
     assert growth() > 80_000_000
     assert growth("limit") < 40_000_000
@@ -194,32 +187,31 @@ BINDER_V2 = {
 }
 
 
-def test_memory_and_cores_on_binder(tmp_path, monkeypatch):
-    root = cgroup(tmp_path, monkeypatch, "0::/\n", BINDER_V2)
-    free = 2_147_483_648 - 900_000_000 + 300_000_000
+NESTED = {"pod/box/memory.max": "max\n", "pod/box/memory.current": "5\n"}
+NESTED |= {"pod/memory.max": "1000\n", "pod/memory.current": "400\n"}
+VERSION_1 = {
+    "memory/memory.limit_in_bytes": "1000",
+    "memory/memory.usage_in_bytes": "800",
+    "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 30\n",
+    "cpu/cpu.cfs_quota_us": "100000",
+    "cpu/cpu.cfs_period_us": "100000",
+}
+MEMBER = "4:memory:/docker/1234\n3:cpuset:/\n2:cpu,cpuacct:/docker/1234\n"
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "free", "cores"),
+    [
+        ("0::/\n", BINDER_V2, 2_147_483_648 - 900_000_000 + 300_000_000, 1),
+        ("0::/pod/box\n", NESTED, 600, None),
+        (MEMBER, VERSION_1, 1000 - 800 + 30, 1),
+    ],
+    ids=["binder", "enclosing", "version 1"],
+)
+def test_limits_of_cgroups_are_counted(tmp_path, monkeypatch, membership, files, free, cores):
+    root = cgroup(tmp_path, monkeypatch, membership, files)
     assert runtime.available_memory(root) == free
-    assert runtime.usable_cores(root) == 1
-
-
-def test_limit_of_an_enclosing_cgroup_is_counted(tmp_path, monkeypatch):
-    inner = {"pod/box/memory.max": "max\n", "pod/box/memory.current": "5\n"}
-    outer = {"pod/memory.max": "1000\n", "pod/memory.current": "400\n"}
-    root = cgroup(tmp_path, monkeypatch, "0::/pod/box\n", inner | outer)
-    assert runtime.available_memory(root) == 600
-
-
-def test_limits_of_cgroups_of_version_1(tmp_path, monkeypatch):
-    files = {
-        "memory/memory.limit_in_bytes": "1000",
-        "memory/memory.usage_in_bytes": "800",
-        "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 30\n",
-        "cpu/cpu.cfs_quota_us": "150000",
-        "cpu/cpu.cfs_period_us": "100000",
-    }
-    member = "4:memory:/docker/1234\n3:cpuset:/\n2:cpu,cpuacct:/docker/1234\n"
-    root = cgroup(tmp_path, monkeypatch, member, files)
-    assert runtime.available_memory(root) == 1000 - 800 + 30
-    assert runtime.usable_cores(root) <= 2
+    assert cores is None or runtime.usable_cores(root) == cores
 
 
 def test_cgroup_without_a_limit(tmp_path, monkeypatch):

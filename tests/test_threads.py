@@ -1,8 +1,5 @@
 """threads: in training and answering, PyTorch's number of threads adapts to the free cores."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -11,22 +8,6 @@ from course_utils.machine import threads
 from course_utils.machine.threads import Sample, adapt, one_thread, sharing_cores, threads_for
 from course_utils.training import Recipe, attach_adapters, finetune
 from tests.conftest import make_model, random_examples
-
-IMPORT = """
-import logging, threading
-import torch
-before = torch.set_num_threads, torch.get_num_threads(), list(logging.root.manager.loggerDict)
-import course_utils
-after = torch.set_num_threads, torch.get_num_threads(), list(logging.root.manager.loggerDict)
-assert before == after, (before, after)
-assert threading.enumerate() == [threading.main_thread()]
-"""
-
-
-@pytest.mark.full
-def test_importing_the_course_does_nothing():
-    """It starts no thread, replaces no function of torch, and adds no filter of log messages."""
-    subprocess.run([sys.executable, "-c", IMPORT], check=True)
 
 
 @pytest.mark.parametrize(

@@ -22,21 +22,10 @@ PLAIN = st.recursive(
 )
 
 
-def same(a, b):
-    """Return whether two values and all their items are equal in value and in type."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return same(list(a.items()), list(b.items()))
-    return a == b
-
-
 @pytest.mark.full
 @given(PLAIN)
-def test_copies_of_plain_values_are_the_same(value):
-    assert same(values.copied(value), value)
+def test_copies_of_plain_values_have_the_same_representation(value):
+    assert repr(values.copied(value)) == repr(value)
 
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64]
@@ -70,7 +59,7 @@ def test_parameters_and_library_types_become_plain_values():
     assert type(parameter) is torch.Tensor and torch.equal(parameter, layer.weight)
     assert values.copied(layer.weight.shape) == (2, 3)
     counted = values.copied(collections.defaultdict(int, {"a": np.int64(3), "b": np.float32(0.5)}))
-    assert same(counted, {"a": 3, "b": 0.5})
+    assert repr(counted) == repr({"a": 3, "b": 0.5})
 
 
 def test_a_copy_shares_nothing():

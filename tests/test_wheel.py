@@ -38,9 +38,8 @@ def test_start_copies_all_lectures_and_exercises(tmp_path):
     for path in notebooks.lectures(ROOT):
         copy = tmp_path / "my course" / "lectures" / path.name
         assert copy.read_bytes() == starter.content(path)
-    assert {p.stem for p in ROOT.glob("solutions/*/*.ipynb")} < {
-        PurePosixPath(n).stem for n in copied
-    }
+    stems = {PurePosixPath(name).stem for name in copied}
+    assert {path.stem for path in ROOT.glob("solutions/*/*.ipynb")} < stems
     assert not any("solutions" in name for name in copied)
 
 
@@ -167,10 +166,8 @@ def test_the_course_begins_from_the_wheel_alone(distributions, tmp_path):
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     (wheel,) = distributions.glob("*.whl")
 
-    def run(*command, **options):
-        return subprocess.run(
-            command, capture_output=True, text=True, env=clean, cwd=tmp_path, **options
-        )
+    def run(*command, cwd=tmp_path):
+        return subprocess.run(command, capture_output=True, text=True, env=clean, cwd=cwd)
 
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # nbconvert's templates belong to the libraries.
@@ -189,16 +186,13 @@ def test_the_course_begins_from_the_wheel_alone(distributions, tmp_path):
     done = run(course, "--fetch", "run", "--only", "00")
     assert done.returncode == 1 and "make one with `course start FOLDER`" in done.stderr
     folder = tmp_path / "my"
-    done = subprocess.run(
-        [course, "--fetch", "run", "--only", "00"],
-        capture_output=True, text=True, env=clean, cwd=folder,
-    )  # fmt: skip
+    done = run(course, "--fetch", "run", "--only", "00", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "build/lectures/00_setup.html").is_file()
     exercise = folder / "exercises/03_lora/03_lora.ipynb"
-    command = [python, "-m", "nbgrader", "validate", exercise]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean, cwd=folder)
+    command = (python, "-m", "nbgrader", "validate", exercise)
+    done = run(*command, cwd=folder)
     assert "VALIDATION FAILED ON" in done.stdout, done.stderr
     exercise.write_bytes((ROOT / "solutions/03_lora/03_lora.ipynb").read_bytes())
-    done = subprocess.run(command, capture_output=True, text=True, env=clean, cwd=folder)
+    done = run(*command, cwd=folder)
     assert "Success! Your notebook passes all the tests." in done.stdout, done.stdout + done.stderr
