@@ -7,7 +7,10 @@ from typing import Any
 
 from course_utils.machine import notebooks
 
-# The first cell of a lecture.
+ROOT = Path(__file__).resolve().parents[1]
+# The lectures of the course.
+LECTURES = notebooks.lectures(ROOT)
+# The first cell of a lecture in a test.
 OPENING = """# 01 A lecture
 
 - **Slides:** Introduction

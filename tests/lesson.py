@@ -57,27 +57,8 @@ CLOSING = f"""\
 A sum. **Next:** [exercise 90](../exercises/{NAME}/{NAME}.ipynb).
 """
 
-# The function of each task, and right and wrong answers as expressions that use `numbers`.
-ANSWERS = {
-    "sum-all": ("add", ["sum(sorted(numbers))", "-sum(-n for n in numbers)"], {
-        "without-last": "sum(numbers[:-1])",
-        "without-first": "sum(numbers[1:])",
-        "without-signs": "sum(abs(n) for n in numbers)",
-        "count": "len(numbers)",
-    }),
-    "sum-squares": ("squares", ["sum(n**2 for n in numbers)", "sum([n * n for n in numbers])"], {
-        "of-the-sum": "sum(numbers) ** 2",
-        "not-squared": "sum(numbers)",
-        "doubled": "sum(2 * n for n in numbers)",
-        "without-last": "sum(n * n for n in numbers[:-1])",
-    }),
-    "sum-largest": ("largest", ["sorted(numbers)[-1]", "-min(-n for n in numbers)"], {
-        "smallest": "min(numbers)",
-        "without-signs": "max(numbers, key=abs)",
-        "first": "numbers[0]",
-        "all": "sum(numbers)",
-    }),
-}  # fmt: skip
+# Wrong answers to each task, as expressions that use `numbers`.
+WRONG = {"count": "len(numbers)", "first": "numbers[0]", "nothing": "0", "minus": "-numbers[0]"}
 ANSWER = """\
 # %% {kind} {name}: {expression}
 def {function}(numbers):
@@ -123,11 +104,11 @@ def solution() -> dict[str, Any]:
     return content
 
 
-def answers(task: str) -> str:
-    """Return the right and wrong answers to one task, in the format of tests/mutants."""
-    function, right, wrong = ANSWERS[task]
-    rows = [("right", f"variant-{n}", expression) for n, expression in enumerate(right, 1)]
-    rows += [("wrong", name, expression) for name, expression in wrong.items()]
+def answers(function: str, expression: str) -> str:
+    """Return right and wrong answers to one task, in the format of tests/mutants."""
+    rows = [("right", "written-as-a-sum", f"0 + {expression}")]
+    rows += [("right", "written-as-a-difference", f"{expression} - 0")]
+    rows += [("wrong", name, expression) for name, expression in WRONG.items()]
     pieces = [
         ANSWER.format(kind=kind, name=name, expression=expression, function=function)
         for kind, name, expression in rows
@@ -144,5 +125,5 @@ def write(course: Path) -> None:
     assignment.write(course, solution(), NAME)
     mutants = course / "tests" / "mutants" / NAME
     mutants.mkdir()
-    for task in ANSWERS:
-        (mutants / f"{task}.py").write_text(answers(task), encoding="utf-8")
+    for name, function, _, expression, _ in assignment.TASKS:
+        (mutants / f"{name}.py").write_text(answers(function, expression), encoding="utf-8")

@@ -5,15 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests import lesson
+from tests.cells import ROOT
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("adding_a_lesson")]
 
-ROOT = Path(__file__).resolve().parents[1]
 # docs/adding-a-lesson.md lists these places and these commands.
 PLACES = ("lectures/90_sums.ipynb", "course_utils/sums.py", "tests/test_sums.py")
 PLACES += ("solutions/90_sums/90_sums.ipynb", "tests/mutants/90_sums/")

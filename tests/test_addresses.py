@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from course_utils import __version__
-from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
+from tests.cells import LECTURES, ROOT
 from workshop.grading.assignments import sources
 from workshop.publishing import addresses, notebook_check
 from workshop.publishing.addresses import Addresses, badges, github
 
-ROOT = Path(__file__).resolve().parents[1]
 COURSE = "https://github.com/example/qlora-course"
 STUDENTS = "https://github.com/example/qlora-exercises"
 BOTH = Addresses(COURSE, STUDENTS)
@@ -132,7 +131,7 @@ def test_a_notebook_without_an_address_has_no_badges():
 
 # --- all files of a course ---
 
-FIRST, SECOND = (f"lectures/{path.name}" for path in notebooks.lectures(ROOT)[:2])
+FIRST, SECOND = (f"lectures/{path.name}" for path in LECTURES[:2])
 NAME = sources(ROOT)[0].stem
 FILES = [f"exercises/{NAME}/{NAME}.ipynb", FIRST, SECOND, f"solutions/{NAME}/{NAME}.ipynb"]
 FILES += ["README.md"]

@@ -157,6 +157,13 @@ def test_calculator_above_its_error_bound_is_a_problem():
     assert calculators.problems(report) == ["weights: off by 0.10%, more than 0.00%"]
 
 
+def test_fitcheck_gets_the_settings_of_the_measured_runs():
+    case = next(case for case in calculators.t4_cases() if "sdpa" in case["case"])
+    options = calculators.fitcheck_options(case)
+    assert (options["batch_size"], options["seq_len"], options["lora_rank"]) == (2, 512, 32)
+    assert options["grad_checkpoint"] and options["flash_attn"] and not options["double_quant"]
+
+
 def test_accelerate_estimates_the_model_without_its_head():
     sizes = calculators.ask_accelerate(PRESETS["tinyllama-1.1b"])
     shape = ModelShape.preset("tinyllama-1.1b")

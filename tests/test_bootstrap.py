@@ -327,13 +327,6 @@ def test_command_is_run_with_its_extras_and_arguments(clone, pip, programs):
     assert programs == [[str(bootstrap.venv_program("course")), "--fetch", "site", "--no-run"]]
 
 
-def test_help_lists_every_command_without_a_set_up(clone, capsys):
-    assert not bootstrap.main([]) and not bootstrap.main(["help"]) and not bootstrap.main(["-h"])
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == 3 * list(cli.main.commands)
-    assert not bootstrap.in_venv().exists()
-
-
 def test_unknown_command_is_reported_before_anything_is_installed(clone, capsys):
     assert bootstrap.main(["lap"]) == 1
     assert "There is no command 'lap'" in capsys.readouterr().err

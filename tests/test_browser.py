@@ -4,18 +4,16 @@ Every test starts with a new explorer and writes a screenshot of it to build/bro
 """
 
 import functools
-from pathlib import Path
 
 import pytest
 
 from course_utils import formats
-from course_utils.machine import notebooks
 from course_utils.notebook.controls import METHODS
 from tests.browser import Explorer, Server, expect
+from tests.cells import LECTURES
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")
 
-LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 # The size of the window in pixels. The height is large enough for a whole explorer.
 WINDOW = {"width": 1280, "height": 1500}
 

@@ -2,17 +2,14 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from course_utils.machine import notebooks
 from tests.browser import JUPYTERLAB, PICTURES, OpenNotebook, Server, expect
+from tests.cells import LECTURES, ROOT
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("browser-lectures")]
 
-ROOT = Path(__file__).resolve().parents[1]
-LECTURES = notebooks.lectures(ROOT)
 # The page that the server opens if the address contains no path.
 FIRST = replace(JUPYTERLAB, path="")
 

@@ -4,18 +4,14 @@ The test runs a lecture with the menu, as a reader does; Voila runs a lecture au
 axe checks the outputs of the lecture.
 """
 
-from pathlib import Path
-
 import pytest
 
-from course_utils.machine import notebooks
 from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server, expect
+from tests.cells import LECTURES
 from tests.test_browser import FIRST, MOVES
 
 pytestmark = pytest.mark.xdist_group("browser-lectures")
 
-ROOT = Path(__file__).resolve().parents[1]
-LECTURES = notebooks.lectures(ROOT)
 # The known violations of ipywidgets and pandas: each rule, and a selector of the elements.
 KNOWN = {
     "aria-input-field-name": ".noUi-handle",

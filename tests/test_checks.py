@@ -52,17 +52,14 @@ def test_the_message_shows_the_call_both_values_and_the_likely_mistake():
 
 
 def test_the_hint_depends_on_the_wrong_value():
-    check_ = check(echo, 5)
-    assert "likely    known" in message_of(
-        lambda: check_.gives(6, mistakes=[(5, "known")], likely="other")
-    )
-    assert "likely    other" in message_of(
-        lambda: check_.gives(6, mistakes=[(4, "known")], likely="other")
-    )
-    assert "likely" not in message_of(lambda: check_.gives(6))
-    assert "likely" not in message_of(
-        lambda: check_.gives(6, mistakes=[(lambda v: v["loss"] > 1, "x")])
-    )
+    answer = check(echo, 5)
+    for value, hint in ((5, "known"), (4, "other")):
+        message = message_of(
+            lambda v=value: answer.gives(6, mistakes=[(v, "known")], likely="other")
+        )
+        assert f"likely    {hint}" in message
+    for mistakes in ((), [(lambda v: v["loss"] > 1, "x")]):
+        assert "likely" not in message_of(lambda m=mistakes: answer.gives(6, mistakes=m))
 
 
 EQUAL = [
@@ -98,7 +95,6 @@ DIFFERENT = [
     (1, 2),
     (1, 1.001),
     (True, 1),
-    (1, True),
     (1.0, True),
     ("1", 1),
     (None, 0),
@@ -106,30 +102,26 @@ DIFFERENT = [
     ([1, 2], [1, 2, 3]),
     ([1, 2], [2, 1]),
     ({"a": 1}, {"a": 1, "b": 2}),
-    ({"a": 1, "b": 2}, {"a": 1}),
     ({"a": 1}, {"a": 2}),
     ([("a", 1)], {"a": 1}),
     (math.nan, 1.0),
-    (1.0, math.nan),
     (math.inf, 1.0),
-    (1.0, math.inf),
     (math.inf, -math.inf),
     (torch.ones(2), torch.ones(2, 1)),
     (torch.ones(2), [1.0, 1.0]),
-    ([1.0, 1.0], torch.ones(2)),
     (np.ones(2), torch.ones(2)),
     (torch.ones(2), torch.tensor([1.0, 1.1])),
     (torch.tensor([1.0, math.nan]), torch.tensor([1.0, 1.0])),
-    (torch.tensor([1.0, 1.0]), torch.tensor([1.0, math.nan])),
     (torch.tensor([math.inf]), torch.tensor([1.0])),
-    (torch.tensor([1.0]), torch.tensor([math.inf])),
     (torch.tensor([math.inf]), torch.tensor([-math.inf])),
     (torch.ones(1), 1.0),
 ]
 
 
-@pytest.mark.parametrize(("actual", "expected"), DIFFERENT, ids=str)
-def test_different_values_fail(actual, expected):
+@pytest.mark.parametrize("pair", DIFFERENT, ids=str)
+@pytest.mark.parametrize("order", [1, -1])
+def test_different_values_fail(pair, order):
+    actual, expected = pair[::order]
     message = message_of(lambda: check(echo, actual).gives(expected))
     assert "returned" in message and "expected" in message
 
@@ -422,10 +414,9 @@ def test_a_missing_name_tells_where_to_look():
 def test_an_exception_can_be_a_known_mistake():
     answer = check(raising(RuntimeError("shape")), 1)
     known = [(ValueError, "no"), (RuntimeError, "pad the last block")]
-    assert "likely    pad the last block" in message_of(lambda: answer.gives(1, mistakes=known))
-    assert "likely    pad the last block" in message_of(
-        lambda: answer.part("x").gives(1, mistakes=known)
-    )
+    for each in (answer, answer.part("x")):
+        message = message_of(lambda each=each: each.gives(1, mistakes=known))
+        assert "likely    pad the last block" in message
     assert "likely    other" in message_of(lambda: answer.gives(1, likely="other"))
     assert "likely    other" in message_of(lambda: answer.like(1, likely="other"))
     # The class of an exception is no mistake of a value.

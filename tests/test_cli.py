@@ -16,10 +16,9 @@ from course_utils.machine import environment, runtime
 from course_utils.machine.environment import Environment, Row
 from course_utils.machine.validation import CourseError
 from tests import assignment
+from tests.cells import ROOT
 from tests.sandboxes import needed
 from workshop import cli
-
-ROOT = Path(__file__).resolve().parents[1]
 
 NOTEBOOK = """{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "answer",
  "metadata": {{"tags": ["summary"]}}, "outputs": [], "source": "{source}"}}],

@@ -201,8 +201,6 @@ def test_memory_of_7b_equals_the_112_gb_of_the_slides():
     picture, text = memory_answer(**SEVEN_B)
     assert "112.00 GB (weights 14.00 GB, gradients 14.00 GB, optimizer 84.00 GB)" in picture.alt
     assert re.search(r"total +112.00 GB +104.31 GiB\n", text)
-    assert re.search(r"per parameter +16.00 B\n", text)
-    assert re.search(r"fits on +none of these GPUs\n", text)
     assert text.endswith("unknown; choose a model with known layers")
 
 

@@ -22,14 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Card(TensorMeter):
-    """A meter that replaces the functions of torch.cuda.
-
-    Attributes:
-        total: the memory of the card in bytes (B).
-        driver: the version of the driver.
-    """
-
-    total, driver = 16 * GB, "550.0"
+    """A meter that replaces the functions of torch.cuda by those of a card with 16 GB."""
 
     def install(self, monkeypatch):
         for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
@@ -44,8 +37,8 @@ class Card(TensorMeter):
         }
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
-        driver = lambda run: self.driver  # noqa: E731
-        monkeypatch.setattr(gpu_check.collect_env, "get_nvidia_driver_version", driver)
+        name = "get_nvidia_driver_version"
+        monkeypatch.setattr(gpu_check.collect_env, name, lambda run: "550.0")
 
     def memory_allocated(self, device):
         return self.now
@@ -57,7 +50,7 @@ class Card(TensorMeter):
         self.peak = self.now
 
     def mem_get_info(self, device):
-        return self.total - self.memory_allocated(device), self.total
+        return 16 * GB - self.now, 16 * GB
 
 
 @pytest.fixture
@@ -116,17 +109,6 @@ def test_without_cuda_nothing_is_measured_or_written(monkeypatch, tmp_path, caps
 
 
 # --- single measurements --------------------------------------------------------------------------
-
-
-def test_workspace_is_the_memory_of_a_product_without_its_result(card, monkeypatch):
-    original, workspaces = torch.mm, []
-
-    def mm(*arguments, **options):
-        workspaces.append(torch.empty(CUBLAS_WORKSPACE, dtype=torch.uint8))
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(torch, "mm", mm)
-    assert gpu_check.cublas_workspace(CPU) == CUBLAS_WORKSPACE
 
 
 def test_only_steps_that_fit_the_card_are_chosen():

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from course_utils.machine import notebooks
 from tests.cells import OPENING, code_cell, notebook, text_cell, write_notebook
 from workshop.publishing import lecture
 from workshop.publishing.lecture import StudyTime, study_time
@@ -179,17 +178,6 @@ def test_each_problem_of_a_lecture_is_found(write, cell, problem):
     problems = check(path)
     assert len(problems) == (problem is not None)
     assert not problem or problems[0].startswith(f"cell it: {problem}")
-
-
-def test_a_lecture_must_have_a_cell_for_its_words(write):
-    path = write()
-    fix(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "words"]
-    path.write_text(notebooks.dump(content), encoding="utf-8")
-    assert check(path) == [
-        "a Markdown cell must have the id words: it lists the words of the lecture"
-    ]
 
 
 @pytest.mark.parametrize("label", lecture.OPENING)

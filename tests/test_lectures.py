@@ -5,19 +5,17 @@ import inspect
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from course_utils.machine import notebooks, runtime
+from course_utils.machine import runtime
 from course_utils.machine.execution import execute
 from course_utils.models import load_base
+from tests.cells import LECTURES, ROOT
 from workshop.publishing import claims
 from workshop.publishing.html import write_page
 
-ROOT = Path(__file__).resolve().parents[1]
-LECTURES = notebooks.lectures(ROOT)
 # The most GB of memory that a lecture may state, for CPUs with and without bfloat16 instructions.
 # Binder has 2 GB for a kernel and Jupyter's server.
 MAX_MEMORY = {"bfloat16": 1.3, "float32": 1.6}

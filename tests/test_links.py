@@ -1,13 +1,12 @@
 """The links in Markdown files and notebooks lead to files and cells that exist."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from course_utils.machine import notebooks
+from tests.cells import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = (
     *("*.md", "docs/*.md", "course_utils/data/*.md", "exercises/*.md"),
     *("lectures/*.ipynb", "exercises/*/*.ipynb", "solutions/*/*.ipynb"),

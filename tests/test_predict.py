@@ -20,26 +20,19 @@ WHY = {
 
 
 @pytest.fixture(autouse=True)
-def shown(monkeypatch, tmp_path):
-    """Return a list to which each display adds its data, metadata and box, in a new kernel."""
+def shown(monkeypatch):
+    """Return a list to which each display adds its data, in a new kernel."""
     displayed = []
-    show = predict._show
-
-    def display(data, raw, metadata=None):
-        assert raw
-        displayed.append((data, metadata))
-
-    def show_and_add_box(box, *forms, **metadata):
-        show(box, *forms, **metadata)
-        assert displayed[-1][0][predict.WIDGET_VIEW]["model_id"] == box.model_id
-        displayed[-1] += (box,)
-
-    monkeypatch.setattr(predict, "display", display)
-    monkeypatch.setattr(predict, "_show", show_and_add_box)
+    monkeypatch.setattr(predict, "display", lambda data, raw, metadata=None: displayed.append(data))
     monkeypatch.setattr(predict, "_predictions", {})
     monkeypatch.setattr(predict, "_tallies", {})
-    monkeypatch.chdir(tmp_path)
     return displayed
+
+
+def widget_of(data):
+    """Return the widget that a front end shows for displayed data."""
+    reference = f"IPY_MODEL_{data[predict.WIDGET_VIEW]['model_id']}"
+    return widgets.widget_serialization["from_json"](reference, None)
 
 
 def ask(key="levels", question=QUESTION, choices=CHOICES, **options):
@@ -63,7 +56,7 @@ def test_a_guess_is_recorded_as_soon_as_it_is_chosen(shown):
     control = ask()
     control.value = "about 7"
     assert predict._predictions["levels"].guess.guess == "about 7"
-    text = text_of(shown[0][2])
+    text = text_of(widget_of(shown[0]))
     assert text == f"Predict. {QUESTION}  Your recorded guess is 'about 7'."
 
 
@@ -90,7 +83,7 @@ def test_a_text_that_is_no_number_gets_one_sentence_and_loses_nothing(shown):
     control.value = "a <lot>"
     prediction = predict._predictions["size"]
     assert prediction.guess.guess == 14 and control.value == "a <lot>"
-    assert text_of(shown[0][2]).endswith(
+    assert text_of(widget_of(shown[0])).endswith(
         "Please type one number in GB, such as 14.7 or 1,000 or 1e9. Your recorded guess is 14 GB."
     )
     assert 'role="alert"' in prediction.box.children[-1].value
@@ -103,12 +96,12 @@ def test_a_text_that_is_no_number_gets_one_sentence_and_loses_nothing(shown):
 def test_texts_of_authors_are_escaped(shown):
     ask("a", "Is `x < 1` & <b>?", ["<i>", "no"])
     reveal("a", "no", {"<i>": "<u> & so"})
-    for data, *_ in shown:
+    for data in shown:
         assert not re.search("<[biu]>(?!Predict|The)", data["text/html"])
-    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in shown[0][0]["text/html"]
-    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in shown[0][2].children[0].value
+    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in shown[0]["text/html"]
+    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in widget_of(shown[0]).children[0].value
     ask("b", "How many?", None, unit="<u>").value = "many"
-    assert "<b>Please type one number in &lt;u&gt;, such as" in shown[2][2].children[2].value
+    assert "<b>Please type one number in &lt;u&gt;," in widget_of(shown[2]).children[2].value
 
 
 # --- the answer ---
@@ -118,7 +111,7 @@ def test_a_wrong_choice_is_explained_and_a_right_one_is_right(shown):
     control = ask()
     control.value = "about 7"
     reveal("levels", "3 or fewer", WHY)
-    box = shown[1][2]
+    box = widget_of(shown[1])
     assert text_of(box).startswith(
         "You chose 'about 7'. The answer is '3 or fewer'. The bins are wider than you think."
     )
@@ -130,7 +123,7 @@ def test_a_wrong_choice_is_explained_and_a_right_one_is_right(shown):
 def test_a_guess_that_is_entered_later_appears_at_once(shown):
     control = ask()
     reveal("levels", "3 or fewer", WHY)
-    box = shown[1][2]
+    box = widget_of(shown[1])
     assert text_of(box).startswith("The answer is '3 or fewer'. You didn't enter a guess.")
     control.value = "all 15"
     assert text_of(box) == (
@@ -144,7 +137,7 @@ def test_the_guess_before_the_answer_counts(shown):
     control.value = "all 15"
     reveal("levels", "3 or fewer", WHY)
     control.value = "3 or fewer"
-    assert text_of(shown[1][2]).endswith(
+    assert text_of(widget_of(shown[1])).endswith(
         "Only the guess that you entered before you saw the answer counts."
     )
     reveal("levels", "3 or fewer", WHY)
@@ -157,9 +150,9 @@ def test_the_guess_before_the_answer_still_counts_if_the_field_is_cleared(shown)
     control.value = "14"
     reveal("size", 14)
     control.value = ""
-    assert "Your recorded guess is 14 GB." in text_of(shown[0][2])
+    assert "Your recorded guess is 14 GB." in text_of(widget_of(shown[0]))
     said = "You guessed 14 GB. The answer is 14 GB: your guess was exactly right."
-    assert text_of(shown[1][2]) == said
+    assert text_of(widget_of(shown[1])) == said
 
 
 def test_an_answer_without_a_question_is_shown(shown):
@@ -167,7 +160,7 @@ def test_an_answer_without_a_question_is_shown(shown):
     reveal("other", "3 or fewer", {"no such": "choice"})
     for output, said in zip(shown, ("5.12", "3 or fewer"), strict=True):
         text = f"The answer is {said}. It can't be compared with your guess, because the cell"
-        assert text_of(output[2]).startswith(text)
+        assert text_of(widget_of(output)).startswith(text)
 
 
 def test_an_answer_that_does_not_fit_is_a_mistake_of_the_author():
@@ -190,16 +183,16 @@ def test_an_answer_that_does_not_fit_is_a_mistake_of_the_author():
 def test_a_question_without_a_kernel_has_its_choices(shown):
     ask()
     ask("size", "How large?", None, unit="GB")
-    first, second = (data["text/html"] for data, *_ in shown)
+    first, second = (data["text/html"] for data in shown)
     assert re.findall("<li>(.*?)</li>", first) == CHOICES and '<ol type="A"' in first
     assert "<strong>Predict.</strong> How large?" in second and "a number in GB" in second
-    assert [data["text/plain"] for data, *_ in shown] == [QUESTION, "How large?"]
+    assert [data["text/plain"] for data in shown] == [QUESTION, "How large?"]
 
 
 def test_an_answer_without_a_kernel_is_folded_with_all_reasons(shown):
     ask()
     reveal("levels", "3 or fewer", WHY)
-    page = shown[1][0]["text/html"]
+    page = shown[1]["text/html"]
     assert re.fullmatch("<div.*?><details><summary>.*</summary>.*</details></div>", page)
     for text in ("The answer is &#x27;3 or fewer&#x27;.", *WHY.values()):
         assert text in page
@@ -208,7 +201,7 @@ def test_an_answer_without_a_kernel_is_folded_with_all_reasons(shown):
 def test_colab_gets_only_the_widget(shown, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     ask()
-    assert set(shown[0][0]) == {"text/plain", predict.WIDGET_VIEW}
+    assert set(shown[0]) == {"text/plain", predict.WIDGET_VIEW}
 
 
 # --- the sentence with the answer ---
@@ -229,7 +222,7 @@ def test_colab_gets_only_the_widget(shown, monkeypatch):
 )
 def test_the_first_sentence_of_an_answer_is_bold(shown, text, markdown):
     assert answer(text) is None
-    assert shown[0][0] == {"text/markdown": markdown, "text/plain": f"Answer. {text}"}
+    assert shown[0] == {"text/markdown": markdown, "text/plain": f"Answer. {text}"}
 
 
 # --- the end of a lecture ---
@@ -247,7 +240,7 @@ def test_a_tally_compares_all_guesses_and_changes_with_them(shown):
     control.value = "all 15"
     reveal("levels", "3 or fewer")
     tally("03")
-    box = shown[-1][2]
+    box = widget_of(shown[-1])
     said = "You predicted 2 of 2 results. Your choice was wrong."
     assert text_of(box).startswith(said)
     assert rows(box) == [["levels", "all 15", "3 or fewer", "✗ wrong"]]
@@ -261,8 +254,8 @@ def test_a_tally_marks_a_late_guess(shown):
     reveal("levels", "about 7")
     tally("03")
     control.value = "about 7"
-    assert "1 guess does not count" in text_of(shown[-1][2])
-    assert rows(shown[-1][2])[0][3] == "✓ right, entered too late"
+    assert "1 guess does not count" in text_of(widget_of(shown[-1]))
+    assert rows(widget_of(shown[-1]))[0][3] == "✓ right, entered too late"
 
 
 # --- imports ---

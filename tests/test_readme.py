@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from course_utils import bootstrap
+from tests.cells import ROOT
 from tests.waiting import wait_until
 from workshop import cli
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 import re
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,15 +10,13 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils.figures import Picture
-from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
 from course_utils.notebook import predict
+from tests.cells import LECTURES
 from tests.sites import displayed
 from workshop.cli import main
 from workshop.publishing import slides
 from workshop.publishing.html import freeze_widgets
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # The tests with a browser share one Chromium.
 pytestmark = pytest.mark.xdist_group("browser-slides")
@@ -411,7 +408,7 @@ TIERS = [
         marks=pytest.mark.full if path.stem.startswith("07") else pytest.mark.slow,
         id=path.stem,
     )
-    for path in notebooks.lectures(ROOT)
+    for path in LECTURES
 ]
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from playwright.sync_api import expect
 
 from course_utils.machine.validation import CourseError
-from tests.sites import BADGE, PICTURE, ROOT, make_course
+from tests.sites import PICTURE, ROOT, make_course
 from workshop import cli
 from workshop.publishing import claims, website
 from workshop.publishing.addresses import TAG
@@ -193,22 +193,6 @@ def test_links_between_files_become_links_between_pages(tmp_path, before, after)
     make_course(tmp_path)
     links = Links(tmp_path, website.site_paths(tmp_path))
     assert links.rewritten(before, "docs/guide.md") == after
-
-
-# --- staging --------------------------------------------------------------------------------------
-
-
-def test_staged_notebooks_have_anchors_and_folded_checks(tmp_path):
-    last_run = make_course(tmp_path)
-    website.stage(tmp_path, [last_run], tmp_path / "work")
-    pages = tmp_path / "work" / "pages"
-    lecture = {cell["id"]: cell for cell in cells(pages / "lectures" / "01_sums.ipynb")}
-    assert "setup" not in lecture and BADGE not in "".join(lecture["opening"]["source"])
-    assert lecture["sum"]["metadata"] == {"anchor": "sum"}
-    assert "check" not in lecture and lecture["answer"]["source"] == ["..."]
-    assert lecture["answer"]["metadata"] == {"anchor": "answer", **website.WITHOUT_SOURCE}
-    exercise = {c["id"]: c for c in cells(pages / "exercises" / "01_sums" / "01_sums.ipynb")}
-    assert exercise["sum-check"]["metadata"] == {"anchor": "sum-check", **website.FOLDED}
 
 
 # --- problems of pages ----------------------------------------------------------------------------

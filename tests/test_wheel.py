@@ -14,11 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__
-from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
+from tests.cells import LECTURES, ROOT
 from workshop import cli, starter
 
-ROOT = Path(__file__).resolve().parents[1]
 MATERIAL = "course_utils/material/"
 LECTURE = "lectures/00_setup.ipynb"
 
@@ -35,7 +34,7 @@ def test_start_copies_all_lectures_and_exercises(tmp_path):
     assert result.exit_code == 0 and "Next: cd " in result.output
     copied = {p.relative_to(tmp_path / "my course").as_posix() for p in files_in(tmp_path)}
     assert copied == set(starter.files_of(ROOT))
-    for path in notebooks.lectures(ROOT):
+    for path in LECTURES:
         copy = tmp_path / "my course" / "lectures" / path.name
         assert copy.read_bytes() == starter.content(path)
     stems = {PurePosixPath(name).stem for name in copied}
