@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 
@@ -34,7 +33,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwrig
 from playwright.sync_api import TimeoutError as PageTimeout
 
 from course_utils.machine.lab import SETTINGS
-from course_utils.machine.notebooks import KERNEL
+from tests.cells import code_cell, notebook, write_notebook
 from tests.machine import free_port
 from workshop.publishing.lecture import is_hidden
 
@@ -114,15 +113,6 @@ TIERS = [
 ]
 
 
-def write_notebook(path: Path, title: str, sources: Sequence[str], **metadata: object) -> Path:
-    """Write a notebook with a title and a code cell, with this metadata, for each source."""
-    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
-    cells += [nbformat.v4.new_code_cell(source, metadata=metadata) for source in sources]
-    kernel = {"kernelspec": dict(KERNEL)}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    return path
-
-
 class Server:
     """A context manager that runs a front end in a folder with copies of notebooks.
 
@@ -185,7 +175,9 @@ class Server:
 
     def __exit__(self, *_) -> None:
         """Stop the server and its kernels, and wait until they have ended."""
-        children = self.children()
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
         try:
             self.process.wait(PATIENCE)
@@ -194,13 +186,6 @@ class Server:
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-
-    def children(self) -> list[psutil.Process]:
-        """Return the running processes that the server has started, including its kernels."""
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
 
     def address(self, notebook: str) -> str:
         """Return the address at which the front end shows one of the notebooks."""
@@ -398,15 +383,14 @@ class OpenNotebook:
 
 
 @contextlib.contextmanager
-def copies(request, folder: Path, cells: Sequence[str], **metadata: object) -> Iterator[Server]:
-    """Run the front end that a fixture is asked for, with the cells in a notebook for each test.
+def copies(request, folder: Path, sources: Sequence[str], **metadata: object) -> Iterator[Server]:
+    """Run the front end that a fixture is asked for, with a notebook of code cells for each test.
 
     The notebooks are mouse.ipynb and keyboard.ipynb.
     """
-    paths = [
-        write_notebook(folder / f"{name}.ipynb", "A copy", cells, **metadata)
-        for name in ("mouse", "keyboard")
-    ]
+    cells = [code_cell(f"cell-{n}", source, **metadata) for n, source in enumerate(sources)]
+    names = ("mouse.ipynb", "keyboard.ipynb")
+    paths = [write_notebook(folder / name, notebook(*cells)) for name in names]
     (folder / "server").mkdir()
     with Server(folder / "server", paths, FRONT_ENDS[request.param]) as server:
         yield server
@@ -416,11 +400,11 @@ def opened_copy(browser: Browser, server: Server, request) -> Iterator[OpenNoteb
     """Open a test's notebook, run all of its cells, and check at the end that nothing failed."""
     name = "keyboard" if "keyboard" in request.node.name else "mouse"
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
-    notebook = OpenNotebook(page, server, f"{name}.ipynb")
-    if not notebook.front_end.runs_on_load:
-        notebook.run_all(300)
-    yield notebook
-    assert not notebook.errors
+    opened = OpenNotebook(page, server, f"{name}.ipynb")
+    if not opened.front_end.runs_on_load:
+        opened.run_all(300)
+    yield opened
+    assert not opened.errors
     page.close()
 
 

@@ -14,13 +14,7 @@ from course_utils.machine.validation import CourseError
 from course_utils.memory import PRESETS, ModelShape, estimate
 from tests.conftest import make_model
 from workshop.benchmarks import __main__ as bench
-from workshop.benchmarks import (
-    calculators,
-    grading,
-    lora_against_full,
-    neighbours,
-    runner,
-)
+from workshop.benchmarks import calculators, grading, lora_against_full, neighbours, runner
 
 # --- the runner -----------------------------------------------------------------------------------
 

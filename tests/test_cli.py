@@ -16,13 +16,9 @@ from course_utils.machine import environment, runtime
 from course_utils.machine.environment import Environment, Row
 from course_utils.machine.validation import CourseError
 from tests import assignment
-from tests.cells import ROOT
+from tests.cells import ROOT, code_cell, notebook, write_notebook
 from tests.sandboxes import needed
 from workshop import cli
-
-NOTEBOOK = """{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "answer",
- "metadata": {{"tags": ["summary"]}}, "outputs": [], "source": "{source}"}}],
- "metadata": {{}}, "nbformat": 4, "nbformat_minor": 5}}"""
 
 
 def course(*arguments):
@@ -31,13 +27,17 @@ def course(*arguments):
     return result
 
 
+def write_lecture(folder, name, source):
+    cell = code_cell("answer", source, tags=["summary"])
+    write_notebook(folder / "lectures" / f"{name}.ipynb", notebook(cell))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A course with two lectures of one cell each, as the current folder."""
     (tmp_path / "course_utils").mkdir()
-    (tmp_path / "lectures").mkdir()
-    for name, source in (("00_first", "print('all', 'good')"), ("07_last", "print(6 * 7)")):
-        (tmp_path / "lectures" / f"{name}.ipynb").write_text(NOTEBOOK.format(source=source))
+    write_lecture(tmp_path, "00_first", "print('all', 'good')")
+    write_lecture(tmp_path, "07_last", "print(6 * 7)")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -129,8 +129,7 @@ def test_fetch_model_reports_wrong_arguments(fetched):
 
 @pytest.mark.full
 def test_run_writes_a_page_of_each_lecture_and_continues_after_one_that_fails(folder):
-    broken = folder / "lectures" / "00_first.ipynb"
-    broken.write_text(NOTEBOOK.format(source="1 / 0"))
+    write_lecture(folder, "00_first", "1 / 0")
     result = course("run")
     assert result.exit_code == 1
     assert "00_first failed in cell answer" in result.stderr

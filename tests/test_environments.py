@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -128,27 +127,6 @@ def test_process_that_fails_is_a_failed_lecture(tmp_path):
 def test_missing_python_is_reported():
     with pytest.raises(CourseError, match=r"Python 3\.99 is missing: install it, so that python3"):
         environments.interpreter("3.99")
-
-
-def git(folder, *words):
-    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *author, *words], cwd=folder, check=True, capture_output=True)
-
-
-def test_clone_has_the_last_commit_and_keeps_its_environment(monkeypatch, tmp_path):
-    here, target = tmp_path / "here", tmp_path / "clone"
-    here.mkdir()
-    monkeypatch.setattr(environments, "ROOT", here)
-    git(here, "init")
-    (here / ".gitignore").write_text("/.venv/\n")
-    for text in ("old", "new"):
-        (here / "lecture.txt").write_text(text)
-        git(here, "add", "--all")
-        git(here, "commit", "--message", text)
-        assert (environments.cloned(target) / "lecture.txt").read_text() == text
-        (target / ".venv").mkdir(exist_ok=True)
-        (target / "lecture.txt").write_text("changed")
-    assert (target / ".venv").exists()
 
 
 # --- Colab ----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from course_utils.notebook.explorers import (
     paging_answer,
     paging_explorer,
 )
-from course_utils.paging import simulate
+from course_utils.paging import longest_text, simulate
 from course_utils.quantization import overhead_bits
 
 # The options of the calculator for each method, as the explorers use them.
@@ -273,25 +273,15 @@ def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
     assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
 
 
-@pytest.mark.full
-def test_a_longer_text_than_the_longest_runs_out_of_memory():
-    _, text = paging_answer(**EIGHT_B)
-    match = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)
-    off, on = (int(number.replace(",", "")) for number in match.groups())
-    for paged, most in ((False, off), (True, on)):
-        for tokens, fails in ((most, False), (most + 1, True)):
-            picture, _ = paging_answer(**EIGHT_B | {"longest": tokens, "paged": paged})
-            assert ("Out of memory" in picture.alt) == fails
-
-
 @pytest.mark.parametrize(("method", "paged"), [("full", True), ("lora", False), ("qlora", True)])
-def test_the_timeline_shows_the_simulated_run(method, paged):
+def test_the_timeline_and_the_longest_text_are_those_of_the_simulation(method, paged):
     change = {"model": "tinyllama-1.1b", "method": method, "paged": paged}
-    picture, _ = paging_answer(**EIGHT_B | change)
+    picture, text = paging_answer(**EIGHT_B | change)
     options = OPTIONS[method] or {"recipe": "fp32"}
     options = options | {"optimizer": "paged_adamw" if paged else "adamw"}
     run = simulate("tinyllama-1.1b", method, gpu="T4", lengths=(1024, 1024, 4096, 1024), **options)
     assert picture.alt == memory_timeline(run).alt
+    assert f"{longest_text('T4', 'tinyllama-1.1b', method, **options):,} tokens" in text
 
 
 # --- overhead of block constants ------------------------------------------------------------------

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from course_utils.notebook import guesses
-from course_utils.notebook.guesses import (
-    Guess,
-    Question,
-    distance,
-    summary,
-    with_unit,
-)
+from course_utils.notebook.guesses import Guess, Question, distance, summary, with_unit
 
 SIZE = Question.of("size", "How large?", None, "GB")
 LEVELS = Question.of("levels", "How many?", ["all 15", "about 7", "3 or fewer"], "")

@@ -5,17 +5,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from course_utils.machine.measure import (
-    TensorMeter,
-    backward_marked,
-    gradient_bytes,
-    optimizer_bytes,
-    saved_for_backward,
-)
+from course_utils.machine import measure
 
 
 def test_the_meter_counts_live_tensors_and_subtracts_freed_ones():
-    with TensorMeter() as meter:
+    with measure.TensorMeter() as meter:
         first = torch.ones(1000)
         assert meter.now == 4000
         second = first.double()
@@ -26,7 +20,7 @@ def test_the_meter_counts_live_tensors_and_subtracts_freed_ones():
 
 
 def test_each_operation_belongs_to_the_phase_that_was_begun_last():
-    with TensorMeter() as meter:
+    with measure.TensorMeter() as meter:
         kept = [torch.ones(1000)]
         meter.begin("a")
         kept.append(kept[0] + 1)
@@ -42,7 +36,7 @@ def test_each_operation_belongs_to_the_phase_that_was_begun_last():
 def test_the_loss_and_the_backward_pass_of_each_layer_are_phases(checkpointing):
     layers = [nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(3)]
     head = nn.Linear(64, 1000)
-    with TensorMeter() as meter, backward_marked(meter, head, layers):
+    with measure.TensorMeter() as meter, measure.backward_marked(meter, head, layers):
         meter.begin("forward")
         x = torch.ones(8, 64)
         for layer in layers:
@@ -61,7 +55,7 @@ def test_the_loss_and_the_backward_pass_of_each_layer_are_phases(checkpointing):
 
 def test_views_and_in_place_results_are_not_counted_again():
     before = torch.ones(100)
-    with TensorMeter() as meter:
+    with measure.TensorMeter() as meter:
         view = before.view(10, 10).t()
         view.add_(1)
         made = torch.zeros(100)
@@ -73,7 +67,7 @@ def test_views_and_in_place_results_are_not_counted_again():
 def test_saved_tensors_are_counted_once_and_weights_not_at_all():
     model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.SiLU(), nn.Linear(16, 4, bias=False))
     x = torch.ones(5, 8)
-    with saved_for_backward(model) as saved:
+    with measure.saved_for_backward(model) as saved:
         model(x).sum()
     # The saved tensors are the input, the input of SiLU and the output of SiLU.
     assert saved.size == 4 * 5 * (8 + 16 + 16)
@@ -83,10 +77,10 @@ def test_saved_tensors_are_counted_once_and_weights_not_at_all():
 def test_gradients_and_optimizer_states_are_counted_exactly():
     model = nn.Linear(10, 3)
     optimizer = torch.optim.AdamW(model.parameters())
-    assert gradient_bytes(model) == optimizer_bytes(optimizer) == 0
+    assert measure.gradient_bytes(model) == measure.optimizer_bytes(optimizer) == 0
     model(torch.ones(2, 10)).sum().backward()
     optimizer.step()
-    assert gradient_bytes(model) == 33 * 4
-    assert optimizer_bytes(optimizer) == 2 * 33 * 4
+    assert measure.gradient_bytes(model) == 33 * 4
+    assert measure.optimizer_bytes(optimizer) == 2 * 33 * 4
     model.zero_grad(set_to_none=True)
-    assert gradient_bytes(model) == 0
+    assert measure.gradient_bytes(model) == 0

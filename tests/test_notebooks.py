@@ -237,22 +237,24 @@ def test_the_setup_cell_does_nothing_outside_colab(monkeypatch, address):
     assert computer.commands == computer.shown == []
 
 
-@pytest.mark.parametrize("kaggle", [False, True])
-def test_the_setup_cell_installs_the_release_on_colab_and_kaggle(monkeypatch, kaggle):
+OTHER = "https://example.org/course"
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "kaggle"),
+    [(PUBLISHED, "", False), (PUBLISHED, "", True), (PUBLISHED, OTHER, False), ("", OTHER, False)],
+)
+def test_the_setup_cell_installs_the_release_on_colab_and_kaggle(
+    monkeypatch, address, named, kaggle
+):
+    """The environment may name another repository."""
     colab = Colab(monkeypatch, kaggle=kaggle)
-    colab.execute(monkeypatch, setup_cell(PUBLISHED))
-    assert colab.commands == installing(PUBLISHED)
-    assert colab.shown == ["all is well"]
-    colab.execute(monkeypatch, setup_cell(PUBLISHED), installed=True)
-    assert len(colab.commands) == 2 and len(colab.shown) == 1, "the second run has nothing to do"
-
-
-@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["not published", "published"])
-def test_the_environment_can_name_another_repository(monkeypatch, address):
-    colab = Colab(monkeypatch)
-    monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
+    monkeypatch.setenv("COURSE_REPOSITORY", named)
     colab.execute(monkeypatch, setup_cell(address))
-    assert colab.commands == installing("https://example.org/course")
+    assert colab.commands == installing(named or address)
+    assert colab.shown == ["all is well"]
+    colab.execute(monkeypatch, setup_cell(address), installed=True)
+    assert len(colab.commands) == 2 and len(colab.shown) == 1, "the second run has nothing to do"
 
 
 def test_the_setup_cell_of_an_unpublished_course_asks_for_the_address(monkeypatch):

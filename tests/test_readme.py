@@ -85,19 +85,6 @@ def listening(process):
     return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
-def surviving_children(process):
-    """End only a process; return its child processes that did not end, after killing them."""
-    if process.poll() is not None:
-        return []
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(TIMEOUT)
-    left = psutil.wait_procs(family, timeout=TIMEOUT)[1]
-    for child in left:
-        child.kill()
-    return left
-
-
 @pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
 def test_first_command_starts_jupyterlab(course):
@@ -129,7 +116,13 @@ def test_first_command_starts_jupyterlab(course):
         assert http_status(f"{address}/api/contents/lectures") == 403
         assert listening(process) <= {"127.0.0.1", "::1"}
     finally:
-        left = surviving_children(process)
+        running = process.poll() is None
+        family = psutil.Process(process.pid).children(recursive=True) if running else []
+        process.terminate()
+        process.wait(TIMEOUT)
+        left = psutil.wait_procs(family, timeout=TIMEOUT)[1]
+        for child in left:
+            child.kill()
     assert not left, "the server survived the end of make"
     output = log.read_text(encoding="utf-8")
     assert ("The course runs as root here." in output) == IS_ROOT
