@@ -415,7 +415,7 @@ class Explorer(OpenNotebook):
         self, page: Page, server: Server, notebook: str, name: str, patience: float = PATIENCE
     ):
         super().__init__(page, server, notebook, patience)
-        self.name, self.runs = name, 0
+        self.name = name
         if self.front_end.runs_on_load:
             # Voila shows no sources. Predictions are widgets, too, but in cells with this tag.
             shown = page.locator(".jp-CodeCell:not(.celltag_hide-input)")
@@ -425,16 +425,14 @@ class Explorer(OpenNotebook):
         self.output = self.cell.locator(".jp-OutputArea-output")
         self.picture = self.output.locator("svg[role=img]")
         self.numbers = self.output.locator("pre")
-        self.alert = self.output.get_by_role("alert")
 
     def run(self) -> None:
-        """Run the cell, which creates the explorer again, and wait for its picture."""
+        """Run the cell for the first time, and wait for the picture of the explorer."""
         text = self.cell.locator(".cm-content")
         text.click()
         expect(text).to_be_focused()
         self.page.keyboard.press("Control+Enter")
-        self.runs += 1
-        expect(self.cell.locator(".jp-InputPrompt")).to_have_text(f"[{self.runs}]:")
+        expect(self.cell.locator(".jp-InputPrompt")).to_have_text("[1]:")
         self.picture.wait_for()
 
     def control(self, label: str) -> Locator:
@@ -491,8 +489,3 @@ class Explorer(OpenNotebook):
         """Write a screenshot of the cell to build/browser."""
         name = re.sub(r"\W+", "-", step.removeprefix("test_")).strip("-")
         self.cell.screenshot(path=PICTURES / f"{name}.png")
-
-    def violations_inside(self) -> dict[str, list[str]]:
-        """Return the accessibility rules that the explorer itself violates; see `violations`."""
-        self.output.evaluate("output => output.setAttribute('data-explorer', '')")
-        return self.violations("[data-explorer]")

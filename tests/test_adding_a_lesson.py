@@ -28,10 +28,8 @@ COMMANDS = (
 def course(tmp_path_factory):
     """Return a copy of the course in git, to which the lesson was added as the page explains."""
     folder = tmp_path_factory.mktemp("copy") / "course"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -54,17 +52,12 @@ def run(folder, module, *arguments):
     return done.stdout
 
 
-def changed(folder):
-    """Return the files of the copy that are new or changed, as git reports them."""
-    status = ["git", "status", "--porcelain", "--untracked-files=all"]
-    lines = subprocess.run(status, cwd=folder, capture_output=True, text=True, check=True).stdout
-    return {line[3:] for line in lines.splitlines()}
-
-
 def test_only_files_in_five_places_are_written_by_hand(course):
     generated = {"README.md", "docs/index.md"}
     generated |= {"lectures/00_setup.ipynb", "exercises/README.md"}
-    others = {name for name in changed(course) if not name.startswith(PLACES)}
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    changed = subprocess.check_output(status, cwd=course, text=True).splitlines()
+    others = {line[3:] for line in changed if not line[3:].startswith(PLACES)}
     assert others == generated | {"exercises/90_sums/90_sums.ipynb"}
     for page in ("README.md", "docs/index.md", "lectures/00_setup.ipynb"):
         text = (course / page).read_text(encoding="utf-8")

@@ -119,7 +119,6 @@ def test_the_badges_of_a_lecture():
 def test_the_badges_of_an_assignment_open_the_students_repository():
     line = badges(SOURCE, BOTH)
     assert line == badges(RELEASE, BOTH)
-    assert f"example/qlora-exercises/blob/v{__version__}/exercises/03_lora/03_lora.ipynb)" in line
     assert "?urlpath=lab%2Ftree%2Fexercises%2F03_lora%2F03_lora.ipynb)" in line
     assert "solutions" not in line and "qlora-course" not in line
 

@@ -85,43 +85,36 @@ def test_option_texts_uses_the_last_report_without_measuring(course, monkeypatch
     assert "| 5 m/s |" in (course / "docs" / "page.md").read_text()
 
 
-def test_missed_target_gives_exit_status_1(course, monkeypatch, capsys):
-    speed(monkeypatch, measure=lambda: [{"speed": 2}])
-    assert runner.run("speed", []) == 1
-    assert capsys.readouterr().err == "too slow\n"
-
-
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("reports", "error", "status", "message"),
     [
-        (CourseError("the road is closed"), "the road is closed\n"),
-        (KeyboardInterrupt(), "speed.json, if any.\n"),
+        ([{"speed": 2}], None, 1, "too slow\n"),
+        ([{"speed": 4}], CourseError("the road is closed"), 1, "the road is closed\n"),
+        ([{"speed": 4}], KeyboardInterrupt(), 1, "speed.json, if any.\n"),
         (
-            importlib.metadata.PackageNotFoundError("trl"),
+            *([{"speed": 4}], importlib.metadata.PackageNotFoundError("trl"), 1),
             "the package trl is missing: install the extras of the benchmarks with "
             "`pip install -e '.[test,bench]'`\n",
         ),
+        ([], runner.NothingToMeasure("there is no road here"), 0, "there is no road here\n"),
     ],
+    ids=["missed", "error", "interrupted", "package", "nothing"],
 )
-def test_reports_before_an_error_are_kept(course, monkeypatch, capsys, error, message):
+def test_reports_are_kept_and_errors_and_missed_targets_are_printed(
+    course, monkeypatch, capsys, reports, error, status, message
+):
     def measure():
-        yield {"speed": 4}
-        raise error
+        yield from reports
+        if error:
+            raise error
 
     speed(monkeypatch, measure=measure)
-    assert runner.run("speed", []) == 1
-    assert capsys.readouterr().err.endswith(message)
-    assert "| 4 m/s |" in (course / "docs" / "page.md").read_text()
-
-
-def test_nothing_to_measure_is_printed_and_is_no_error(course, monkeypatch, capsys):
-    def measure():
-        raise runner.NothingToMeasure("there is no road here")
-
-    speed(monkeypatch, measure=measure)
-    assert runner.run("speed", []) == 0
-    assert capsys.readouterr().out == "there is no road here\n"
-    assert not (course / "build").exists()
+    assert runner.run("speed", []) == status
+    printed = capsys.readouterr()
+    assert (printed.err if status else printed.out).endswith(message)
+    page = (course / "docs" / "page.md").read_text()
+    assert all(f"| {report['speed']} m/s |" in page for report in reports)
+    assert (course / "build").exists() is bool(reports)
 
 
 def test_every_mark_on_a_page_belongs_to_a_benchmark():
@@ -217,19 +210,6 @@ def test_busy_programs_run_until_the_end_of_the_block():
 # --- LoRA against full fine-tuning ----------------------------------------------------------------
 
 
-def all_runs(monkeypatch, validation_loss):
-    """Return (learning rate, seed) of all runs of a benchmark with one way, in their order."""
-    way = lora_against_full.Way(None, 1, (1.0, 2.0))
-    monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
-    runs = []
-    while todo := lora_against_full.missing(runs):
-        _, rate, seed = todo[0]
-        run = {"way": "full", "learning_rate": rate, "seed": seed}
-        runs.append(run | {"validation": validation_loss(rate)})
-        assert len(runs) < 20
-    return [(run["learning_rate"], run["seed"]) for run in runs]
-
-
 @pytest.mark.parametrize(
     ("loss", "rates"),
     [
@@ -240,7 +220,15 @@ def all_runs(monkeypatch, validation_loss):
     ids=["above", "below", "all runs stop"],
 )
 def test_rates_beyond_the_best_are_tried_and_each_rate_has_all_seeds(monkeypatch, loss, rates):
-    assert all_runs(monkeypatch, loss) == [(rate, seed) for seed in (0, 1, 2) for rate in rates]
+    way = lora_against_full.Way(None, 1, (1.0, 2.0))
+    monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
+    runs = []
+    while (todo := lora_against_full.missing(runs)) and len(runs) < 20:
+        _, rate, seed = todo[0]
+        run = {"way": "full", "learning_rate": rate, "seed": seed}
+        runs.append(run | {"validation": loss(rate)})
+    found = [(run["learning_rate"], run["seed"]) for run in runs]
+    assert found == [(rate, seed) for seed in (0, 1, 2) for rate in rates]
 
 
 def test_loss_of_a_model_counts_answer_tokens_only(model, tokenizer):

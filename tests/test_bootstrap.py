@@ -6,8 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def clone(tmp_path, monkeypatch):
     """A copy of the files that the set-up reads, without `.venv`; returns its folder."""
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
-    monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
+    monkeypatch.setenv("QLORA_CONSTRAINTS", "")
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     (tmp_path / "course_utils").mkdir()
     (tmp_path / "workshop").mkdir()
@@ -65,8 +65,7 @@ def programs(monkeypatch):
 
 
 def set_free_disk(monkeypatch, free):
-    usage = namedtuple("usage", "total used free")(500_000_000_000, 0, int(free))
-    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -246,40 +245,32 @@ def test_set_up_installs_only_extras_that_are_missing(clone, pip):
     assert pip == [["--editable", ".[lab]"], ["--editable", ".[lab,test]"]]
 
 
-@pytest.mark.parametrize(
-    "change", ["pyproject", "constraints", "version", "no python", "broken record", "moved"]
-)
-def test_set_up_runs_again_after_a_change(clone, pip, monkeypatch, change, tmp_path_factory):
+CHANGES = {
+    "pyproject": lambda clone: (clone / "pyproject.toml").write_text("[project]\n"),
+    "constraints": lambda clone: os.environ.update(QLORA_CONSTRAINTS="pins.txt"),
+    "version": lambda clone: bootstrap.in_venv("pyvenv.cfg").write_text("version = 3.12.1\n"),
+    "no python": lambda clone: bootstrap.venv_program("python").unlink(),
+    "broken record": lambda clone: bootstrap.in_venv("setup.json").write_text('{"key": '),
+    "moved": lambda clone: setattr(bootstrap, "ROOT", clone.rename(f"{clone}-moved")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_set_up_runs_again_after_a_change(clone, pip, change):
     bootstrap.ensure_installed({"lab"})
-    if change == "pyproject":
-        (clone / "pyproject.toml").write_text("[project]\n")
-    elif change == "constraints":
-        (clone / "pins.txt").write_text("torch==2.13.0\n")
-        monkeypatch.setenv("QLORA_CONSTRAINTS", "pins.txt")
-    elif change == "version":
-        bootstrap.in_venv("pyvenv.cfg").write_text("version = 3.12.1\n")
-    elif change == "no python":
-        bootstrap.venv_program("python").unlink()
-    elif change == "broken record":
-        bootstrap.in_venv("setup.json").write_text('{"key": ')
-    else:
-        new = tmp_path_factory.mktemp("elsewhere") / "clone"
-        clone.rename(new)
-        monkeypatch.setattr(bootstrap, "ROOT", new)
+    change(clone)
     bootstrap.ensure_installed({"lab"})
     assert len(pip) == 2
 
 
 def test_interrupted_set_up_can_be_repeated(clone, pip, programs, monkeypatch, capsys):
-    complete = bootstrap.pip_install
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bootstrap, "pip_install", interrupted)
-    assert bootstrap.main(["lint"]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "pip_install", interrupted)
+        assert bootstrap.main(["lint"]) == 130
     assert "Run the same command again to continue." in capsys.readouterr().err
-    monkeypatch.setattr(bootstrap, "pip_install", complete)
     assert bootstrap.main(["lint"]) == 7
     assert pip == [["--editable", ".[instructor,lab,test]"]]
 

@@ -59,8 +59,7 @@ def test_missing_package_is_reported_with_the_command_that_installs_it():
 
 def test_program_course_is_installed():
     command = [sys.executable, "-m", "workshop.cli", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert __version__ in done.stdout
+    assert __version__ in subprocess.check_output(command, text=True)
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="course")
     assert script.load() is cli.main
 

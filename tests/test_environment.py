@@ -99,31 +99,13 @@ def installed(**versions):
         ({"disk": 500_000_000, "model": None}, {"disk free": "fail", "base model": "warn"}),
     ],
 )
-def test_a_problem_is_found(changes, expected):
+def test_a_problem_is_found_and_its_remedy_is_a_sentence_with_a_command(changes, expected):
     machine = replace(LAPTOP, **changes)
     assert problems(machine) == expected
     assert check_environment(machine).ok is ("fail" not in expected.values())
-    assert not any(row.remedy for row in rows(machine).values() if row.state == "ok")
-
-
-def test_each_problem_has_a_remedy_with_a_command():
-    worst = Machine(
-        python=(3, 10, 0),
-        libraries=dict.fromkeys(environment.MINIMUM_VERSIONS)
-        | {"torchao": "0.10.0", "peft": "0.1"},
-        nvidia_driver=True,
-        cores=1,
-        threads=8,
-        memory=1,
-        disk=1,
-        cache=Path("cache"),
-        cache_error="Permission denied",
-    )
-    bad = [row for row in check_environment(worst).rows if row.state != "ok"]
-    assert len(bad) == 15
-    for row in bad:
-        assert re.search(r"`[^`]+`", row.remedy), f"{row.what}: no command in {row.remedy!r}"
-        assert row.remedy.endswith("."), row.remedy
+    for row in rows(machine).values():
+        pattern = "" if row.state == "ok" else r".*`[^`]+`.*\."
+        assert re.fullmatch(pattern, row.remedy), f"{row.what}: {row.remedy!r}"
 
 
 def test_minimum_versions_agree_with_pyproject():

@@ -94,26 +94,6 @@ def test_the_core_path_must_not_use_names_of_sections_that_go_deeper():
     assert list(lecture.needs_deeper(cells)) == [("bad", "third"), ("bad", "torch")]
 
 
-def test_hidden_cells_that_are_no_checks_lose_their_source_and_disappear_without_an_output():
-    shown = hidden("shown", "secret()") | {"outputs": [{"output_type": "stream"}]}
-    check = hidden("check", "check(f)")
-    check["metadata"]["nbgrader"] = {"grade": True}
-    cells = [
-        hidden("gone", "secret()"),
-        shown,
-        check,
-        code_cell("code", "1 + 1"),
-        text_cell("text", "Text."),
-    ]
-    after = lecture.without_hidden_sources(cells)
-    assert [(cell["id"], cell["source"]) for cell in after] == [
-        ("shown", ""),
-        ("check", "check(f)"),
-        ("code", "1 + 1"),
-        ("text", "Text."),
-    ]
-
-
 # --- checks and fixes ---
 
 

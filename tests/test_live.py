@@ -164,7 +164,6 @@ def test_a_config_of_the_reader_is_read():
     ("config", "message"),
     [
         ("", "Please paste the config.json of your model, or choose its file."),
-        ("  ", "Please paste the config.json"),
         ("{", "The config is not valid JSON: "),
         ("[1]", "The config must be a JSON object, which begins with { and ends with }."),
         ("[" * fit.MOST_BRACKETS, "The config is not valid JSON: "),

@@ -7,13 +7,10 @@ from workshop.publishing.mathml import to_mathml
 OPEN = '<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">'
 
 
-def test_an_inline_formula():
+def test_inline_and_displayed_formulas():
     product = "<mn>7</mn><mo>&#x000B7;</mo><msup><mn>10</mn><mn>9</mn></msup>"
     expected = f"{OPEN}<mrow>{product}<mo>&#x000D7;</mo><mn>4</mn></mrow></math>"
     assert to_mathml(r" 7 \cdot 10^9 \times 4 ") == expected
-
-
-def test_a_displayed_formula():
     fraction = "<mfrac><mrow><mi>&#x003B1;</mi></mrow><mrow><mi>r</mi></mrow></mfrac>"
     expected = f"{OPEN}<mrow>{fraction}</mrow></math>".replace("inline", "block")
     assert to_mathml(r"\frac{\alpha}{r}", display=True) == expected

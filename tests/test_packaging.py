@@ -96,19 +96,14 @@ def test_environment_files_list_what_make_lab_installs(path):
     assert found == STUDENT
 
 
-def constrained():
-    """Yield the names and versions in constraints.txt; a name may occur with several conditions."""
+def test_constraints_pin_every_direct_dependency_within_its_range():
+    pins = {}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     for requirement in map(Requirement, filter(None, (line.partition("#")[0] for line in lines))):
         (pin,) = requirement.specifier
-        assert pin.operator == "==" and "+" not in pin.version, (
-            f"{requirement} is not an exact version"
-        )
-        yield canonicalize_name(requirement.name), Version(pin.version)
-
-
-def test_constraints_pin_every_direct_dependency_within_its_range():
-    pins = dict(constrained())
+        exact = pin.operator == "==" and "+" not in pin.version
+        assert exact, f"{requirement} is not an exact version"
+        pins[canonicalize_name(requirement.name)] = Version(pin.version)
     for name, floor in ALL.items():
         assert name in pins, f"constraints.txt does not pin {name}"
         assert pins[name] >= version_of(floor), f"{name}: {pins[name]} is below {floor}"
@@ -120,8 +115,7 @@ def test_constraints_pin_every_direct_dependency_within_its_range():
 def modules_after(statement):
     """Return the names of the modules that a new Python process has loaded after a statement."""
     code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(run.stdout))
+    return set(json.loads(subprocess.check_output([sys.executable, "-c", code])))
 
 
 @pytest.mark.parametrize(
@@ -187,9 +181,7 @@ def make(*words, first_on_path=None):
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     if first_on_path:
         environment["PATH"] = os.pathsep.join([str(first_on_path), environment["PATH"]])
-    return subprocess.run(
-        ["make", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.check_output(["make", *words], cwd=ROOT, env=environment, text=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the course needs no make on Windows")

@@ -32,10 +32,8 @@ shell.run_cell(
 
 
 def test_the_last_result_of_each_check_counts():
-    run = subprocess.run(
-        [sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.partition("HERE\n")[2].splitlines() == [
+    printed = subprocess.check_output([sys.executable, "-c", NOTEBOOK], text=True)
+    assert printed.partition("HERE\n")[2].splitlines() == [
         "3.1 One adapter  1 of 3 points",
         "3.2 All          2 points, not checked yet",
         "3.3 Why          4 points, given by a person",

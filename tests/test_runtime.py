@@ -11,32 +11,30 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.machine import runtime
+from course_utils.machine import cgroups, runtime
 
 # --- device and dtype ---
 
 
 @pytest.mark.parametrize(
-    "capability, dtype",
-    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    ("capability", "has_bf16", "dtype"),
+    [
+        ((7, 5), True, torch.float16),
+        ((8, 0), False, torch.bfloat16),
+        ((9, 0), False, torch.bfloat16),
+        (None, True, torch.bfloat16),
+        (None, False, torch.float32),
+    ],
 )
-def test_compute_dtype_on_gpus(monkeypatch, capability, dtype):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_compute_dtype_on_gpus_and_cpus(monkeypatch, capability, has_bf16, dtype):
+    name = "cuda" if capability else "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: name == "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
     # PyTorch returns True even for GPUs that emulate bfloat16.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    assert runtime.device() == torch.device("cuda")
-    assert runtime.compute_dtype() is dtype
-    assert runtime.compute_dtype("cuda:0") is dtype
-
-
-@pytest.mark.parametrize("has, dtype", [(True, torch.bfloat16), (False, torch.float32)])
-def test_compute_dtype_on_cpus(monkeypatch, has, dtype):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: has)
-    assert runtime.device() == torch.device("cpu")
-    assert runtime.compute_dtype() is dtype
-    assert runtime.compute_dtype("cpu") is dtype
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: has_bf16)
+    assert runtime.device() == torch.device(name)
+    assert runtime.compute_dtype() is runtime.compute_dtype(name) is dtype
 
 
 @pytest.mark.parametrize(
@@ -166,16 +164,10 @@ def test_kernels_for_many_shapes_need_little_memory_if_their_caches_are_limited(
 
 def cgroup(tmp_path, monkeypatch, membership, files):
     """Write files like those in /sys/fs/cgroup, and replace /proc/self/cgroup by `membership`."""
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    real, own = Path.read_text, Path("/proc/self/cgroup")
-    monkeypatch.setattr(
-        Path, "read_text", lambda p, *a, **k: membership if p == own else real(p, *a, **k)
-    )
-    exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda p, **k: p == own or exists(p, **k))
+    for name, text in (files | {"own": membership}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "own")
     return tmp_path
 
 

@@ -250,23 +250,20 @@ def test_a_deck_has_all_content_and_needs_no_network_and_no_other_files_than_rev
     assert "In\xa0[" not in page and "Out[" not in page
 
 
-def write(folder, *cells):
-    """Write a course with one lecture and its last run."""
-    content = notebook(text("# 01 Sums & products", name="title"), *cells)
-    for cell in content.cells:
-        if cell.cell_type == "code":
-            cell.execution_count = 1
-    for place in (folder / "lectures", folder / "build" / "lectures"):
+def test_the_command_writes_decks_reveal_and_an_index_to_a_folder(tmp_path, monkeypatch):
+    content = notebook(text("# 01 Sums & products", name="title"), code("1 + 1"))
+    content.cells[1].execution_count = 1
+    for place in (tmp_path / "lectures", tmp_path / "build" / "lectures"):
         place.mkdir(parents=True)
         nbformat.write(content, place / "01_sums.ipynb")
-
-
-def test_the_folder_of_decks_contains_reveal_and_an_index(tmp_path):
-    write(tmp_path, code("1 + 1"))
-    output = tmp_path / "slides"
+    (tmp_path / "course_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "there"
     output.mkdir()
     (output / "00_before.html").write_text("<title>00 Before</title>")
-    assert slides.build(tmp_path, output, run=False) == [output / "01_sums.html"]
+    done = CliRunner().invoke(main, ["slides", "--no-run", "--only", "1", "--output", str(output)])
+    pages = [str(output / name) for name in ("01_sums.html", "index.html")]
+    assert (done.exit_code, done.output.split()) == (0, pages)
     assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == {
         *("00_before.html", "01_sums.html", "index.html"),
         *(f"reveal/{name}" for name in slides.REVEAL),
@@ -276,6 +273,8 @@ def test_the_folder_of_decks_contains_reveal_and_an_index(tmp_path):
     index = (output / "index.html").read_text(encoding="utf-8")
     assert '<li><a href="00_before.html">00 Before</a></li>' in index
     assert '<li><a href="01_sums.html">01 Sums &amp; products</a></li>' in index
+    done = CliRunner().invoke(main, ["slides", "--no-run"])
+    assert (done.exit_code, (tmp_path / "build" / "slides" / "01_sums.html").is_file()) == (0, True)
 
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("sphinx_revealjs", None)])
@@ -284,18 +283,6 @@ def test_a_missing_package_is_named_before_lectures_run(tmp_path, monkeypatch, s
     monkeypatch.setattr(slides, "find_spec", lambda name: spec)
     with pytest.raises(CourseError, match=r"^sphinx_revealjs is missing: run `make slides`"):
         slides.build(tmp_path, tmp_path / "slides")
-
-
-def test_the_command_writes_slides_to_a_folder(tmp_path, monkeypatch):
-    write(tmp_path, code("1 + 1"))
-    (tmp_path / "course_utils").mkdir()
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["slides", "--no-run", "--only", "1"])
-    pages = [tmp_path / "build" / "slides" / name for name in ("01_sums.html", "index.html")]
-    assert (done.exit_code, done.output.split()) == (0, [str(page) for page in pages])
-    assert all(page.is_file() for page in pages)
-    done = CliRunner().invoke(main, ["slides", "--no-run", "--output", str(tmp_path / "there")])
-    assert (done.exit_code, (tmp_path / "there" / "01_sums.html").is_file()) == (0, True)
 
 
 # --- in a browser ---

@@ -80,7 +80,6 @@ def test_start_leaves_no_part_of_a_file_and_can_be_repeated(tmp_path, monkeypatc
     assert [path.name for path in files_in(tmp_path)] == ["00_setup.ipynb"]
     monkeypatch.undo()
     assert "Kept as it is" not in start(tmp_path).output
-    assert starter.start(tmp_path) == ([], [])
 
 
 def test_start_needs_a_name_and_quotes_it(tmp_path, monkeypatch):
