@@ -24,50 +24,38 @@ HOUR = 3600
 OUTPUTS = ".jp-OutputArea-output"
 
 
-# Each case is a front end and a lecture.
-CASES = [(kind, path.stem[:2]) for kind in FRONT_ENDS for path in LECTURES]
-FULL = [(kind, "00") for kind in FRONT_ENDS]
+# Each case is a front end and a lecture. The full tier has only the first lecture.
+CASES = [
+    pytest.param(
+        *(kind, path),
+        id=f"{kind}-{path.stem[:2]}",
+        marks=pytest.mark.full if path == LECTURES[0] else pytest.mark.slow,
+    )
+    for kind in FRONT_ENDS
+    for path in LECTURES
+]
 
 
-@pytest.fixture(scope="module")
-def opened_lecture(request, browser, tmp_path_factory):
-    """Open a lecture in a front end and run all of its cells."""
-    kind, number = request.param
-    (lecture,) = [path for path in LECTURES if path.stem.startswith(number)]
+@pytest.mark.parametrize(("kind", "lecture"), CASES)
+def test_a_lecture_runs_and_has_accessible_outputs_and_usable_controls(
+    browser, tmp_path, kind, lecture
+):
     text = lecture.read_text(encoding="utf-8")
     name = [name for name in FIRST if f"{name}()" in text]
-    with Server(tmp_path_factory.mktemp(kind), [lecture], FRONT_ENDS[kind]) as server:
-        page = browser.new_page(viewport=WINDOW)
-        source = page, server, lecture.name
+    with Server(tmp_path, [lecture], FRONT_ENDS[kind]) as server:
+        source = browser.new_page(viewport=WINDOW), server, lecture.name
         opened = Explorer(*source, *name, HOUR) if name else OpenNotebook(*source, HOUR)
         if not opened.front_end.runs_on_load:
             opened.run_all(HOUR)
-        yield kind, lecture, opened
-        page.close()
+        assert opened.problem(lecture) is None
+        check_accessibility(opened)
+        check_controls(opened, lecture)
+        assert not opened.errors
+        opened.page.close()
 
 
-# All tests have the same list of parameters, so that pytest opens each lecture only once.
-with_lectures = pytest.mark.parametrize(
-    "opened_lecture",
-    [
-        pytest.param(case, marks=pytest.mark.full if case in FULL else pytest.mark.slow)
-        for case in CASES
-    ],
-    indirect=True,
-    ids="-".join,
-)
-
-
-@with_lectures
-def test_all_cells_of_a_lecture_run(opened_lecture):
-    _, lecture, opened = opened_lecture
-    assert opened.problem(lecture) is None
-
-
-@with_lectures
-def test_the_outputs_of_a_lecture_are_accessible(opened_lecture):
+def check_accessibility(opened):
     """Pictures have texts and tables have headers. Voila has no dark theme."""
-    kind, _, opened = opened_lecture
     outputs = opened.page.locator(OUTPUTS)
     labels = "pictures => pictures.map(picture => picture.getAttribute('aria-label'))"
     texts = outputs.locator("svg[role=img]").evaluate_all(labels)
@@ -75,17 +63,14 @@ def test_the_outputs_of_a_lecture_are_accessible(opened_lecture):
     assert all(len(text) > 20 for text in texts)
     for table in outputs.locator("table").all():
         assert table.locator("th").count() > 0
-    if kind != "voila":
-        opened.show("Dark")
+    for theme in ("",) if opened.front_end.runs_on_load else ("Dark", "Light"):
+        if theme:
+            opened.show(theme)
         assert unknown(opened, opened.violations(OUTPUTS)) == {}
-        opened.show("Light")
-    assert unknown(opened, opened.violations(OUTPUTS)) == {}
 
 
-@with_lectures
-def test_controls_can_be_used_after_the_run(opened_lecture):
+def check_controls(opened, lecture):
     """Lecture 00 has a slider, and some lectures have an explorer."""
-    _, lecture, opened = opened_lecture
     if isinstance(opened, Explorer):
         actions, number = MOVES[opened.name]
         before = opened.expect(FIRST[opened.name])
@@ -93,9 +78,8 @@ def test_controls_can_be_used_after_the_run(opened_lecture):
             opened.use(label, value)
         assert number in opened.expect(number)[2] and opened.shown()[0] != before[0]
         opened.photograph(f"{opened.front_end.name} {lecture.stem} used")
-    elif lecture.stem.startswith("00"):
+    elif lecture == LECTURES[0]:
         move_the_slider(opened)
-    assert not opened.errors
 
 
 def move_the_slider(opened):
