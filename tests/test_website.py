@@ -46,6 +46,7 @@ def test_the_page_of_a_lecture(small_site):
     whole, markup = page(small_site, LECTURE_PAGE), article(small_site, LECTURE_PAGE)
     text = text_of(markup)
     assert "6 * 7" in text and "it is 42" in text and "42 in all" in text
+    assert "..." not in text, "the place of a hidden source"
     for absent in ("the_setup", "secret", 'id="check"', "badge.svg"):
         assert absent not in markup, absent
     assert "<strong>Answer.</strong> It is <math" in markup, "the output of a hidden cell"
