@@ -3,6 +3,8 @@
 import html
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -278,3 +280,14 @@ def test_the_proposed_model_is_the_largest_that_fits():
     options = {"targets": "all-linear", "recipe": "autocast"}
     *_, last = memory.alternatives("llama-65b", "qlora", gpu="T4", **options)
     assert last.changes == {"model": largest("model", "T4", method="qlora", **options)}
+
+
+def test_the_tools_need_only_the_standard_library():
+    code = (
+        "import sys; before = set(sys.modules); from workshop.publishing import live\n"
+        "for name in live.TOOLS: live.answer(name, {})\n"
+        "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(names - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['course_utils', 'workshop']\n", done.stderr
