@@ -79,8 +79,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
         return Submission(student, None, exchange=texts, problem=problem)
     if likely != expected:
         notes.append(f"the notebook's file name was {quoted(likely)}")
-    kept = tuple(notes[-MAX_NOTES:])
-    return Submission(student, notebook, files, texts, kept, doubts, path=likely)
+    return Submission(student, notebook, files, texts, tuple(notes[-MAX_NOTES:]), doubts)
 
 
 def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:

@@ -130,11 +130,6 @@ def _is_valid(record: Record) -> bool:
     )
 
 
-def read_one(folder: Path, student: str) -> Record | None:
-    """Return a student's record in an assignment's folder; None if it is missing or invalid."""
-    return read(folder / FOLDER / student / NAME)
-
-
 def read_all(folder: Path) -> list[Record]:
     """Return the records in an assignment's folder, sorted by student."""
     try:

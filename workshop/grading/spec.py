@@ -25,8 +25,6 @@ Files = dict[str, bytes]
 
 Notebook = dict[str, Any]
 
-# The ending of a notebook's file name.
-NOTEBOOK = ".ipynb"
 # Maximum size of a notebook file in bytes (B), including outputs that a student forgot to clear.
 MAX_NOTEBOOK = 250_000_000
 
@@ -97,7 +95,6 @@ class Submission:
     doubts: tuple[str, ...] = ()
     problem: str = ""
     seed: int = 0
-    path: str = ""
 
     @functools.cached_property
     def attempt(self) -> str:
@@ -116,7 +113,7 @@ class Submission:
 
 def is_notebook(path: str) -> bool:
     """Return whether a file is a notebook according to its name; ".IPYNB" is possible, too."""
-    return path.casefold().endswith(NOTEBOOK)
+    return path.casefold().endswith(".ipynb")
 
 
 def digest(*parts: Any) -> str:

@@ -9,7 +9,6 @@ worker ──► bwrap: system and libraries read-only, no network, none of the 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -216,13 +215,3 @@ def reserved_core() -> Iterator[int]:
     finally:
         with _choosing:
             _submissions[core] -= 1
-
-
-@functools.cache
-def unavailable_reason() -> str:
-    """Return why no sandbox can be started on this machine; "" if one can be started."""
-    try:
-        Server().close()
-    except SandboxError as error:
-        return str(error)
-    return ""
