@@ -145,7 +145,7 @@ def tests_of(notebook: dict[str, Any]) -> dict[str, str]:
     return {
         cell_id: cell["source"]
         for cell in notebook["cells"]
-        if is_graded(cell) and not is_answer(cell) and (cell_id := grade_id(cell))
+        if is_test(cell) and (cell_id := grade_id(cell))
     }
 
 
@@ -186,6 +186,11 @@ def is_answer(cell: Cell) -> bool:
 def is_graded(cell: Cell) -> bool:
     """Return whether a student gets points for a cell."""
     return grading(cell).get("grade", False)
+
+
+def is_test(cell: Cell) -> bool:
+    """Return whether a cell tests an answer."""
+    return is_graded(cell) and not is_answer(cell)
 
 
 def _task(answer: Cell, cells: tuple[Cell, ...], path: Path) -> Task:

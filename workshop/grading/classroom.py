@@ -118,15 +118,14 @@ def grade(  # noqa: PLR0913
         with _book(folder, name) as book, _pool(workers, opened) as pool:
             book.check_release()
             book.check()
-            kept = filter(None, before.values())
-            previous = _with_points(kept, book)
+            previous = book.with_points(before.values())
             queue = _changed(chosen, spec, book, before, again)
             graded: dict[str, Record] = {}
             for submission, record, notebook in _graded(pool, spec, opened, queue, workers):
                 graded[record.student] = book.save(record, notebook, submission)
                 if progress:
                     progress(graded[record.student], len(graded), len(chosen))
-            current = _with_points({**before, **graded}.values(), book)
+            current = book.with_points({**before, **graded}.values())
     ordered = sorted(current, key=lambda record: record.student)
     return Result(assignments.read(source), ordered, previous, len(graded))
 
@@ -140,12 +139,6 @@ def _book(folder: Path, name: str) -> Book:
     from workshop.grading.save import Book
 
     return Book(folder, name)
-
-
-def _with_points(kept: Iterable[Record | None], book: Book) -> list[Record]:
-    """Return the records with the gradebook's points, which a person may have changed."""
-    scores = book.scores()
-    return [record.with_points(scores.get(record.student, {})) for record in kept if record]
 
 
 def submission_paths(folder: Path, name: str) -> list[Path]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
-from workshop.grading.assignments import Assignment, Cell, is_answer, is_graded
+from workshop.grading.assignments import Assignment, Cell, is_test
 from workshop.grading.safe_files import make_folders
 
 # compare50 compares sequences of this many tokens.
@@ -50,7 +50,7 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
         # compare50 doesn't escape the names of folders.
         name = re.sub(r"[^\w ,.@+-]", "_", student)[:40]
         try:
-            cells = [cell for cell in load(path)["cells"] if not _is_test(cell)]
+            cells = [cell for cell in load(path)["cells"] if not is_test(cell)]
             own = [cell for cell in cells if cell["source"].strip() not in given]
             _check_length("\n".join(cell["source"] for cell in own))
         except CourseError as error:
@@ -58,11 +58,6 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
         else:
             _write(target / "answers" / (name if name == student else f"{name}~{number}"), own)
     return left_out
-
-
-def _is_test(cell: Cell) -> bool:
-    """Return whether a cell tests an answer."""
-    return is_graded(cell) and not is_answer(cell)
 
 
 def _check_length(text: str) -> None:

@@ -15,13 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workshop.grading.assignments import Cell, grade_id
-from workshop.grading.repair import DEFINES
+from workshop.grading.repair import defined
 
-# An unindented line that defines or imports a name.
-DEFINES_NAME = (
-    r"^(?:(?:async +)?def|class) +{0}\b|^{0}(?: *:[^=\n]+| *)=(?!=)"
-    r"|^(?:from|import) [^\n]{{0,300}}\b{0}\b"
-)
+# An unindented line that imports a name.
+IMPORTS_NAME = r"^(?:from|import) [^\n]{{0,300}}\b{0}\b"
 UNDEFINED = re.compile(r"name '(\w{1,100})' is not defined")
 # The minor version of the Python with which a notebook was saved.
 MINOR = re.compile(r"3\.(\d{1,3})\b")
@@ -71,7 +68,7 @@ class Failures:
             f"may: {error}"
             for name, cell in self.cells.items()
             if re.match("SyntaxError|Ind", error := self.errors.get(cell["source"], ""))
-            if DEFINES.search(cell["source"])
+            if defined(cell["source"])
         ]
 
     def explain(self, message: str) -> str:
@@ -86,8 +83,8 @@ class Failures:
                 return f"`{statement}` failed: {error[:MAX_ERROR]}"
         if sum(len(cell["source"]) for cell in self.cells.values()) > MAX_SOURCE:
             return ""
-        defines = re.compile(DEFINES_NAME.format(name), re.M)
-        found = [cell for cell in self.cells.values() if defines.search(cell["source"])]
+        imports, cells = re.compile(IMPORTS_NAME.format(name), re.M), self.cells.values()
+        found = [c for c in cells if name in defined(c["source"]) or imports.search(c["source"])]
         for cell in [cell for cell in found if cell["cell_type"] == "code"] or found:
             if cell["cell_type"] != "code":
                 return f"{_described(cell)} defines it, but is not a code cell"

@@ -91,8 +91,7 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
 
     (source,) = sources(folder, name)
     with Book(folder, source.stem) as book:
-        scores, found = book.scores(), read_all(book.records)
-    graded = [record.with_points(scores.get(record.student, {})) for record in found]
+        graded = book.with_points(read_all(book.records))
     if not graded:
         raise CourseError(f"{source.stem} was not graded yet: run `course grade {source.stem}`")
     assignment = read(source)

@@ -105,11 +105,8 @@ def read_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     solution, released = load(folder / "solutions" / name / f"{name}.ipynb"), load(path)
     imports = {"student": _imports(released["cells"]), "test": _imports(solution["cells"])}
     imports["test"] += "\nfrom workshop.grading import repair"
-    other_files = {
-        file.relative_to(path.parent).as_posix(): file.read_bytes()
-        for file in sorted(path.parent.rglob("*"))
-        if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
-    }
+    other_files = _files(path.parent, [""])
+    del other_files[path.name]
     tests, hidden = tests_of(solution), withheld(solution)
     contents = {name: hashlib.sha256(data).hexdigest() for name, data in other_files.items()}
     return GradingSpec(

@@ -210,7 +210,7 @@ class _Repair:
         self.tests = [name for name in self.marked if name not in self.answers]
         self.ids_by_text = {_trimmed(c["source"]): name for name, c in self.released.items()}
         code = [name for name in self.answers if self.released[name]["cell_type"] == "code"]
-        self.names = {name: _defined(self.released[name]["source"]) for name in code}
+        self.names = {name: defined(self.released[name]["source"]) for name in code}
         self.repaired: dict[str, list[str]] = defaultdict(list)
         self.doubts: list[str] = []
         self.pieces = _limited([piece for cell in cells for piece in self._split(cell)])
@@ -245,7 +245,7 @@ class _Repair:
             name, source = comment[1], cell.source[start:end].strip("\n")
             test = self.released[name]["source"].strip("\n") if name in self.tests else source
             above, found, below = source.partition(test)
-            own = _defined(above) & set().union(*self.names.values()) - _defined(test)
+            own = defined(above) & set().union(*self.names.values()) - defined(test)
             pieces.append(
                 replace(cell, source=above + found, name="" if own else name, commented=True)
             )
@@ -270,7 +270,7 @@ class _Repair:
         elif name in self.answers:
             filled = [p for p in copies if not self._is_stub(name, p.source)] or copies[:1]
             defining = [
-                p for p in filled if p.commented or _defined(p.source) & self.names.get(name, set())
+                p for p in filled if p.commented or defined(p.source) & self.names.get(name, set())
             ]
             answers = defining or filled
             count = len({_trimmed(piece.source) for piece in answers})
@@ -300,7 +300,7 @@ class _Repair:
         restored, so that the stub doesn't replace the student's function.
         """
         found = {piece.name for piece in self.pieces}
-        written = {name for piece in self.pieces for name in _defined(piece.source)}
+        written = {name for piece in self.pieces for name in defined(piece.source)}
         top = takewhile(lambda name: name not in self.marked, self.released)
         setup = [name for name in top if self.released[name]["cell_type"] == "code"]
         for name in (name for name in (*setup, *self.marked) if name not in found):
@@ -339,7 +339,7 @@ class _Repair:
         sources = {cell["id"]: cell["source"] for cell in cells}
         empty = [name for name in self.answers if self._is_stub(name, sources[name])]
         code = [cell["id"] for cell in cells if cell["cell_type"] == "code"]
-        written = {i: _defined(sources[i]) for i in code if i not in [*self.tests, *empty]}
+        written = {i: defined(sources[i]) for i in code if i not in [*self.tests, *empty]}
         missing, unanswered = self.repaired["restored missing cells"], []
         for name in self.answers:
             places = [i for i, names in written.items() if names & self.names.get(name, set())]
@@ -360,7 +360,7 @@ def _trimmed(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
-def _defined(source: str) -> set[str]:
+def defined(source: str) -> set[str]:
     """Return the names that the unindented lines of a cell define."""
     return {function or name for function, name in DEFINES.findall(source)}
 

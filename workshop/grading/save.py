@@ -121,23 +121,24 @@ class Book:
         """Return the students who have a submission of the assignment in the gradebook."""
         return {s.student_id for s in self._book.assignment_submissions(self.name)}
 
-    def scores(self) -> dict[str, dict[str, float | None]]:
-        """Return the points in the gradebook by student and graded cell, computed by `score`."""
+    def with_points(self, found: Iterable[Record | None]) -> list[Record]:
+        """Return the records with the gradebook's points, which a person may have changed."""
         # Formgrader may have changed the database meanwhile.
         self._book.db.expire_all()
-        return {
+        points = {
             submission.student_id: {
                 grade.name: score(grade) for book in submission.notebooks for grade in book.grades
             }
             for submission in self._book.assignment_submissions(self.name)
         }
+        return [record.with_points(points.get(record.student, {})) for record in found if record]
 
     def save(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record; return the record with its points and state.
 
         Points given by hand are kept. A cell with points by hand is marked for a new review only if
         the check gives different points than before, or if the answer has changed. If the gradebook
-        should not contain the student (`submissions.in_gradebook`), only the record is saved. A
+        should not contain the student (`read.in_gradebook`), only the record is saved. A
         submission that can't be saved is ungradable, and its record says why.
         """
         try:
