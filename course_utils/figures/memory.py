@@ -144,7 +144,6 @@ class _Bars:
         return labels
 
     def _in_lines(self, parts: Sequence[str]) -> list[list[str]]:
-        """Distribute the entries of the legend over lines."""
         lines: list[list[str]] = []
         room = 0.0
         for part in parts:

@@ -50,13 +50,10 @@ def {function}(numbers):
 
 
 def course(folder: Path, count: int) -> None:
-    """Create a course with one released assignment and its submissions.
+    """Create a course in a new folder, with one released assignment and its submissions.
 
     The assignment imports torch and transformers, and has three functions. About every fourth
     answer is wrong.
-
-    Args:
-        folder: the course's folder, which must not exist.
     """
     (folder / "exercises").mkdir(parents=True)
     shutil.copy(ROOT / release.SETTINGS, folder)
@@ -87,7 +84,6 @@ class Run:
     """Measurements of a grading process from outside.
 
     Attributes:
-        seconds: the time that the process took.
         done: the time since its start at which each submission was graded, in seconds.
         peak: the maximum memory of the process and all its descendants together, in bytes (B).
     """

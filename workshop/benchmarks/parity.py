@@ -64,8 +64,6 @@ class Subject:
         probabilities: a function from token ids to the probabilities of the next token, of shape
             (vocab,).
         token_ids: a function from a conversation to the token ids of its prompt.
-        load_seconds: the time in seconds that it took to load the model.
-        close: a function that frees the memory of the model.
     """
 
     answers: Callable[[Sequence[Any]], list[str]]

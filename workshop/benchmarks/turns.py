@@ -82,7 +82,6 @@ def take_turns(
 
     Args:
         ways: the functions that do the work, by name; a worker process must be able to import them.
-        rounds: the number of measured rounds.
         warm_up: the number of rounds before the measured rounds.
         around: function from a round's number to a context manager in which each turn of the round
             runs. Measured rounds are numbered from 0; the numbers of warm-up rounds are negative.
@@ -119,7 +118,6 @@ def take_turns(
 
 
 def _ask(name: str, worker: Connection, more: bool) -> dict:
-    """Tell a worker whether there are more turns, and return its answer."""
     try:
         worker.send(more)
         return worker.recv()

@@ -48,9 +48,6 @@ class Task:
         number: The number of the lecture and of the task in the assignment, such as "3.2".
         stars: The difficulty, such as "●●○".
         bonus: Whether these are bonus points, which the assignment's points don't include.
-        by_hand: Whether a person grades the answer.
-        prompt: The cell with the text of the task.
-        checks: The cells that grade the answer.
     """
 
     id: str

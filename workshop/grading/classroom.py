@@ -131,11 +131,8 @@ def grade(  # noqa: PLR0913
 
 
 def _book(folder: Path, name: str) -> Book:
-    """Return the gradebook of an assignment.
-
-    Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
-    that the servers start at the same time.
-    """
+    # Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
+    # that the servers start at the same time.
     from workshop.grading.save import Book
 
     return Book(folder, name)

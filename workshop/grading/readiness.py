@@ -39,10 +39,7 @@ def workers() -> int:
 
 
 def check_grading() -> Environment:
-    """Check everything that grading needs, and return a table of the results.
-
-    The check starts a sandbox, which needs about one second.
-    """
+    """Return a table of what grading needs; this starts a sandbox, which takes about a second."""
     rows = [
         *_sandbox(),
         _row("nbgrader", util.find_spec("nbgrader"), "installed", "run `pip install nbgrader`"),

@@ -64,10 +64,7 @@ def differences(folder: Path, only: str | None = None) -> list[str]:
 
 
 def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
-    """Copy the settings and the solutions of a course to `target`, and return `target`.
-
-    The copy contains no submissions and no gradebook.
-    """
+    """Copy only the settings and the solutions of a course to `target`, and return `target`."""
     (target / "exercises").mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / SETTINGS, target)
     for path in sources(folder, only):
@@ -175,10 +172,7 @@ def _readme(folder: Path) -> str:
 
 
 def _files(folder: Path, parts: list[str]) -> dict[str, bytes]:
-    """Return the contents of all files in parts of a folder, by relative path.
-
-    Jupyter's checkpoints (`.ipynb_checkpoints`) are left out.
-    """
+    """Return the files in parts of a folder by relative path, without Jupyter's checkpoints."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for part in parts

@@ -181,7 +181,6 @@ def _clean(text: str) -> str:
 
 
 def _limited(pieces: list[_Piece]) -> list[_Piece]:
-    """Return the pieces unless they exceed a limit."""
     text = sum(len(piece.source) for piece in pieces)
     size = sum(len(json.dumps(piece.pictures)) for piece in pieces if piece.pictures)
     if len(pieces) > MAX_CELLS or text > MAX_TEXT or size > MAX_PICTURES:

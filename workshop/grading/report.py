@@ -74,10 +74,7 @@ def _sort_key(record: Record) -> tuple[str, str]:
 def write_report(
     path: Path, assignment: Assignment, records: Iterable[Record], previous: Iterable[Record] = ()
 ) -> None:
-    """Write the class report, which names students and their mistakes, as one HTML file.
-
-    The report is for the instructor only.
-    """
+    """Write the class report, which names students, for the instructor only, as one HTML file."""
     records, previous = _prepared(records), _prepared(previous)
     alike, compared = path.parent / "compare" / "index.html", ""
     if alike.exists():
@@ -250,7 +247,6 @@ def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Groups:
 
 
 def _costs(records: Sequence[Record]) -> str:
-    """Return the time and the memory of grading as a sentence."""
     seconds, memory = [r.seconds for r in records], [r.memory for r in records]
     slowest = max(records, key=lambda record: record.seconds)
     return (

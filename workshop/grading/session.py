@@ -247,14 +247,10 @@ class GradingSession:
     def _request(
         self, kind: str, body: bytes, fields: dict[str, Any], outputs: _Outputs, seconds: float
     ) -> Message:
-        """Send a request to the student process, wait for the answer, and return the answer.
+        """Send a request to the student process, and return the answer.
 
-        When the time is up, the process is interrupted. If the process still doesn't answer, it is
-        ended.
-
-        Args:
-            outputs: The list to which outputs of the process are added.
-            seconds: How many seconds the process has until it is interrupted.
+        Outputs that come before the answer are added to `outputs`. After `seconds` seconds, the
+        process is interrupted. If it still doesn't answer, it is ended.
         """
         interrupted = False
         try:

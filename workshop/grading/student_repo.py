@@ -72,7 +72,6 @@ def write(folder: Path, target: Path) -> list[str]:
     """Release all assignments of a course, write the students' version, and list omitted files.
 
     Args:
-        folder: The course, which must be in git.
         target: A new or empty folder, or the root of a git work tree without uncommitted changes.
             In a work tree, the folders that a release fills are replaced. All other files are kept,
             unless a new file has the same path.
@@ -140,7 +139,6 @@ def _git(folder: Path, *arguments: str) -> set[str]:
 
 
 def _fill(tree: Path, folder: Path, tracked: set[str]) -> None:
-    """Fill an empty folder with the students' version."""
     released = (name.replace("solutions/", "exercises/", 1) for name in tracked)
     for name in ("exercises/README.md", *released):
         if (folder / name).is_file() and not name.startswith("workshop/benchmarks/"):

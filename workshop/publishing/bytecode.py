@@ -21,7 +21,6 @@ def with_bytecode(archive: bytes, modules: Container[str] | None = None) -> byte
     Docstrings and assertions are left out.
 
     Args:
-        archive: The archive with the sources.
         modules: The paths in the archive of the modules that are needed. Files in the folders of
             KEPT stay as they are, and all other files are left out. None compiles all modules.
     """

@@ -215,7 +215,6 @@ def _answer(form: Any, question: Any) -> str:
 
 
 def _screens(cells: list[Any]) -> list[list[Any]]:
-    """Return the cells of each screen as a list."""
     screens: list[list[Any]] = []
     for cell in cells:
         if not screens or _slide_type(cell) in ("slide", "subslide"):

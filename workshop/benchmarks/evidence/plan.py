@@ -99,8 +99,6 @@ class Group:
     """The runs of one way on one number of stories.
 
     Attributes:
-        way: a key of WAYS.
-        stories: the number of training stories.
         seeds: the seeds that train with the chosen rate; at least RATE_SEEDS.
         finalists: how many of the rates are tried with all of RATE_SEEDS.
         rates: the learning rates that are tried; by default those of the way, and the next rate

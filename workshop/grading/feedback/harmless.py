@@ -92,7 +92,6 @@ def _output(output: Any) -> Any:
 
 
 def _cut(text: str) -> str:
-    """Return a text cut to MAX_TEXT characters."""
     if len(text) <= MAX_TEXT:
         return text
     return f"{text[:MAX_TEXT]}\n… ({len(text):,} characters)"

@@ -62,10 +62,9 @@ class Part:
     """One cell with points: a check, or an answer that a person grades.
 
     Attributes:
-        title: "check 1 of 3", or "your text".
+        title: "check 1 of 3", or "your answer".
         score: the student's points; None if a person still has to give them.
         message: the parts of a failed check's message, each with its label.
-        is_hidden: whether grading has added the failed check.
     """
 
     title: str
@@ -190,7 +189,6 @@ def _add(task: TaskResult, cell: Any) -> None:
 
 
 def _answer(cell: Any) -> Markup:
-    """Return a student's answer as safe HTML."""
     if cell.cell_type == "markdown":
         return Markup(markdown({"cell": cell}, cell.source))
     return Markup(Highlight2HTML(pygments_lexer="ipython3")(cell.source))

@@ -85,11 +85,7 @@ def _warm_up(imports: str) -> None:
 
 
 def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> int:
-    """Fork a process that serves a role, and return its pid.
-
-    Returns:
-        The pid in the server's PID namespace; 0 if the process could not be started.
-    """
+    """Fork a process that serves a role; return its pid in this namespace, or 0 if it failed."""
     reading, writing = os.pipe()
     # The server must stay in its own namespaces. So an intermediate process enters new namespaces,
     # forks the process that serves the role, and ends.
@@ -147,10 +143,7 @@ def _ending() -> Iterator[None]:
 
 
 def _end(pid: int) -> int:
-    """Kill a process with all processes of its namespace, and return its exit status.
-
-    If a signal ended the process, the status is the negative number of the signal.
-    """
+    """Kill a process with its namespace; return its exit status, negative if a signal ended it."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -46,7 +46,10 @@ class Message:
 
 
 class Channel:
-    """One end of a connection between two processes."""
+    """One end of a connection between two processes.
+
+    A `deadline` is a time on the clock `time.monotonic`; by default, there is none.
+    """
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
@@ -58,9 +61,6 @@ class Channel:
     ) -> None:
         """Send one message.
 
-        Args:
-            deadline: A time on the clock `time.monotonic`; default: no deadline.
-
         Raises:
             ChannelError: The connection is closed.
             TimeoutError: The deadline has passed.
@@ -71,11 +71,7 @@ class Channel:
             self.connection.sendall(sizes + head + body)
 
     def receive(self, deadline: float | None = None, limit: int = MAX_BODY) -> Message:
-        """Receive and return the next message.
-
-        Args:
-            deadline: A time on the clock `time.monotonic`; default: no deadline.
-            limit: Maximum size of the message's body, in bytes (B).
+        """Receive and return the next message, whose body may have `limit` bytes (B).
 
         Raises:
             ChannelError: The connection is closed, or the message is too large or malformed.

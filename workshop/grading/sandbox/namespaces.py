@@ -63,9 +63,7 @@ def unshare_namespaces() -> None:
 def mount_private(size: int) -> None:
     """Mount a /proc, terminals, an empty /tmp and an empty /dev/shm for this process alone.
 
-    Args:
-        size: The maximum size of all files in /tmp together, in bytes (B). The maximum for /dev/shm
-            is half of this size.
+    The files in /tmp together may have `size` bytes (B), and those in /dev/shm half of that.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
     # Without a private devpts, all submissions would share the server's terminals. A submission

@@ -222,7 +222,6 @@ class Proxy:
     Calling the proxy or one of its methods makes the call in the student process.
 
     Args:
-        name: The name of the function or class that the student has defined.
         path: The attributes that lead from the object to a method.
         number: The number of the call that created the object; 0 for a function or class.
         makes: Whether a call creates an object and returns a proxy for it, as a class does. If not,

@@ -183,11 +183,7 @@ class SandboxProcess:
 
 
 def _sender_pid(connection: socket.socket) -> int:
-    """Receive the first byte from a connection, and return the sender's pid on this machine.
-
-    Returns:
-        The pid; 0 if the sender has ended without sending anything.
-    """
+    """Receive a byte; return its sender's pid on this machine, or 0 if the sender has ended."""
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
     connection.settimeout(ANSWER_TIMEOUT)
     data, extra, _, _ = connection.recvmsg(1, space)

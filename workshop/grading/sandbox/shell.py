@@ -142,10 +142,7 @@ class _IPython(InteractiveShell):
         """Return whether the cell goes on after a statement that raised an error.
 
         The statement is an import, or needs what is missing here. The last statement of a cell is
-        skipped only if it is an import.
-
-        Args:
-            error: The exception; None if the statement could not be compiled.
+        skipped only if it is an import. `error` is None if the statement could not be compiled.
         """
         if self.missing is None or not isinstance(error, Exception):
             return False
@@ -245,16 +242,10 @@ def exception_fields(kind: type[BaseException], error: BaseException) -> dict[st
 
 
 def clean(text: Any, size: int = MAX_CHARACTERS) -> str:
-    """Return the first `size` characters of a text.
-
-    Characters that UTF-8 can't encode become question marks.
-    """
+    """Return the first characters of a text, with question marks in place of lone surrogates."""
     return utf8(str(text)[:size]).decode()
 
 
 def utf8(text: str) -> bytes:
-    """Return the text as UTF-8.
-
-    Lone surrogates, which have no UTF-8 encoding, become question marks.
-    """
+    """Return the text as UTF-8, with question marks in place of lone surrogates."""
     return text.encode("utf-8", "replace")

@@ -94,10 +94,8 @@ class WatchedLimit:
 
 
 def _processes(pid: int) -> list[int]:
-    """Return the pids of a process and its descendants.
-
-    psutil would read the status of all processes of the machine, ten times a second.
-    """
+    """Return the pids of a process and its descendants."""
+    # psutil would read the status of all processes of the machine, ten times a second.
     found = [pid]
     for each in found:
         for path in glob.glob(f"/proc/{each}/task/*/children"):
