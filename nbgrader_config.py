@@ -58,10 +58,10 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 # uses this class, too.
 c.ExchangeFactory.collect = "workshop.grading.collect.exchange.SafeCollect"
 
-# --- running a notebook: autograding and the button "Validate" ------------------------------------
+# --- running a notebook: the button "Validate", and autograding -----------------------------------
 
-# Maximum time of one cell in seconds. nbgrader's default of 30 s is too short to import PyTorch on
-# a busy machine.
+# Maximum time of one cell in seconds if a student presses *Validate*. nbgrader's default of 30 s is
+# too short to import PyTorch on a busy machine.
 c.Execute.timeout = 60
 # Kernels log only critical errors. Otherwise they would log a warning at each start.
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]

@@ -121,23 +121,23 @@ def test_all_processes_of_a_submission_are_ended():
 
 @needed
 @pytest.mark.full
-def test_all_processes_end_if_the_worker_is_killed(tmp_path):
+def test_all_processes_end_if_the_grader_is_killed(tmp_path):
     """The server doesn't notice it itself, because it is still importing."""
     code = (
         "from workshop.grading.sandbox.server import Server as S; S('import time; time.sleep(300)')"
     )
-    # A worker that is killed can't delete its copy of the package.
+    # A grader that is killed can't delete its copy of the package.
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    worker = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
+    grader = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
     started = []
 
     def importing():
-        started[:] = worker.children(recursive=True)
+        started[:] = grader.children(recursive=True)
         return any("python" in process.name() for process in started)
 
     assert wait_until(importing)
-    worker.kill()
-    worker.wait()
+    grader.kill()
+    grader.wait()
     assert psutil.wait_procs(started, 60)[1] == []
 
 

@@ -12,7 +12,7 @@ an answer without any of these marks stays a cell of the student's own, and a do
 
 A malicious file may fill the memory of the process that reads it, so this happens in the sandbox:
 
-    worker: request(data, release)  ──►  test process: run  ──►  worker: result, or Ungradable
+    grader: request(data, release)  ──►  test process: run  ──►  grader: result, or Ungradable
 
 The module needs only the standard library and the course's own modules, and its running time
 grows linearly with the size of the file.

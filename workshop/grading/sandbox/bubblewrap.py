@@ -84,7 +84,7 @@ def command(package: Path, folders: Folders) -> list[str]:
     files = list(_file_options(package, folders))
     if os.geteuid() != 0:
         return [bwrap, *SEPARATION, *files, *OWN_FILES]
-    # When the worker ends, the first bubblewrap ends, and so do all processes in its PID namespace.
+    # When the grader ends, the first bubblewrap ends, and so do all processes in its PID namespace.
     outside = [bwrap, "--unshare-pid", "--die-with-parent", *files]
     outside += ["--bind", "/proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--"]
     return [*outside, *_as_nobody(), bwrap, *SEPARATION, "--ro-bind", "/", "/", *OWN_FILES]

@@ -1,6 +1,6 @@
 """Run the first process in a sandbox: a server that imports libraries once and then forks.
 
-    python -m workshop.grading.sandbox.forkserver 3        the socket to the worker
+    python -m workshop.grading.sandbox.forkserver 3        the socket to the grader
 
 On request, the server forks a process. The new process gets its own namespaces and serves a role,
 "student" or "test": it answers the messages that it receives over the socket that came with the
@@ -33,12 +33,12 @@ TRIAL_CELLS = (
     "f(",
     "1 / 0",
 )
-# Maximum size of a request from the worker, in bytes (B).
+# Maximum size of a request from the grader, in bytes (B).
 MAX_REQUEST = 200_000
 
 
 def main(control_descriptor: str) -> None:
-    """Import the libraries, then carry out the worker's requests until the worker has ended."""
+    """Import the libraries, then carry out the grader's requests until the grader has ended."""
     control = socket.socket(fileno=int(control_descriptor))
     namespaces.set_subreaper()
     request, _ = _receive(control)
@@ -110,7 +110,7 @@ def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> i
 
 
 def _serve(descriptor: int, request: dict[str, Any]) -> None:
-    """Apply all limits to this process, and serve a role until the worker closes the socket."""
+    """Apply all limits to this process, and serve a role until the grader closes the socket."""
     # Leave the server's process group. Otherwise a submission could send a signal to the whole
     # group: the server and all other submissions.
     os.setsid()
@@ -122,7 +122,7 @@ def _serve(descriptor: int, request: dict[str, Any]) -> None:
     rlimits.limit_process(request["memory"], request["processes"])
     namespaces.drop_privileges()
     seccomp.install_filter()
-    # Send one byte. With this byte, the worker receives this process's pid on the machine.
+    # Send one byte. With this byte, the grader receives this process's pid on the machine.
     connection.send(b"!")
     null = os.open(os.devnull, os.O_RDWR)
     for standard_stream in (0, 1, 2):
@@ -149,9 +149,9 @@ def _end(pid: int) -> int:
 
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
-    """Return a request from the worker and the file descriptor that came with the request.
+    """Return a request from the grader and the file descriptor that came with the request.
 
-    The descriptor is -1 if none came with the request. If the worker has ended, this process ends.
+    The descriptor is -1 if none came with the request. If the grader has ended, this process ends.
     """
     data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 1)
     if not data:

@@ -27,8 +27,8 @@ from course_utils.exercise import checks, values
 from workshop.grading.sandbox.messages import Channel, ChannelError, Message
 from workshop.grading.sandbox.shell import Shell, clean, exception_fields, utf8
 
-# Maximum size of a message's body from the worker, in bytes (B). The limit is high, because the
-# worker is trusted.
+# Maximum size of a message's body from the grader, in bytes (B). The limit is high, because the
+# grader is trusted.
 MAX_REQUEST = 400_000_000
 
 
@@ -180,7 +180,7 @@ class TestProcess(RoleProcess):
         """Call one of the grader's own functions, and answer with its result.
 
         The function's argument and its result are bytes. The function runs here rather than in the
-        worker because it reads data from a student. Such data may exhaust the memory of the process
+        grader because it reads data from a student. Such data may exhaust the memory of the process
         that reads them.
         """
         function = pkgutil.resolve_name(message["function"])

@@ -1,6 +1,6 @@
 """Start sandboxes: warm servers in bubblewrap, which fork a process for each submission.
 
-worker ──► bwrap: system and libraries read-only, no network, none of the course's files
+grader ──► bwrap: system and libraries read-only, no network, none of the course's files
              └─ server: has imported torch, transformers … once   (`sandbox.forkserver`)
                   ├─ process of one submission: namespaces, /tmp and limits of its own
                   └─ process of another submission

@@ -21,7 +21,7 @@ import psutil
 from course_utils.machine.cgroups import ROOT, memberships
 from course_utils.machine.units import format_bytes
 
-# A group's folder is named PREFIX-PID-RANDOM, with the pid of the worker that created it.
+# A group's folder is named PREFIX-PID-RANDOM, with the pid of the grader that created it.
 PREFIX = "qlora-grading"
 # Maximum time until the kernel has ended all processes of a group, in seconds.
 KILL_TIMEOUT = 5.0
@@ -108,7 +108,7 @@ def _works(parent: Path) -> bool:
 
 
 def _remove_empty(parent: Path) -> None:
-    """Remove the groups of workers that were killed; the sandbox of such a worker has ended."""
+    """Remove the groups of graders that were killed; the sandbox of such a grader has ended."""
     for folder in parent.glob(f"{PREFIX}-*-*"):
         if not psutil.pid_exists(int(folder.name.split("-")[2])):
             with contextlib.suppress(OSError):
