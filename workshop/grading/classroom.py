@@ -76,7 +76,7 @@ class Result:
     graded: int
 
 
-# The keyword arguments are the options of the command `course grade`.
+# The command `course grade`, nbgrader's plugin and the tests each need some of these arguments.
 def grade(  # noqa: PLR0913
     folder: Path,
     name: str,

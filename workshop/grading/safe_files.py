@@ -26,16 +26,13 @@ def kind(path: Path | str) -> str:
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
-def read_bytes(
-    path: Path | str, max_size: int, *, folder: int | None = None, owner: int | None = None
-) -> bytes:
+def read_bytes(path: Path | str, max_size: int, *, owner: int | None = None) -> bytes:
     """Return the content of a regular file that is not too large.
 
     Links are not followed, and opening a FIFO doesn't wait for a writer.
 
     Args:
         max_size: The maximum size of the file, in bytes (B).
-        folder: The descriptor of the folder to which the path is relative; default: none.
         owner: The id of the user to whom the file must belong; default: any user.
 
     Raises:
@@ -43,8 +40,7 @@ def read_bytes(
             or can't be read; `strerror` says why.
     """
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, dir_fd=folder)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
