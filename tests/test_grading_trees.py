@@ -317,12 +317,14 @@ def graded(tree):
     folder = tree.course / "grading" / NAME
     assert all(stat.S_ISREG((folder / n).lstat().st_mode) for n in ("report.html", "points.csv"))
     page = (folder / "report.html").read_text(encoding="utf-8")
-    with (folder / "points.csv").open(encoding="utf-8-sig", newline="") as table:
+    # The user of these tests may be unable to read the files of Python's codec "utf-8-sig".
+    with (folder / "points.csv").open(encoding="utf-8", newline="") as table:
+        assert table.read(1) == "\ufeff"
         rows = {row["student"].removeprefix("'") for row in csv.DictReader(table)}
     for student, outcome in tree.expected.items():
         record, shown = found[student], safe_files.escape_unprintable(student)
         name = " ".join(shown.split())
-        assert record.reasons and escape(name[:190]) in page and name.removeprefix("'") in rows
+        assert record.reasons and escape(name[:190]) in page and shown.removeprefix("'") in rows
         if outcome in (LOST, BLOCKED):
             assert record.state == UNGRADABLE and f"  {shown}: ungradable, " in summary, student
         else:
@@ -381,7 +383,9 @@ def fail_for_one(patch, owner, name, error):
     real = getattr(owner, name)
 
     def failing(*arguments, **named):
-        if any(ODD in str(getattr(each, "student", each)) for each in arguments):
+        # The table of points contains the names of all students, but is no file of this student.
+        about = (each for each in arguments if not isinstance(each, bytes))
+        if any(ODD in str(getattr(each, "student", each)) for each in about):
             raise error
         return real(*arguments, **named)
 
