@@ -69,9 +69,6 @@ c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 # By default, nbgrader reads and runs students' notebooks in its own process. With this exporter,
 # `nbgrader autograde` and formgrader's button grade in the sandbox, as `course grade` does.
 c.Autograde.exporter_class = "workshop.grading.plugins.Grade"
-# The exporter applies no preprocessors.
-c.Autograde.sanitize_preprocessors = []
-c.Autograde.autograde_preprocessors = []
 
 # --- the sandbox: what a submission can read on this machine --------------------------------------
 

@@ -587,7 +587,7 @@ def grade(assignment: str, workers: int | None, again: bool, alike: bool) -> Non
     students' answers to grading/. Submissions that are already graded are not graded again, so run
     the same command again to continue after an interruption or to renew the report.
     """
-    from workshop.grading import classroom, compare, release
+    from workshop.grading import classroom, release
 
     folder = release.class_folder()
     try:
@@ -600,18 +600,15 @@ def grade(assignment: str, workers: int | None, again: bool, alike: bool) -> Non
             result = classroom.grade(
                 folder, assignment, workers=workers, again=again, progress=progress
             )
+            # The other submissions have not changed.
+            bar.update((bar.length or 1) - bar.pos)
     except KeyboardInterrupt:
         click.echo(
             "\nStopped. The submissions that were graded are saved: run the same command again to "
             "grade the others."
         )
         sys.exit(130)
-    click.echo(classroom.write_results(folder, result))
-    if alike:
-        page = compare.compare(folder, result.assignment.name)
-        # Now the report has a link to the page.
-        classroom.write_results(folder, result)
-        click.echo(f"compared answers: {page.relative_to(folder)}")
+    click.echo(classroom.write_results(folder, result, compared=alike))
 
 
 @command("export")

@@ -269,17 +269,25 @@ def _finished(
             yield running.pop(graded), graded
 
 
-def write_results(folder: Path, result: Result) -> str:
-    """Write the report, the table of points and the students' answers; return a summary."""
+def write_results(folder: Path, result: Result, *, compared: bool = False) -> str:
+    """Write the report, the table of points and the students' answers; return a summary.
+
+    Args:
+        compared: Whether the answers are compared with each other.
+    """
     name = result.assignment.name
     gradable = [r.student for r in result.records if r.state != records.UNGRADABLE]
     try:
         target = safe_files.make_folders(folder / "grading", name)
         page, table = target / "report.html", target / "points.csv"
         lms.write_csv(table, result.assignment, result.records)
-        report.write_report(page, result.assignment, result.records, result.previous)
         released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
         left_out = compare.write_answers(folder, released, gradable)
+        try:
+            alike = {"compared answers": compare.compare(folder, name)} if compared else {}
+        # The report, which links to the comparison, is written even if there is none.
+        finally:
+            report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as error:
         reason = read.describe(error, folder)
         raise CourseError(f"the results can't be written: {reason}") from error
@@ -291,7 +299,7 @@ def write_results(folder: Path, result: Result) -> str:
     lines += ["changed since the last run:"] * bool(changes)
     lines += [f"  {student}: {'; '.join(changed)}" for student, changed in changes.items()]
     lines += [f"answers that can't be compared: {', '.join(left_out)}"] * bool(left_out)
-    files = {"report": page, "points": table, "answers": target / "answers"}
+    files = {"report": page, "points": table, "answers": target / "answers", **alike}
     lines += [f"{what}: {path.relative_to(folder)}" for what, path in files.items()]
     # A student's text must not send control sequences to the terminal.
     return "\n".join(map(safe_files.escape_unprintable, lines))
