@@ -52,89 +52,40 @@ def collate(rows, pad, side="right"):
 
 
 # %% wrong by-token: masks every label that equals the padding token, and with it the ends
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-    ids, labels, mask = [], [], []
-    for row in rows:
-        n = width - len(row["input_ids"])
-        before, after = (n, 0) if side == "left" else (0, n)
-        ids.append([pad] * before + row["input_ids"] + [pad] * after)
-        labels.append([pad] * before + row["labels"] + [pad] * after)
-        mask.append([0] * before + [1] * (width - n) + [0] * after)
-    labels = torch.tensor(labels)
-    labels[labels == pad] = -100
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": labels,
-    }
+old = '"labels": stack([row["labels"] for row in rows], -100),'
+new = '"labels": stack([[-100 if n == pad else n for n in row["labels"]] for row in rows], -100),'
 
 
 # %% wrong attention-by-token: attends to whatever isn't the padding token
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    labels = torch.full((len(rows), width), -100)
-    for i, row in enumerate(rows):
-        n = len(row["input_ids"])
-        real = slice(0, n) if side == "right" else slice(width - n, width)
-        ids[i, real] = torch.tensor(row["input_ids"])
-        labels[i, real] = torch.tensor(row["labels"])
-    return {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
+old = '"attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),'
+new = '"attention_mask": stack([[int(n != pad) for n in row["input_ids"]] for row in rows], 0),'
 
 
 # %% wrong padding-graded: pads the labels with the padding token
 base = "lists"
-old = 'if len(rows) == 0 or side not in {"right", "left"}:'
-new = 'if not rows or side not in ("left", "right"):'
 old = '"labels": torch.tensor([padded(row["labels"], -100) for row in rows]),'
 new = '"labels": torch.tensor([padded(row["labels"], pad) for row in rows]),'
 
 
 # %% wrong labels-right: pads inputs and mask on the left, the labels always on the right
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-    batch = {
-        "input_ids": torch.full((len(rows), width), pad),
-        "attention_mask": torch.zeros(len(rows), width, dtype=torch.long),
-        "labels": torch.full((len(rows), width), -100),
-    }
-    for i, row in enumerate(rows):
-        n = len(row["input_ids"])
-        start = 0 if side == "right" else width - n
-        batch["input_ids"][i, start : start + n] = torch.tensor(row["input_ids"])
-        batch["attention_mask"][i, start : start + n] = 1
-        batch["labels"][i, :n] = torch.tensor(row["labels"])
-    return batch
+base = "solution"
+old = 'batch["labels"][number, real] ='
+new = 'batch["labels"][number, :length] ='
 
 
 # %% wrong trailing-run: takes a run of padding tokens at a row's end for one end and padding
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-    ids, labels, mask = [], [], []
-    for row in rows:
-        n = width - len(row["input_ids"])
-        before, after = (n, 0) if side == "left" else (0, n)
-        ids.append([pad] * before + row["input_ids"] + [pad] * after)
-        labels.append([-100] * before + row["labels"] + [-100] * after)
-        real = len(row["input_ids"])
-        while real > 1 and row["input_ids"][real - 2 : real] == [pad, pad]:
-            real -= 1  # an end, and then more of the same
-        left = before if side == "left" else 0
-        mask.append([0] * left + [1] * real + [0] * (width - left - real))
+old = "    return {"
+new = """
+    def mask(row):
+        real = list(row["input_ids"])
+        while real[-2:] == [pad, pad]:
+            real.pop()  # an end, and then more of the same
+        return [1] * len(real) + [0] * (len(row["input_ids"]) - len(real))
+
     return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "labels": torch.tensor(labels),
-    }
+"""
+old = '"attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),'
+new = '"attention_mask": stack([mask(row) for row in rows], 0),'
 
 
 # %% right reversed: pads reversed rows on the right and turns them round for the left
@@ -156,14 +107,10 @@ def collate(rows, pad, side="right"):
 base = "lists"
 old = 'if len(rows) == 0 or side not in {"right", "left"}:'
 new = "if not rows:"
-old = 'raise ValueError("no rows, or no such side")'
-new = 'raise ValueError("no rows")'
 
 
 # %% wrong always-right: accepts the side left but pads on the right
 base = "lists"
-old = 'if len(rows) == 0 or side not in {"right", "left"}:'
-new = 'if not rows or side not in ("left", "right"):'
 old = """
         extra = [fill] * (width - len(values))
         return values + extra if side == "right" else extra + values
@@ -173,42 +120,23 @@ new = "        return values + [fill] * (width - len(values))"
 
 # %% wrong bool-mask: returns an attention mask of bools
 base = "lists"
-old = 'if len(rows) == 0 or side not in {"right", "left"}:'
-new = 'if not rows or side not in ("left", "right"):'
 old = '"attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),'
 new = '"attention_mask": torch.tensor([padded([True] * len(r["labels"]), False) for r in rows]),'
 
 
 # %% wrong mask-from-labels: attends only to tokens whose label is not -100
-def collate(rows, pad, side="right"):
-    if not rows or side not in ("left", "right"):
-        raise ValueError("no rows, or no such side")
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values, fill):
-        extra = [fill] * (width - len(values))
-        return values + extra if side == "right" else extra + values
-
-    labels = torch.tensor([padded(row["labels"], -100) for row in rows])
-    return {
-        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
-        "attention_mask": (labels != -100).long(),
-        "labels": labels,
-    }
+old = '"attention_mask": stack([[1] * len(row["labels"]) for row in rows], 0),'
+new = '"attention_mask": stack([[int(n != -100) for n in row["labels"]] for row in rows], 0),'
 
 
 # %% wrong first-longest: pads to the length of the first row
 base = "lists"
-old = 'if len(rows) == 0 or side not in {"right", "left"}:'
-new = 'if not rows or side not in ("left", "right"):'
 old = 'width = max(len(row["input_ids"]) for row in rows)'
 new = 'width = len(rows[0]["input_ids"]) if side == "right" else len(rows[-1]["input_ids"])'
 
 
 # %% wrong width-five: pads to five tokens, as many as the visible checks have
 base = "lists"
-old = 'if len(rows) == 0 or side not in {"right", "left"}:'
-new = 'if not rows or side not in ("left", "right"):'
 old = '    width = max(len(row["input_ids"]) for row in rows)'
 new = ""
 old = "extra = [fill] * (width - len(values))"
@@ -218,8 +146,6 @@ new = "extra = [fill] * (5 - len(values))"
 # %% wrong side-late: checks the side only if a row needs padding
 old = 'if not rows or side not in ("left", "right"):'
 new = "if not rows:"
-old = 'raise ValueError("no rows, or no such side")'
-new = 'raise ValueError("no rows")'
 old = "    return {"
 new = """
     if len({len(row["labels"]) for row in rows}) == 1:

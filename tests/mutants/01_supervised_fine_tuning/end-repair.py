@@ -1,13 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def repair_ends(input_ids, attention_mask, labels, end):
-    if not input_ids.shape == attention_mask.shape == labels.shape:
-        raise ValueError("shapes differ")
-    after_answer = torch.zeros_like(labels, dtype=torch.bool)
-    after_answer[:, 1:] = labels[:, :-1] != -100
-    is_end = (input_ids == end) & (attention_mask == 1)
-    return labels.masked_fill(is_end & after_answer, end)
-
-
 # %% right loops: looks at every token and the one before it
 def repair_ends(input_ids, attention_mask, labels, end):
     if input_ids.shape != labels.shape or attention_mask.shape != labels.shape:

@@ -99,8 +99,6 @@ def next_token_loss(logits, labels):
 # %% wrong shifted-back: asks position t for the token before it
 old = "targets = labels[:, 1:]"
 new = "targets = labels[:, :-1]"
-old = "if not counted.any():"
-new = "if not (labels[:, 1:] != -100).any():"
 old = "log_p = logits[:, :-1].float().log_softmax(-1)"
 new = "log_p = logits[:, 1:].float().log_softmax(-1)"
 

@@ -31,62 +31,14 @@ def longest_sequence(model, usable, batch_size):
     return length
 
 
-# %% base other: another right answer, which some answers below change
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    best = None
-    for name, model in models.items():
-        if peak_bytes(model, batch_size, sequence_length) > usable:
-            continue
-        if best is None or model["parameters"] > models[best]["parameters"]:
-            best = name
-    return best
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
-    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
-
-
 # %% right halving: halves an interval for the length
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    loss = 16 * model["vocab"] * tokens
-    scores = 20 * model["heads"] * tokens * sequence_length
-    return model["fixed"] + inputs + max(loss, scores)
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    fitting = [
-        (model["parameters"], name)
-        for name, model in models.items()
-        if peak_bytes(model, batch_size, sequence_length) <= usable
-    ]
-    return max(fitting)[1] if fitting else None
-
-
-def largest_batch(model, usable, sequence_length):
-    batch = 0
-    while peak_bytes(model, batch + 1, sequence_length) <= usable:
-        batch += 1
-    return batch
-
-
-def longest_sequence(model, usable, batch_size):
+old = """
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+"""
+new = """
     fits, too_long = 0, 1
     while peak_bytes(model, batch_size, too_long) <= usable:
         too_long *= 2
@@ -97,6 +49,7 @@ def longest_sequence(model, usable, batch_size):
         else:
             too_long = middle
     return fits
+"""
 
 
 # %% right solved: solves both inequalities, then takes the smaller answer
@@ -134,18 +87,14 @@ def longest_sequence(model, usable, batch_size):
 
 
 # %% wrong one-too-many: the first number that doesn't fit
-base = "other"
 old = "batch = 0"
 new = "batch = 1"
 old = "while peak_bytes(model, batch + 1, sequence_length) <= usable:"
 new = "while peak_bytes(model, batch, sequence_length) <= usable:"
-old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
-new = """
-    length = 1
-    while peak_bytes(model, batch_size, length) <= usable:
-        length += 1
-    return length
-"""
+old = "length = 0"
+new = "length = 1"
+old = "while peak_bytes(model, batch_size, length + 1) <= usable:"
+new = "while peak_bytes(model, batch_size, length) <= usable:"
 
 
 # %% wrong highest-peak: the model that fills the GPU best
@@ -176,8 +125,12 @@ new = "    return usable // peak_bytes(model, 1, sequence_length)"
 
 
 # %% wrong linear: takes the bytes of a token as constant
-base = "other"
-old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+old = """
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+"""
 new = """
     each = peak_bytes(model, batch_size, 1) - model["fixed"]
     return max(0, (usable - model["fixed"]) // each)
@@ -307,12 +260,8 @@ new = "length = 2 * length or 1"
 
 
 # %% wrong at-most-4096: tries lengths up to 4,096, which is enough for the visible checks
-base = "other"
-old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
-new = """
-    fitting = [n for n in range(1, 4097) if peak_bytes(model, batch_size, n) <= usable]
-    return max(fitting, default=0)
-"""
+old = "while peak_bytes(model, batch_size, length + 1) <= usable:"
+new = "while length < 4096 and peak_bytes(model, batch_size, length + 1) <= usable:"
 
 
 # %% wrong one-sequence: ignores the batch size
@@ -321,8 +270,12 @@ new = "while peak_bytes(model, 1, length + 1) <= usable:"
 
 
 # %% wrong scores-only: solves for the scores and ignores the loss
-base = "other"
-old = "    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)"
+old = """
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+"""
 new = """
     room = max(0, usable - model["fixed"]) // batch_size
     per_token = 4 * model["hidden"] * model["layers"]
@@ -332,73 +285,32 @@ new = """
 
 
 # %% wrong at-most-32768: finds no batch and no length above 32,768
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
-    return model["fixed"] + inputs + tokens * most
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
-    return max(fitting, key=lambda name: models[name]["parameters"], default=None)
-
-
-def largest_batch(model, usable, sequence_length):
-    n = next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
-    return min(n, 32_768)
-
-
-def longest_sequence(model, usable, batch_size):
-    n = next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
-    return min(n, 32_768)
+old = "return batch"
+new = "return min(batch, 32_768)"
+old = "return length"
+new = "return min(length, 32_768)"
 
 
 # %% wrong loss-below-1000: lets the loss decide below 1,000 tokens
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
-    return model["fixed"] + inputs + tokens * most
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
-    return max(fitting, key=lambda name: models[name]["parameters"], default=None)
-
-
-def largest_batch(model, usable, sequence_length):
-    return next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
-
-
-def longest_sequence(model, usable, batch_size):
+old = """
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+"""
+new = """
     room = max(0, usable - model["fixed"]) // batch_size
     per_token, a = 4 * model["hidden"] * model["layers"], 20 * model["heads"]
     length = room // (per_token + 16 * model["vocab"])
     if length < 1000:
         return length
     return (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)
+"""
 
 
 # %% wrong billions: compares whole billions of parameters
-def peak_bytes(model, batch_size, sequence_length):
-    tokens = batch_size * sequence_length
-    inputs = 4 * model["hidden"] * model["layers"] * tokens
-    most = max(16 * model["vocab"], 20 * model["heads"] * sequence_length)
-    return model["fixed"] + inputs + tokens * most
-
-
-def largest_model(models, usable, batch_size, sequence_length):
-    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
-    return max(fitting, key=lambda name: models[name]["parameters"] // 10**9, default=None)
-
-
-def largest_batch(model, usable, sequence_length):
-    return next(n for n in range(50_001) if peak_bytes(model, n + 1, sequence_length) > usable)
-
-
-def longest_sequence(model, usable, batch_size):
-    return next(n for n in range(50_001) if peak_bytes(model, batch_size, n + 1) > usable)
+old = 'model["parameters"] > models[best]["parameters"]:'
+new = 'model["parameters"] // 10**9 > models[best]["parameters"] // 10**9:'
 
 
 # %% wrong stops-early: goes up the sizes and stops at the first model that doesn't fit
@@ -415,3 +327,8 @@ new = """
             break
         best = name
 """
+
+
+# %% wrong below-50000: finds no batch of 50,000, the largest answer
+old = "while peak_bytes(model, batch + 1, sequence_length) <= usable:"
+new = "while batch < 49_999 and peak_bytes(model, batch + 1, sequence_length) <= usable:"

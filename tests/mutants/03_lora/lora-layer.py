@@ -113,8 +113,6 @@ new = """
 
 
 # %% wrong merges-in-place: adds ΔW to W at each forward pass
-old = "self.weight, self.scale = weight, alpha / rank"
-new = "self.weight, self.scale = weight.clone(), alpha / rank"
 old = "        return x @ self.weight + self.scale * (x @ self.A @ self.B)"
 new = """
         self.weight += self.scale * self.A @ self.B

@@ -1,18 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
-
-
 # %% right loop: goes through the layers and notes which targets it has seen
 def adapter_parameters(
     layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
@@ -53,8 +38,8 @@ def adapter_parameters(
 
 
 # %% wrong with-head: gives the output head an adapter as well
-old = 'targets = last_parts - {"lm_head"}'
-new = "targets = last_parts"
+old = 'targets = set(last_parts) - {"lm_head"}'
+new = "targets = set(last_parts)"
 
 
 # %% wrong halved: halves the count because the base is kept in 4 bits
@@ -63,61 +48,39 @@ new = "return sum(rank * (d_in + d_out) for d_in, d_out in chosen) // 2"
 
 
 # %% wrong one-block: keeps one layer of each name, so counts one block
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    shapes = {name.split(".")[-1]: shape for name, shape in layers.items()}
-    if targets == "all-linear":
-        targets = set(shapes) - {"lm_head"}
-    if set(targets) - set(shapes):
-        raise ValueError("a target was not found")
-    return sum(rank * sum(shapes[target]) for target in targets)
+old = """
+    chosen = [
+        shape for last, shape in zip(last_parts, layers.values(), strict=True) if last in targets
+    ]
+"""
+new = """
+    shapes = dict(zip(last_parts, layers.values(), strict=True))
+    chosen = [shapes[target] for target in set(targets)]
+"""
 
 
 # %% wrong unknown-ignored: passes over targets that are not there
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    total = 0
-    for name, shape in layers.items():
-        last = name.split(".")[-1]
-        if last in targets or (targets == "all-linear" and last != "lm_head"):
-            total += rank * sum(shape)
-    return total
+old = """
+    if missing := set(targets) - set(last_parts):
+        raise ValueError(f"no layer is called {sorted(missing)}")
+"""
+new = ""
 
 
 # %% wrong any-found: raises only if none of the targets is there
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    if targets == "all-linear":
-        chosen = [shape for name, shape in layers.items() if name.split(".")[-1] != "lm_head"]
-    else:
-        chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
-    if not chosen:
-        raise ValueError("no target was found")
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+old = "if missing := set(targets) - set(last_parts):"
+new = "if (missing := set(targets)) and not missing & set(last_parts):"
 
 
 # %% wrong suffix: takes kv_proj for v_proj, since it ends alike
-def adapter_parameters(
-    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
-) -> int:
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    if targets == "all-linear":
-        targets = {name.split(".")[-1] for name in layers} - {"lm_head"}
-    for target in targets:
-        if not any(name.endswith(target) for name in layers):
-            raise ValueError(f"{target} is not there")
-    ends = tuple(targets)
-    return sum(rank * sum(shape) for name, shape in layers.items() if name.endswith(ends))
+old = "if missing := set(targets) - set(last_parts):"
+new = "if missing := [t for t in targets if not any(n.endswith(t) for n in layers)]:"
+old = """
+    chosen = [
+        shape for last, shape in zip(last_parts, layers.values(), strict=True) if last in targets
+    ]
+"""
+new = "    chosen = [shape for name, shape in layers.items() if name.endswith(tuple(targets))]"
 
 
 # %% right counter: counts features by the last part of the name
@@ -139,73 +102,44 @@ def adapter_parameters(layers, rank, targets="all-linear"):
 
 
 # %% wrong substring: takes every layer whose name contains a target anywhere
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    if targets == "all-linear":
-        targets = [name for name in layers if name != "lm_head"]
-    for target in targets:
-        if not any(target in name for name in layers):
-            raise ValueError(f"{target} is not there")
-    chosen = [s for name, s in layers.items() if any(target in name for target in targets)]
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+old = "if missing := set(targets) - set(last_parts):"
+new = "if missing := [t for t in targets if not any(t in name for name in layers)]:"
+old = 'targets = set(last_parts) - {"lm_head"}'
+new = 'targets = [name for name in layers if name != "lm_head"]'
+old = """
+    chosen = [
+        shape for last, shape in zip(last_parts, layers.values(), strict=True) if last in targets
+    ]
+"""
+new = "    chosen = [s for name, s in layers.items() if any(target in name for target in targets)]"
 
 
 # %% wrong never-head: leaves lm_head out even if the list contains it
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    total = 0
-    for name, (d_in, d_out) in layers.items():
-        if name.split(".")[-1] in targets and name != "lm_head":
-            total += rank * (d_in + d_out)
-    return total
+old = "if last in targets"
+new = 'if last in set(targets) - {"lm_head"}'
 
 
 # %% wrong needs-head: removes lm_head from a model that has none
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
+old = '    last_parts = [name.split(".")[-1] for name in layers]'
+new = """
     if targets == "all-linear":
         layers = dict(layers)
         layers.pop("lm_head")
-        targets = [name.split(".")[-1] for name in layers]
     last_parts = [name.split(".")[-1] for name in layers]
-    if any(target not in last_parts for target in targets):
-        raise ValueError("a target was not found")
-    return sum(
-        rank * (shape[0] + shape[1])
-        for last, shape in zip(last_parts, layers.values())
-        if last in targets
-    )
+"""
 
 
 # %% wrong only-a: counts A and forgets B
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    return sum(rank * shape[0] for name, shape in layers.items() if name.split(".")[-1] in targets)
+old = "return sum(rank * (d_in + d_out) for d_in, d_out in chosen)"
+new = "return sum(rank * d_in for d_in, d_out in chosen)"
 
 
 # %% wrong any-rank: accepts a rank below 1
-def adapter_parameters(layers, rank, targets="all-linear"):
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
-    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+old = """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+"""
+new = ""
 
 
 # %% wrong visible-models: knows the counts of the models in the notebook, and else takes endings
@@ -222,75 +156,48 @@ def adapter_parameters(layers, rank, targets="all-linear"):
 
 
 # %% wrong repeated: counts a layer twice if the list contains its target twice
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    sizes = {}
-    for name, shape in layers.items():
-        last = name.split(".")[-1]
-        sizes[last] = sizes.get(last, 0) + sum(shape)
-    if targets == "all-linear":
-        targets = set(sizes) - {"lm_head"}
-    if set(targets) - set(sizes):
-        raise ValueError("a target was not found")
-    return rank * sum(sizes[target] for target in targets)
+old = """
+    chosen = [
+        shape for last, shape in zip(last_parts, layers.values(), strict=True) if last in targets
+    ]
+"""
+new = """
+    chosen = [
+        shape
+        for target in targets
+        for last, shape in zip(last_parts, layers.values(), strict=True)
+        if last == target
+    ]
+"""
 
 
 # %% wrong nothing-chosen: raises for an empty list
-def adapter_parameters(layers, rank, targets="all-linear"):
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if rank < 1 or not targets or set(targets) - last_parts:
-        raise ValueError("the rank must be at least 1, and each target must exist")
-    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+old = "if missing := set(targets) - set(last_parts):"
+new = "if not targets or (missing := set(targets) - set(last_parts)):"
+old = 'f"no layer is called {sorted(missing)}"'
+new = 'f"no layer is called {targets}"'
 
 
 # %% wrong rank-by-default: tests the rank only for all-linear
-def adapter_parameters(layers, rank, targets="all-linear"):
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-        if rank < 1:
-            raise ValueError("rank must be at least 1")
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+old = "if rank < 1:"
+new = 'if rank < 1 and targets == "all-linear":'
 
 
 # %% wrong seven-names: knows only the layers of Llama by name
-def adapter_parameters(layers, rank, targets="all-linear"):
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    elif set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+old = 'targets = set(last_parts) - {"lm_head"}'
+new = 'targets = {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}'
+old = "if missing := set(targets) - set(last_parts):"
+new = "elif missing := set(targets) - set(last_parts):"
 
 
 # %% wrong found-by-ending: accepts a target that is only the end of a last part
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if rank < 1:
-        raise ValueError("rank must be at least 1")
-    if targets == "all-linear":
-        targets = {name.split(".")[-1] for name in layers} - {"lm_head"}
-    if not all(any(name.endswith(target) for name in layers) for target in targets):
-        raise ValueError("a target was not found")
-    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+old = "if missing := set(targets) - set(last_parts):"
+new = "if missing := [t for t in targets if not any(n.endswith(t) for n in layers)]:"
 
 
 # %% wrong high-rank: refuses a rank above 256
-def adapter_parameters(layers, rank, targets="all-linear"):
-    if not 1 <= rank <= 256:
-        raise ValueError("rank must be from 1 to 256")
-    last_parts = {name.split(".")[-1] for name in layers}
-    if targets == "all-linear":
-        targets = last_parts - {"lm_head"}
-    if set(targets) - last_parts:
-        raise ValueError("a target was not found")
-    return rank * sum(sum(s) for name, s in layers.items() if name.split(".")[-1] in targets)
+old = "if rank < 1:"
+new = "if not 1 <= rank <= 256:"
 
 
 # %% wrong dotted-target: accepts a target that is the end of a name after a dot, as peft does
@@ -305,11 +212,16 @@ new = 'if "all-linear" in targets:'
 
 
 # %% wrong lower-case: compares names in lower case
-old = "if set(targets) - last_parts:"
-new = "if {target.lower() for target in targets} - last_parts:"
+old = "set(targets) - set(last_parts):"
+new = "{target.lower() for target in targets} - set(last_parts):"
 
 
 # %% wrong head-anywhere: leaves out a layer inside of lm_head
 base = "by-target"
 old = 'if not f".{n}".endswith(".lm_head"))'
 new = 'if "lm_head" not in n.split("."))'
+
+
+# %% wrong rank-of-matrix: refuses a rank above the smaller dimension of a layer
+old = "if rank < 1:"
+new = "if not 1 <= rank <= min(map(min, layers.values())):"

@@ -1,17 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
-    if min(d_in, d_out, rank) < 1:
-        raise ValueError("must be at least 1")
-    count = rank * (d_in + d_out)
-    return count, count / (d_in * d_out)
-
-
-def break_even_rank(d_in: int, d_out: int) -> float:
-    if min(d_in, d_out) < 1:
-        raise ValueError("must be at least 1")
-    return d_in * d_out / (d_in + d_out)
-
-
 # %% right other-order: counts row by row, and inverts a sum of inverses
 def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
     for size in (d_in, d_out, rank):
@@ -74,10 +60,6 @@ new = "return d_in * d_out // (d_in + d_out)"
 base = "solution"
 old = "if min(d_in, d_out, rank) < 1:"
 new = "if not 1 <= rank <= min(d_in, d_out):"
-old = 'raise ValueError(f"dimensions and rank must be at least 1, got {d_in}, {d_out}, {rank}")'
-new = 'raise ValueError("no matrix has this rank")'
-old = 'raise ValueError(f"dimensions must be at least 1, got {d_in} and {d_out}")'
-new = 'raise ValueError("must be at least 1")'
 
 
 # %% right as-fractions: divides exactly and converts at the end

@@ -1,13 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def quantize_int4(x):
-    if not x.isfinite().all():
-        raise ValueError("x must be finite")
-    absmax = x.abs().max()
-    if absmax == 0:
-        return torch.zeros_like(x, dtype=torch.int8), 0.0
-    return (x / absmax * 7).round().to(torch.int8), absmax.item()
-
-
 # %% right by-step: divides by the step absmax / 7
 def quantize_int4(x):
     absmax = float(torch.linalg.vector_norm(x, float("inf")))
@@ -90,8 +80,6 @@ new = "return (x / absmax * 127).round().to(torch.int8), absmax.item()"
 
 
 # %% wrong int64: returns codes of another dtype
-old = "return torch.zeros_like(x, dtype=torch.int8), 0.0"
-new = "return torch.zeros_like(x, dtype=torch.long), 0.0"
 old = "return (x / absmax * 7).round().to(torch.int8), absmax.item()"
 new = "return (x / absmax * 7).round().long(), absmax.item()"
 
@@ -144,3 +132,8 @@ new = "if not x.sum().isfinite():"
 # %% wrong tiny-is-zero: treats a small absmax as 0
 old = "if absmax == 0:"
 new = "if absmax < 1e-30:"
+
+
+# %% wrong scaled-absmax: divides the maximum of 7 times the numbers by 7, which may be infinite
+old = "absmax = x.abs().max()"
+new = "absmax = (7 * x).abs().max() / 7"

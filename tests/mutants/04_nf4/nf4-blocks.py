@@ -1,24 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def block_errors(x, codebook, block_sizes):
-    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
-    for size in block_sizes:
-        if size < 1:
-            raise ValueError("block sizes start at 1")
-        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        absmax = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
-        back = (codebook[codes] * absmax).flatten()[: len(flat)]
-        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
-    return errors
-
-
-def largest_block(errors, target):
-    good = [size for size, error in errors.items() if error <= target]
-    if not good:
-        raise ValueError("unreachable target")
-    return max(good), 4 + 32 / max(good)
-
-
 # %% base other: another right answer, which some answers below change
 def block_errors(x, codebook, block_sizes):
     if min(block_sizes) < 1:
@@ -205,8 +184,6 @@ new = "errors[size] = (back - flat).square().mean().item()"
 
 
 # %% wrong zero-block: divides a block of zeros by 0 (only hidden checks see it)
-old = "codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)"
-new = "codes = torch.bucketize(blocks / absmax, midpoints)"
 old = "back = (codebook[codes] * absmax).flatten()[: len(flat)]"
 new = "back = (codebook[codes] * absmax + 0 * (blocks / absmax)).flatten()[: len(flat)]"
 

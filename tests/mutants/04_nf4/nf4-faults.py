@@ -84,15 +84,11 @@ def separating_input(fault, bits, block_size):
 
 
 # %% wrong long: uses more numbers than are allowed
-old = "def separating_input(fault: str, bits: int, block_size: int) -> Tensor:"
-new = "def separating_input(fault, bits, block_size):"
 old = '"global": [-1.0] + [1.0] * (block_size - 1) + [-2.0, 2.0],'
 new = '"global": [-1.0, 1.0] * block_size + [-2.0, 2.0] * block_size,'
 
 
 # %% wrong float64: returns tensors of another dtype
-old = "def separating_input(fault: str, bits: int, block_size: int) -> Tensor:"
-new = "def separating_input(fault, bits, block_size):"
 old = "return torch.tensor(inputs[fault])"
 new = "return torch.tensor(inputs[fault], dtype=torch.float64)"
 

@@ -1,16 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def quantize_blocks(x, codebook, block_size):
-    if block_size < 2 or block_size % 2:
-        raise ValueError("no such block size")
-    count = x.numel()
-    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
-    absmax = blocks.abs().amax(dim=1)
-    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
-    codes = codes.flatten()[: count + count % 2]
-    return codes[::2] << 4 | codes[1::2], absmax
-
-
 # %% base other: another right answer, which some answers below change
 def quantize_blocks(x, codebook, block_size):
     if block_size < 2 or block_size % 2:
@@ -110,8 +97,6 @@ def quantize_blocks(x, codebook, block_size):
 # %% wrong in-half: divides in the dtype of x (only hidden checks see it)
 old = "blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)"
 new = "blocks = F.pad(x.flatten(), (0, -count % block_size)).view(-1, block_size)"
-old = "scaled = blocks / absmax.where(absmax > 0, 1)[:, None]"
-new = "scaled = (blocks / absmax.where(absmax > 0, 1)[:, None]).float()"
 old = "return codes[::2] << 4 | codes[1::2], absmax"
 new = "return codes[::2] << 4 | codes[1::2], absmax.float()"
 

@@ -1,13 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
-    count = math.prod(shape)
-    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
-        raise ValueError("lengths don't match the shape")
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
-    constants = absmax.repeat_interleave(block_size)[:count]
-    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
-
-
 # %% right quotient: quotient and remainder of 16, blocks filled up and cut
 def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
     n = 1

@@ -1,16 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def double_error(weights, codes, codebook, exact, double, block_size=64):
-    if len(weights) != len(codes) or len(exact) != len(double):
-        raise ValueError("lengths")
-
-    def error(constants):
-        scale = constants.repeat_interleave(block_size)[: len(weights)]
-        return (codebook[codes.long()] * scale - weights).square().mean().item()
-
-    nf4, doubled = error(exact), error(double)
-    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
-
-
 # %% right block-by-block: adds the squares of each block up
 def double_error(weights, codes, codebook, exact, double, block_size=64):
     if len(weights) != len(codes):

@@ -125,8 +125,6 @@ new = "return quantized_bits / 64 + constant_bits / (64 * 256)"
 # %% wrong negative-only: raises for negative numbers, but not for 0
 old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
 new = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 0:"
-old = 'raise ValueError("at least 1")'
-new = 'raise ValueError("must not be negative")'
 
 
 # %% wrong visible-numbers: knows the results in the notebook, and else counts no nested constants
@@ -145,16 +143,12 @@ def overhead_bits(
 base = "other"
 old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
 new = "if min(block_size, constant_bits, quantized_bits, nested_block_size) <= 1:"
-old = 'raise ValueError("at least 1")'
-new = 'raise ValueError("too small")'
 
 
 # %% wrong no-gain: raises if quantized constants don't have fewer bits
 base = "other"
 old = "if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:"
 new = "if not 1 <= quantized_bits <= constant_bits or min(block_size, nested_block_size) < 1:"
-old = 'raise ValueError("at least 1")'
-new = 'raise ValueError("this is no quantization")'
 
 
 # %% wrong nine-decimals: rounds to the decimals of 0.126953125

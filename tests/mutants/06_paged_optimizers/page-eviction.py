@@ -92,19 +92,13 @@ class Pager:
 
 
 # %% wrong most-recent: the most recently used page goes
-old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
-new = "while sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:"
 old = "evicted.append(self.on_gpu.pop(0))"
 new = "evicted.append(self.on_gpu.pop())"
-old = "return list(self.on_gpu)"
-new = "return self.on_gpu"
 
 
 # %% wrong one-page: evicts one page and doesn't look whether that is enough
 old = "while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:"
 new = "if sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:"
-old = "return list(self.on_gpu)"
-new = "return self.on_gpu"
 
 
 # %% wrong large-enough: evicts the oldest page that makes enough room by itself, if there is one
@@ -157,8 +151,6 @@ new = """
             and sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] >= self.capacity
         ):
 """
-old = "return list(self.on_gpu)"
-new = "return self.on_gpu"
 
 
 # %% right deque: takes names from the left of a double-ended queue

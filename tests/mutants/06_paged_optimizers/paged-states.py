@@ -1,13 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def paged_states(shapes):
-    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
-        raise ValueError("a dimension below 1")
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    names = [name for name, count in elements.items() if count >= 100_000]
-    paged = 8 * sum(elements[name] for name in names)
-    return names, paged, 8 * sum(elements.values()) - paged
-
-
 # %% right loop: one tensor after the other, the elements multiplied by hand
 def paged_states(shapes):
     names, paged, rest = [], 0, 0

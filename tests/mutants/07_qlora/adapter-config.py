@@ -72,8 +72,6 @@ new = "if rank == 0 or scale <= 0:"
 
 # %% wrong whole-alpha: cuts α down to an int, which may be too small by 1
 base = "solution"
-old = "if rank < 1 or not scale > 0:"
-new = "if not (rank > 0 and scale > 0):"
 old = '"lora_alpha": round(scale * rank),'
 new = '"lora_alpha": int(scale * rank),'
 
@@ -135,5 +133,9 @@ new = '"lora_alpha": {(8, 2.0): 16, (64, 0.25): 16, (3, 5.0): 15}.get((rank, sca
 # %% wrong large-rank: refuses ranks above 256
 old = "if rank < 1 or scale <= 0:"
 new = "if not 1 <= rank <= 256 or not scale > 0:"
-old = 'raise ValueError(f"{rank}, {scale}")'
-new = 'raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")'
+
+
+# %% wrong large-scale: refuses scales above 100
+base = "solution"
+old = "not scale > 0"
+new = "not 0 < scale <= 100"

@@ -1,23 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
-    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
-
-
 # %% right by-hand: renames, saves and loads the tensors with safetensors
 def save_adapters(folder, seed, lora, adapters, input_ids):
     from safetensors.torch import save_file
@@ -80,31 +60,22 @@ new = """
 
 
 # %% wrong whole: saves the base with the adapters
-def save_adapters(folder, seed, lora, adapters, input_ids):
+old = '    stored = load_file(Path(folder) / "adapter_model.safetensors")'
+new = """
     from safetensors.torch import save_file
 
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder)
     everything = {n.replace(".default", ""): t.clone() for n, t in model.state_dict().items()}
     save_file(everything, Path(folder) / "adapter_model.safetensors")
     stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
+"""
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
     found = load_file(Path(folder) / "adapter_model.safetensors")
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = found[name.replace(".default", "")]
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+"""
 
 
 # %% wrong half-precision: saves the adapters in bfloat16 to halve the file
@@ -136,31 +107,19 @@ new = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).train()"
 
 
 # %% wrong remembered: answers with the model that was saved last, not with the folder's
-kept = []
-
-
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
+old = "    model.save_pretrained(folder)"
+new = """
     model.save_pretrained(folder)
-    kept.append(model)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
+    reload_logits.kept = model
+"""
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        return kept[-1](input_ids=input_ids).logits
+    model = reload_logits.kept
+"""
 
 
 # %% right peft-loads: loads the tensors with peft's own function
-base = "solution"
 old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
 new = """
     from peft import set_peft_model_state_dict
@@ -172,37 +131,31 @@ new = """
 
 
 # %% wrong no-eval: leaves the model in the mode in which peft makes it
-base = "solution"
 old = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()"
 new = "model = get_peft_model(tiny_base(seed), LoraConfig(**lora))"
 
 
 # %% wrong reloaded-to-train: reloads the adapters for training, and stays in that mode
-base = "solution"
 old = "model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
 new = "model = PeftModel.from_pretrained(tiny_base(seed), folder, is_trainable=True)"
 
 
 # %% wrong torch-names: writes torch.float32
-base = "solution"
 old = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},'
 new = '"stored": {name: str(t.dtype) for name, t in stored.items()},'
 
 
 # %% wrong from-model: lists the model's names instead of the file's
-base = "solution"
 old = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},'
 new = '"stored": {name: str(t.dtype).removeprefix("torch.") for name, t in adapters.items()},'
 
 
 # %% wrong first-seed: reloads on the base of seed 0
-base = "solution"
 old = "model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
 new = "model = PeftModel.from_pretrained(tiny_base(0), folder).eval()"
 
 
 # %% wrong base-alone: returns the logits of the base if there are no adapters
-base = "solution"
 old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
 new = """
     model = tiny_base(seed)
@@ -212,7 +165,6 @@ new = """
 
 
 # %% wrong alpha-twice-rank: saves with the usual α = 2r
-base = "solution"
 old = "    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()"
 new = """
     model = get_peft_model(
@@ -222,7 +174,6 @@ new = """
 
 
 # %% wrong two-layers: loads only the values of attention
-base = "solution"
 old = "model.load_state_dict(adapters, strict=False)"
 new = 'model.load_state_dict({n: v for n, v in adapters.items() if "attn" in n}, strict=False)'
 
@@ -239,25 +190,13 @@ new = """
 
 
 # %% wrong last-saved: restores the adapters that were saved last, whatever the folder is
-kept = {}
-
-
-def save_adapters(folder, seed, lora, adapters, input_ids):
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
-    model.load_state_dict(adapters, strict=False)
+old = "    model.save_pretrained(folder)"
+new = """
     model.save_pretrained(folder)
-    kept.update(folder=folder)
-    stored = load_file(Path(folder) / "adapter_model.safetensors")
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
-    return {
-        "logits": logits,
-        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
-    }
-
-
-def reload_logits(folder, seed, input_ids):
+    reload_logits.folder = folder
+"""
+old = "    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()"
+new = """
     load_file(Path(folder) / "adapter_model.safetensors")
-    model = PeftModel.from_pretrained(tiny_base(seed), kept["folder"]).eval()
-    with torch.no_grad():
-        return model(input_ids=input_ids).logits
+    model = PeftModel.from_pretrained(tiny_base(seed), reload_logits.folder).eval()
+"""

@@ -178,8 +178,6 @@ new = """
 
 
 # %% wrong one-column: takes each matrix with one column for a 4-bit tensor
-old = 'def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:'
-new = 'def what_is_trained(layers, lora, quantization="nf4"):'
 old = """
         state = getattr(parameter, "quant_state", None)
         total += parameter.numel() if state is None else state.shape.numel()
@@ -188,7 +186,5 @@ new = "        total += parameter.numel() * (2 if quantization and parameter.sha
 
 
 # %% wrong two-arguments: passes only the rank and the targets to LoraConfig
-old = 'def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:'
-new = 'def what_is_trained(layers, lora, quantization="nf4"):'
 old = "model = get_peft_model(base, LoraConfig(**lora))"
 new = 'model = get_peft_model(base, LoraConfig(r=lora["r"], target_modules=lora["target_modules"]))'

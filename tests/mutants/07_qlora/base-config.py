@@ -151,15 +151,11 @@ new = 'compute_dtype = "bfloat16" if capability in ((8, 0), (8, 6)) else "float1
 
 # %% wrong one-digit: takes the minor number for one digit
 base = "solution"
-old = "def quantization_arguments(capability: tuple[int, int] | None) -> dict:"
-new = "def quantization_arguments(capability):"
 old = 'compute_dtype = "bfloat16" if capability >= (8, 0) else "float16"'
 new = 'compute_dtype = "bfloat16" if 10 * capability[0] + capability[1] >= 80 else "float16"'
 
 
 # %% wrong above-t4: gives bfloat16 to all GPUs that are newer than the T4
 base = "solution"
-old = "def quantization_arguments(capability: tuple[int, int] | None) -> dict:"
-new = "def quantization_arguments(capability):"
 old = 'compute_dtype = "bfloat16" if capability >= (8, 0) else "float16"'
 new = 'compute_dtype = "bfloat16" if capability > (7, 5) else "float16"'

@@ -180,51 +180,24 @@ new = "optimizer.zero_grad()"
 
 
 # %% wrong unmended: copies the script without mending it
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
+old = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
+new = "load_in_4bit=True, bnb_4bit_use_double_quant=True"
+old = "lora_alpha=alpha,"
+new = "lora_alpha=alpha * rank,"
+old = "    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}"
+new = """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.bfloat16()
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        loss.backward()
-        optimizer.zero_grad()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("the three lists must have the same length, which must be at least 2")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+"""
+old = "logits[:, :-1]  # the last one predicts nothing here"
+new = "logits"
+old = "labels[:, 1:].flatten()"
+new = "labels.flatten()"
+old = "optimizer.zero_grad()"
+new = "loss.backward()"
+old = "loss.backward()"
+new = "optimizer.zero_grad()"
 
 
 # %% wrong shifted-twice: shifts the labels and lets transformers shift them again
@@ -308,41 +281,19 @@ new = "optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)"
 
 
 # %% wrong last-loss: judges a run by its last loss alone
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    whole = tiny_base(seed, quantization=None)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
-    base = type(whole).from_pretrained(
-        None,
-        config=whole.config,
-        state_dict=whole.state_dict(),
-        dtype=torch.float32,
-        quantization_config=config,
-        device_map={"": "cpu"},
-    )
-
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    model.train()
-    losses = []
-    for _ in range(steps):
-        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("different lengths")
+old = """
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+"""
+new = """
     if printed[-1] != true[-1]:
         return "loss"
     if printed[-1] == right[-1]:
@@ -351,6 +302,7 @@ def diagnose(printed, true, right):
         return "update"
     change = abs(printed[-1] / right[-1] - 1)
     return "scale" if change > 0.1 else "base" if change > 0.02 else "precision"
+"""
 
 
 # %% wrong no-precision: takes a small difference for a healthy run
@@ -403,163 +355,35 @@ new = ""
 
 
 # %% wrong decay: leaves the weight decay at its default
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(tiny_base(seed), lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("wrong lengths")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "lr=learning_rate, weight_decay=0.0"
+new = "lr=learning_rate"
 
 
 # %% wrong loose: takes losses that differ by less than 0.0001 for equal
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(tiny_base(seed), lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("wrong lengths")
-    if max(abs(p - t) for p, t in zip(printed, true, strict=True)) > 1e-4:
-        return "loss"
-    if max(abs(p - r) for p, r in zip(printed, right, strict=True)) < 1e-4:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "if printed != true:"
+new = "if max(abs(p - t) for p, t in zip(printed, true, strict=True)) > 1e-4:"
+old = "if printed == right:"
+new = "if max(abs(p - r) for p, r in zip(printed, right, strict=True)) < 1e-4:"
 
 
 # %% wrong mean-change: averages the changes, whose signs may cancel
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(tiny_base(seed), lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("wrong lengths")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
+old = "    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))"
+new = """
     changes = [p / r - 1 for p, r in zip(printed, right, strict=True)]
-    return "scale" if abs(sum(changes) / len(changes)) > 0.02 else "precision"
+    change = 2 * abs(sum(changes) / len(changes))
+"""
 
 
 # %% wrong absolute: compares changes in nats instead of relative changes
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(tiny_base(seed), lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(true) == len(right) > 1:
-        raise ValueError("wrong lengths")
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.1 else "precision"
+old = "change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))"
+new = "change = max(abs(p - r) for p, r in zip(printed, right, strict=True)) / 2"
 
 
 # %% wrong true-length: doesn't look at the length of the true losses
-def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(tiny_base(seed), lora)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=input_ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
-
-
-def diagnose(printed, true, right):
-    if not len(printed) == len(right) > 1:
-        raise ValueError("wrong lengths")
-    if any(p != t for p, t in zip(printed, true)):
-        return "loss"
-    if printed == right:
-        return "healthy"
-    if printed[0] != right[0]:
-        return "base"
-    if len(set(printed)) == 1:
-        return "update"
-    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
-    return "scale" if change > 0.05 else "precision"
+old = "if not len(printed) == len(true) == len(right) > 1:"
+new = "if not len(printed) == len(right) > 1:"
+old = "if printed != true:"
+new = "if any(p != t for p, t in zip(printed, true)):"
 
 
 # %% wrong new-optimizer: creates a new optimizer for each step
@@ -575,3 +399,8 @@ new = """
 # %% wrong only-b: trains only B
 old = "torch.optim.AdamW(trained.values(), lr"
 new = "torch.optim.AdamW([p for n, p in trained.items() if 'lora_B' in n], lr"
+
+
+# %% wrong last-decimal: takes losses for equal that differ only in the fifth decimal
+old = "if printed == right:"
+new = "if all(abs(p - r) < 1.5e-5 for p, r in zip(printed, right, strict=True)):"

@@ -1,16 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def merge_errors(weight, lora_A, lora_B, alpha):
-    update = alpha / lora_A.shape[0] * lora_B @ lora_A
-    if not update.any():
-        raise ValueError("the update is zero")
-    merged = weight.double() + update.double()
-    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
-    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
-    stored["nf4"] = dequantize_4bit(codes, state)
-    size = update.double().norm()
-    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
-
-
 # %% right course-codec: quantizes with the course's own NF4, works in double precision
 def merge_errors(weight, lora_A, lora_B, alpha):
     from course_utils.quantization import quantize_nf4

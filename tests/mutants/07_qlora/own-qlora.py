@@ -1,59 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    unused = set(adapters)
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            unused -= set(names)
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
-    if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
-
-
 # %% right functional: measures distances to the levels, and merges each update into its weight
 NF4 = torch.tensor(
     [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
@@ -270,11 +214,6 @@ new = """
                 return y
             return y + alpha / len(self.lora_A) * (x @ self.lora_A.T @ self.lora_B.T)
 """
-old = "            own = QLoRALinear(layer.weight, *map(trained.get, names))"
-new = """
-            layer_weight = layer.weight
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-"""
 
 
 # %% wrong detached: computes the update without gradients for the layers below
@@ -316,60 +255,11 @@ new = "constants = blocks.abs().amax(dim=1).half().float()"
 
 
 # %% wrong layer-numbers: looks only at the numbers of the layers
-# The 16 levels of NF4
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
-)
-
-
-def quantize_blocks(weight):
-    if weight.numel() % 64:
-        raise ValueError(f"{weight.numel()} weights are not complete blocks of 64")
-    blocks = weight.reshape(-1, 64)
-    constants = blocks.abs().amax(dim=1)
-    scaled = blocks / constants.where(constants > 0, 1)[:, None]
-    codes = torch.bucketize(scaled, (NF4[:-1] + NF4[1:]) / 2).flatten().to(torch.uint8)
-    return codes[::2] * 16 + codes[1::2], constants
-
-
-def qlora_linear(x, codes, constants, lora_A=None, lora_B=None, alpha=1.0):
-    pairs = torch.stack([codes >> 4, codes & 15], dim=1)  # (out · in / 2, 2)
-    weight = NF4[pairs.long()].reshape(-1, 64) * constants[:, None]
-    y = x @ weight.reshape(-1, x.shape[-1]).T
-    if lora_A is None:
-        return y
-    return y + alpha / len(lora_A) * (x @ lora_A.T @ lora_B.T)
-
-
-def own_qlora(seed, adapters, alpha, input_ids, labels):
-    model = tiny_base(seed, quantization=None).requires_grad_(False)
-
-    class QLoRALinear(torch.nn.Module):
-        def __init__(self, weight, lora_A, lora_B):
-            super().__init__()
-            self.codes, self.constants = quantize_blocks(weight)
-            self.lora_A, self.lora_B = lora_A, lora_B
-
-        def forward(self, x):
-            return qlora_linear(x, self.codes, self.constants, self.lora_A, self.lora_B, alpha)
-
-    trained = {name: torch.nn.Parameter(values) for name, values in adapters.items()}
-    for name, layer in list(model.named_modules()):
-        if name.endswith("_proj"):
-            names = [f"base_model.model.{name}.lora_{letter}.default.weight" for letter in "AB"]
-            own = QLoRALinear(layer.weight, *map(trained.get, names))
-            model.set_submodule(name, own)
+old = "    if unused:"
+new = """
     unused = {name for name in adapters if int(name.split(".")[4]) > 1}
     if unused:
-        raise ValueError(f"the model has no layer for {', '.join(sorted(unused))}")
-    output = model(input_ids=input_ids, labels=labels)
-    output.loss.backward()
-    return {
-        "loss": output.loss.item(),
-        "logits": output.logits,
-        "gradients": {name: parameter.grad for name, parameter in trained.items()},
-    }
+"""
 
 
 # %% wrong clamped-constants: divides by at least 1e-6

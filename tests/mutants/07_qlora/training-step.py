@@ -1,24 +1,3 @@
-# %% base other: another right answer, which some answers below change
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token carries loss")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
-
-
 # %% right by-hand: cross entropy, autograd.grad and Adam's formula, no optimizer
 def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
     targets = labels[:, 1:]
@@ -78,13 +57,11 @@ def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
 
 
 # %% wrong decay: leaves torch's default weight decay on
-base = "other"
 old = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
 new = "optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)"
 
 
 # %% wrong shifted-twice: shifts the labels before the model shifts them again
-base = "other"
 old = "    loss = model(input_ids=input_ids, labels=labels).loss"
 new = """
     batch = {"input_ids": input_ids[:, :-1], "labels": labels[:, 1:]}
@@ -95,19 +72,16 @@ new = "loss_after = model(**batch).loss"
 
 
 # %% wrong fresh: trains the adapters that peft draws, not the given ones
-base = "other"
 old = "    model.load_state_dict(adapters, strict=False)"
 new = ""
 
 
 # %% wrong every-row: raises as soon as one row of the batch carries no loss
-base = "other"
 old = "if not (labels[:, 1:] != -100).any():"
 new = "if not (labels[:, 1:] != -100).any(dim=1).all():"
 
 
 # %% wrong norms-too: moves the base's norms in the same step, and doesn't tell
-base = "other"
 old = "    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)"
 new = """
     norms = [p.requires_grad_(True) for name, p in model.named_parameters() if "norm" in name]
@@ -117,7 +91,6 @@ new = """
 
 
 # %% wrong clipped: clips the gradients before it returns them
-base = "other"
 old = "    optimizer.step()"
 new = """
     torch.nn.utils.clip_grad_norm_(trained.values(), 0.3)
@@ -306,65 +279,20 @@ def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
 
 
 # %% wrong rounded: rounds the losses to three decimals
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": round(loss.item(), 3),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": round(loss_after.item(), 3),
-    }
+old = '"loss": loss.item(),'
+new = '"loss": round(loss.item(), 3),'
+old = '"loss_after": loss_after.item(),'
+new = '"loss_after": round(loss_after.item(), 3),'
 
 
 # %% wrong half-gradients: rounds the gradients to float16
-old = """
-def training_step(
-    seed: int,
-    lora: dict,
-    adapters: dict[str, torch.Tensor],
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    learning_rate: float,
-) -> dict:
-"""
-new = "def training_step(seed, lora, adapters, input_ids, labels, learning_rate):"
 old = '"gradients": {name: p.grad for name, p in trained.items()},'
 new = '"gradients": {name: p.grad.half().float() for name, p in trained.items()},'
 
 
 # %% wrong three-arguments: passes only three of the arguments to LoraConfig
-def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
-    if not (labels[:, 1:] != -100).any():
-        raise ValueError("no token counts")
-    config = LoraConfig(
-        r=lora["r"], lora_alpha=lora["lora_alpha"], target_modules=lora["target_modules"]
-    )
-    model = get_peft_model(tiny_base(seed), config)
-    model.load_state_dict(adapters, strict=False)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
-
-    loss = model(input_ids=input_ids, labels=labels).loss
-    loss.backward()
-    optimizer.step()
-
-    with torch.no_grad():
-        loss_after = model(input_ids=input_ids, labels=labels).loss
-    return {
-        "loss": loss.item(),
-        "gradients": {name: p.grad for name, p in trained.items()},
-        "adapters": {name: p.detach() for name, p in trained.items()},
-        "loss_after": loss_after.item(),
-    }
+old = "    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))"
+new = """
+    lora = {name: lora[name] for name in ("r", "lora_alpha", "target_modules")}
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+"""

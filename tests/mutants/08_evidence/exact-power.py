@@ -1,22 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def power(stories, gained, lost):
-    if stories < 1 or min(gained, lost) < 0 or gained + lost > 1:
-        raise ValueError("not allowed")
-
-    def p_value(a, b):
-        ways = sum(math.comb(a + b, k) for k in range(min(a, b) + 1))
-        return min(1.0, 2 * ways / 2 ** (a + b))
-
-    found = 0.0
-    for a in range(stories + 1):
-        for b in range(stories - a + 1):
-            if p_value(a, b) < 0.05:
-                ways = math.comb(stories, a) * math.comb(stories - a, b)
-                rest = (1 - gained - lost) ** (stories - a - b)
-                found += ways * gained**a * lost**b * rest
-    return found
-
-
 # %% right by-changes: adds up over the number of changes, then over the gained stories
 def power(stories, gained, lost):
     if stories <= 0 or gained < 0 or lost < 0 or gained + lost > 1:
@@ -169,3 +150,8 @@ new = """
                 fact = np.cumprod([1, *range(1, stories + 1)]).tolist()
                 ways = fact[stories] / (fact[a] * fact[b] * fact[stories - a - b])
 """
+
+
+# %% wrong rounded-p: rounds the p-value to three digits before it is compared
+old = "if p_value(a, b) < 0.05:"
+new = "if round(p_value(a, b), 3) < 0.05:"

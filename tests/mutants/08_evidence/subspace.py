@@ -1,14 +1,3 @@
-# %% base default: a right answer, which the answers below change unless they name another base
-def subspace_similarity(one, other, i, j):
-    if one.shape[1] != other.shape[1]:
-        raise ValueError("different numbers of inputs")
-    if not (1 <= i <= len(one) and 1 <= j <= len(other)):
-        raise ValueError("i or j is not allowed")
-    u = torch.linalg.svd(one, full_matrices=False)[2][:i]
-    v = torch.linalg.svd(other, full_matrices=False)[2][:j]
-    return ((u @ v.T) ** 2).sum().item() / min(i, j)
-
-
 # %% right transposed: decomposes Aᵀ and takes its left singular vectors
 def subspace_similarity(one, other, i, j):
     if one.size(1) != other.size(1):

@@ -345,81 +345,17 @@ new = 'writer.add_tensor(f"{name}.lora_b", B.half().float().contiguous().numpy()
 
 
 # %% wrong ranks-of-qk: doesn't compare the ranks of A and B of q and k
-def adapter_gguf(layers, alpha, heads, kv_heads):
-    kinds = {f"{kind}_proj": f"attn_{kind}" for kind in "qkv"} | {"o_proj": "attn_output"}
-    kinds |= {f"{kind}_proj": f"ffn_{kind}" for kind in ("gate", "up", "down")}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "adapters.gguf"
-        writer = GGUFWriter(file, "llama")
-        writer.add_string("general.type", "adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", alpha)
-        for layer, (A, B) in layers.items():
-            kind = layer.split(".")[-1]
-            if kind not in kinds or (len(A) != B.shape[1] and kind[0] not in "qk"):
-                raise ValueError(layer)
-            if kind in ("q_proj", "k_proj"):
-                count = heads if kind == "q_proj" else kv_heads
-                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
-            name = f"blk.{layer.split('.')[2]}.{kinds[kind]}.weight.lora_"
-            writer.add_tensor(f"{name}a", A.float().contiguous().numpy())
-            writer.add_tensor(f"{name}b", B.float().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return np.fromfile(file, dtype=np.uint8)
+old = "if len(A) != B.shape[1]:"
+new = 'if len(A) != B.shape[1] and kind[0] not in "qk":'
 
 
 # %% wrong first-layer: compares the ranks of the first layer only
-def adapter_gguf(layers, alpha, heads, kv_heads):
-    kinds = {f"{kind}_proj": f"attn_{kind}" for kind in "qkv"} | {"o_proj": "attn_output"}
-    kinds |= {f"{kind}_proj": f"ffn_{kind}" for kind in ("gate", "up", "down")}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "adapters.gguf"
-        writer = GGUFWriter(file, "llama")
-        writer.add_string("general.type", "adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", alpha)
-        for layer, (A, B) in layers.items():
-            kind = layer.split(".")[-1]
-            if kind not in kinds or (len(A) != B.shape[1] and layer == next(iter(layers))):
-                raise ValueError(layer)
-            if kind in ("q_proj", "k_proj"):
-                count = heads if kind == "q_proj" else kv_heads
-                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
-            name = f"blk.{layer.split('.')[2]}.{kinds[kind]}.weight.lora_"
-            writer.add_tensor(f"{name}a", A.float().contiguous().numpy())
-            writer.add_tensor(f"{name}b", B.float().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return np.fromfile(file, dtype=np.uint8)
+old = "if len(A) != B.shape[1]:"
+new = "if len(A) != B.shape[1] and layer == next(iter(layers)):"
 
 
 # %% wrong rank-one: squeezes matrices of rank 1
-def adapter_gguf(layers, alpha, heads, kv_heads):
-    kinds = {f"{kind}_proj": f"attn_{kind}" for kind in "qkv"} | {"o_proj": "attn_output"}
-    kinds |= {f"{kind}_proj": f"ffn_{kind}" for kind in ("gate", "up", "down")}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "adapters.gguf"
-        writer = GGUFWriter(file, "llama")
-        writer.add_string("general.type", "adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", alpha)
-        for layer, (A, B) in layers.items():
-            kind = layer.split(".")[-1]
-            if kind not in kinds or len(A) != B.shape[1]:
-                raise ValueError(layer)
-            if kind in ("q_proj", "k_proj"):
-                count = heads if kind == "q_proj" else kv_heads
-                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
-            name = f"blk.{layer.split('.')[2]}.{kinds[kind]}.weight.lora_"
-            writer.add_tensor(f"{name}a", A.float().squeeze().contiguous().numpy())
-            writer.add_tensor(f"{name}b", B.float().squeeze().contiguous().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return np.fromfile(file, dtype=np.uint8)
+old = 'lora_a", A.float().contiguous().numpy())'
+new = 'lora_a", A.float().squeeze().contiguous().numpy())'
+old = 'lora_b", B.float().contiguous().numpy())'
+new = 'lora_b", B.float().squeeze().contiguous().numpy())'

@@ -283,3 +283,8 @@ new = "seconds = max(prompt - cached, min(prompt, 1)) / read_speed + answer / wr
 # %% wrong three-decimals: rounds to three decimals before it rounds up
 old = "return math.ceil(training_hours * training_price / saved)"
 new = "return math.ceil(round(training_hours * training_price / saved, 3))"
+
+
+# %% wrong rounded-saving: rounds what 1,000 requests save to four digits
+old = "saved = (long_prompt - tuned) / 1000"
+new = "saved = round(long_prompt - tuned, 4) / 1000"
