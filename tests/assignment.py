@@ -103,15 +103,13 @@ def check_cell(name: str, source: str, points: int, title: str) -> dict[str, Any
     """Return a graded cell with a title and a hidden source."""
     new = cell(name, source, points=points)
     new["source"] = f"# @title {title} ({points} point{'s' * (points != 1)})\n{new['source']}"
+    return hidden(new)
+
+
+def hidden(new: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell with a hidden source."""
     new["metadata"]["tags"] = [lecture.HIDDEN]
     return new | {"metadata": lecture.with_view(new)}
-
-
-def setup_cell() -> dict[str, Any]:
-    """Return the set-up cell, whose source is hidden."""
-    hidden = cell("setup", notebook_check.SETUP_CELL)
-    hidden["metadata"]["tags"] = [lecture.HIDDEN]
-    return hidden | {"metadata": lecture.with_view(hidden)}
 
 
 def notebook() -> dict[str, Any]:
@@ -121,7 +119,7 @@ def notebook() -> dict[str, Any]:
     tasks = [task(number, *fields) for number, fields in enumerate(TASKS, 1)]
     cells = [
         cell("opening", "# Exercise 09: Sums", kind="markdown"),
-        setup_cell(),
+        hidden(cell("setup", notebook_check.SETUP_CELL)),
         cell("imports", "import math"),
         *itertools.chain.from_iterable(tasks),
         cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),

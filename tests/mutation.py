@@ -44,10 +44,9 @@ from datetime import date
 from itertools import zip_longest
 from pathlib import Path
 
-import nbformat
-
 from course_utils.machine.execution import execute
 from course_utils.machine.units import format_bytes
+from tests import sums
 from tests.machine import machine
 from workshop.grading import classroom, release
 from workshop.grading.assignments import Assignment, Task, read, sources
@@ -173,7 +172,7 @@ def _grade(
     with tempfile.TemporaryDirectory() as temporary, offline():
         course = hand_in(name, submissions, Path(temporary))
         if stock:
-            autograde_as_nbgrader_does(course, name)
+            autograde(course, name, stock=True)
         else:
             classroom.grade(course, name, workers=workers)
         return {student: _points(course, name, student, stock) for student in submissions}
@@ -206,24 +205,25 @@ def submit(course: Path, name: str, student: str, answers: Answers) -> None:
     """Submit the release with `answers`, and with the solution's answers to all other tasks."""
     solution = read(course / "solutions" / name / f"{name}.ipynb")
     sources = {task.id: task.answer["source"] for task in solution.tasks} | answers
-    notebook = nbformat.read(course / "exercises" / name / f"{name}.ipynb", as_version=4)
-    for cell in notebook.cells:
-        if (source := sources.get(cell.id)) is not None:
-            cell.source = source
-    target = course / "submitted" / student / name / f"{name}.ipynb"
-    target.parent.mkdir(parents=True)
-    nbformat.write(notebook, target)
+    changed = {task: source for task, source in sources.items() if source is not None}
+    sums.hand_in(course, student, changed, name)
 
 
-def autograde_as_nbgrader_does(course: Path, name: str) -> None:
-    """Grade all submissions of an assignment with nbgrader's own steps, one after the other."""
+def autograde(course: Path, name: str, stock: bool = False) -> None:
+    """Grade all submissions of an assignment as the command `nbgrader autograde` does.
+
+    Args:
+        course: The course.
+        name: The assignment's name.
+        stock: Whether only nbgrader's own steps are used, and not those of this course.
+    """
     from nbgrader.converters import Autograde
     from nbgrader.coursedir import CourseDirectory
 
     config = release.settings(course)
-    # Remove the steps of this course.
-    config.pop("Autograde", None)
-    directory = CourseDirectory(config=config, assignment_id=name, student_id="*")
+    if stock:
+        config.pop("Autograde", None)
+    directory = CourseDirectory(config=config, assignment_id=name, student_id="*", root=str(course))
     converter = Autograde(coursedir=directory, config=config, force=True)
     converter.log = release.error_log()
     with warnings.catch_warnings():
@@ -233,9 +233,7 @@ def autograde_as_nbgrader_does(course: Path, name: str) -> None:
 
 
 def _points(course: Path, name: str, student: str, stock: bool) -> Points:
-    from nbgrader.api import Gradebook
-
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "qlora") as book:
+    with sums.gradebook(course) as book:
         grades = book.find_submission_notebook(name, name, student).grades
         return {
             grade.name: grade.auto_score + (grade.extra_credit or 0)
@@ -314,16 +312,6 @@ def in_rows(assignment: Assignment) -> dict[str, list[Mutant]]:
 def answers_of(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
     """Return the answers of each submission, in the form that `grade` expects."""
     return {name: {m.task: m.source for m in found} for name, found in submissions.items()}
-
-
-def points_of(
-    assignment: Assignment,
-    submissions: dict[str, list[Mutant]],
-    workers: int = 1,
-    stock: bool = False,
-) -> dict[str, Points]:
-    """Grade submissions that are defined by their mutants, and return the points of each."""
-    return grade(assignment.name, answers_of(submissions), workers, stock)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -407,11 +395,11 @@ def trial(path: Path, workers: int) -> Trial:
     """Grade each answer of one assignment separately, and several together with both graders."""
     assignment = read(path)
     submissions, rows = one_by_one(assignment), in_rows(assignment)
-    points = points_of(assignment, submissions, workers)
+    points = grade(path.stem, answers_of(submissions), workers)
 
     def timed(stock: bool) -> tuple[dict[str, Points], float]:
         started = time.monotonic()
-        found = points_of(assignment, rows, workers, stock)
+        found = grade(path.stem, answers_of(rows), workers, stock)
         return found, (time.monotonic() - started) / len(rows)
 
     (ours, our_time), (theirs, their_time) = timed(stock=False), timed(stock=True)
@@ -427,7 +415,7 @@ def with_seeds(path: Path, number: int, workers: int) -> list[str]:
     assignment = read(path)
     rows, lines, first = in_rows(assignment), [], {}
     for _ in range(number):
-        points = points_of(assignment, rows, workers)
+        points = grade(path.stem, answers_of(rows), workers)
         first = first or points
         for name, replaced in rows.items():
             lines += problems(assignment, points[name], replaced)

@@ -1,4 +1,4 @@
-"""Create a course with one small assignment, `09_sums`, and submissions of it."""
+"""Create a course with one small assignment, `09_sums`, and submissions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import nbformat
 from nbgrader.api import Gradebook
+from nbgrader.apps.api import NbGraderAPI
+from nbgrader.apps.baseapp import NbGrader
 from nbgrader.coursedir import CourseDirectory
 
 from tests import assignment
@@ -29,11 +31,7 @@ RIGHT = {
     "sum-why": "Adding is useful.",
 }
 WRONG = RIGHT | {"sum-squares": "def squares(numbers):\n    return sum(numbers) ** 2\n"}
-CELLS = [
-    f"{task}-{kind}"
-    for task in ("sum-all", "sum-squares", "sum-largest")
-    for kind in ("form", "values")
-]
+CELLS = [f"{task}-{kind}" for task, *_ in assignment.TASKS for kind in ("form", "values")]
 
 
 def course(folder: Path) -> Path:
@@ -54,15 +52,34 @@ def _released() -> Path:
     return folder
 
 
-def hand_in(course: Path, student: str, answers: dict[str, str] | None = None) -> Path:
+def hand_in(
+    course: Path, student: str, answers: dict[str, str] | None = None, name: str = NAME
+) -> Path:
     """Submit the release with these answers, and return the path of the submitted notebook."""
-    notebook = nbformat.read(course / "exercises" / NAME / f"{NAME}.ipynb", as_version=4)
+    notebook = nbformat.read(course / "exercises" / name / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         cell.source = (answers or {}).get(cell.id, cell.source)
-    path = course / "submitted" / student / NAME / f"{NAME}.ipynb"
+    path = course / "submitted" / student / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
     return path
+
+
+def submit(course: Path, exchange: Path, student: str, answers: dict[str, str], time: str) -> Path:
+    """Hand in through an exchange, as nbgrader does, and return the folder in the exchange."""
+    folder = exchange / "qlora" / "inbound" / f"{student}+{NAME}+{time}+abc"
+    notebook = hand_in(course, "scratch", answers)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    notebook.parent.rename(folder)
+    notebook.parents[1].rmdir()
+    return folder
+
+
+def formgrader() -> NbGraderAPI:
+    """Return what formgrader's buttons call, for the course in the current folder."""
+    app = NbGrader()
+    app.initialize([])
+    return NbGraderAPI(app.coursedir, parent=app)
 
 
 def gradebook(course: Path) -> Any:

@@ -4,12 +4,14 @@ One class is graded once. Each student has right answers to all tasks of `09_sum
 checks) and one accident.
 """
 
+import functools
 import json
 import re
+from itertools import zip_longest
 
 import pytest
 
-from tests import sums
+from tests import assignment, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
 from workshop.grading import classroom
@@ -29,11 +31,12 @@ NO_SEABORN = "ModuleNotFoundError: No module named 'seaborn_of_sums'"
 ACCIDENTS = {}
 
 
-def accident(points, state=GRADED, repairs=(), reasons=(), incidents=(), messages=()):
+def accident(points, state=GRADED, name="", repairs=(), reasons=(), incidents=(), messages=()):
     """Register an accident, which changes a submission in `submitted/STUDENT/09_sums`.
 
     Args:
         points: The points of the checks that the student must get.
+        name: The accident's name; default: the name of the function.
         state: The state, as if the question that a person grades were graded.
         repairs: One pattern for each line of the record's repairs.
         reasons: One pattern for each of the reasons.
@@ -43,7 +46,7 @@ def accident(points, state=GRADED, repairs=(), reasons=(), incidents=(), message
 
     def register(function):
         expected = {"repairs": repairs, "reasons": reasons, "incidents": incidents}
-        ACCIDENTS[function.__name__] = (function, points, state, expected, messages)
+        ACCIDENTS[name or function.__name__] = (function, points, state, expected, messages)
         return function
 
     return register
@@ -62,15 +65,13 @@ class Work:
 
     def answer(self, name, source):
         self[name]["source"] = source
+        self.save()
 
     def add(self, source, after, kind="code"):
-        cell = {"cell_type": kind, "id": "mine", "metadata": {}, "source": source}
-        cell |= {"execution_count": None, "outputs": []} if kind == "code" else {}
+        cell = assignment.cell("mine", "", kind=kind) | {"source": source}
         cells = self.notebook["cells"]
         cells.insert(cells.index(self[after]) + 1, cell)
-
-    def saved_with(self, version):
-        self.notebook["metadata"]["language_info"] = {"name": "python", "version": version}
+        self.save()
 
     def save(self, name=f"{NAME}.ipynb"):
         path = self.path.parent / name
@@ -81,10 +82,6 @@ class Work:
         """Hand in the work under another name, without the file of the usual name."""
         self.save(name)
         self.path.unlink()
-
-    def untouched(self):
-        """Replace the file of the usual name by the release."""
-        self.path.write_bytes(self.release)
 
 
 # --- answers in the wrong cells -------------------------------------------------------------------
@@ -105,7 +102,6 @@ DEFINED = "the answer {} does not define {}, but the answer {} does"
 def two_answers_swapped(work):
     work.answer("sum-all", SQUARES)
     work.answer("sum-squares", ADD)
-    work.save()
 
 
 @accident(
@@ -118,7 +114,6 @@ def swapped_with_an_answer_that_is_missing(work):
     """Nobody can tell which of two cells is the answer."""
     work.answer("sum-all", "# see below")
     work.answer("sum-squares", f"{ADD}\n{SQUARES}")
-    work.save()
 
 
 # --- answers with statements that fail ------------------------------------------------------------
@@ -127,15 +122,16 @@ SKIPPED = rf"sum-all: .* without `import seaborn_of_sums as sns`, which failed: 
 IN_A_BLOCK = "from contextlib import nullcontext\nwith nullcontext():\n    import seaborn_of_sums"
 
 
-def answered(name, source, points, **expected):
-    """Register the accident that the answer `sum-all` has this source."""
+def answered(name, source, points, *own_cell, saved_with="3.11.2", **expected):
+    """Register the accident that the answer `sum-all` has this source, beside an own cell."""
 
     def hand_in(work):
+        work.notebook["metadata"]["language_info"] = {"name": "python", "version": saved_with}
+        if own_cell:
+            work.add(*own_cell)
         work.answer("sum-all", source)
-        work.save()
 
-    hand_in.__name__ = name
-    accident(points, **expected)(hand_in)
+    accident(points, name=name, **expected)(hand_in)
 
 
 answered("import that fails", f"import seaborn_of_sums as sns\n\n{ADD}", ALL, incidents=[SKIPPED])
@@ -178,59 +174,42 @@ answered(
 
 # --- names that another cell should define --------------------------------------------------------
 
-FAILED = r"name 'helper' is not defined .the cell that begins with `1 / 0` should define it, but "
-
-
-@accident(WITHOUT_ONE, messages=2 * [FAILED + "failed: ZeroDivisionError: division by zero"])
-def helper_in_a_cell_that_fails(work):
-    work.add("\n1 / 0\ndef helper(numbers):\n    return sum(numbers)\n", "imports")
-    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
-    work.save()
-
-
-@accident(WITHOUT_ONE, messages=2 * ["the cell that begins with `def helper.*, but is below this"])
-def helper_below_the_check(work):
-    work.add("def helper(numbers):\n    return sum(numbers)\n", "sum-why")
-    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
-    work.save()
-
-
-@accident(WITHOUT_ONE, messages=2 * ["the cell that begins with `def helper.*not a code cell"])
-def helper_in_a_text_cell(work):
-    work.add("def helper(numbers):\n    return sum(numbers)\n", "imports", "markdown")
-    work.answer("sum-all", ADD.replace("sum(numbers)", "helper(numbers)"))
-    work.save()
-
-
-@accident(
+FAILED = (
+    "name 'helper' is not defined .the cell that begins with `1 / 0` should define it, "
+    "but failed: ZeroDivisionError: division by zero"
+)
+USES_HELPER = ADD.replace("sum(numbers)", "helper(numbers)")
+HELPER = "def helper(numbers):\n    return sum(numbers)\n"
+BEGINS = "the cell that begins with `def helper.*"
+for name, message, *own_cell in (
+    ("that fails", FAILED, f"\n1 / 0\n{HELPER}", "imports"),
+    ("below the check", f"{BEGINS}, but is below this", HELPER, "sum-why"),
+    ("of text", f"{BEGINS}not a code cell", HELPER, "imports", "markdown"),
+):
+    messages = 2 * [message]
+    answered(f"helper in a cell {name}", USES_HELPER, WITHOUT_ONE, *own_cell, messages=messages)
+answered(
+    "syntax error",
+    "def add(numbers):\n    return sum((numbers)",
     WITHOUT_ONE,
     messages=2 * [r"the cell sum-all should define it, but failed: SyntaxError: .* line 2"],
 )
-def syntax_error_in_an_answer(work):
-    work.answer("sum-all", "def add(numbers):\n    return sum((numbers)")
-    work.saved_with("3.11.2")
-    work.save()
 
 
 # --- another Python -------------------------------------------------------------------------------
 
-NEWER = 'def add(numbers: list) -> int:\n    return sum(f"{numbers["all"]}")\n'
-GRADER = r"Python 3\.\d+"
-
-
-@accident(
+answered(
+    "newer Python",
+    'def add(numbers: list) -> int:\n    return sum(f"{numbers[)"all"]}")\n',
     WITHOUT_ONE,
-    PERSON,
+    saved_with="3.99.1",
+    state=PERSON,
     reasons=[
-        rf"^sum-all: {GRADER}, .*, can't read this cell, but Python 3\.99\.1, with which it was "
-        "written, may: SyntaxError: "
+        r"^sum-all: Python 3\.\d+, .*, can't read this cell, but Python 3\.99\.1, with which it "
+        "was written, may: SyntaxError: "
     ],
     messages=2 * ["SyntaxError"],
 )
-def newer_python(work):
-    work.answer("sum-all", NEWER.replace("numbers[", "numbers[)"))
-    work.saved_with("3.99.1")
-    work.save()
 
 
 # --- file names -----------------------------------------------------------------------------------
@@ -242,11 +221,11 @@ EVERY = "sum-all, sum-squares, sum-largest, sum-why"
 def beside_the_untouched_one(name):
     def hand_in(work):
         work.save(name)
-        work.untouched()
+        work.path.write_bytes(work.release)
 
-    hand_in.__name__ = f"beside {name}"
     reasons = [UNANSWERED.format(EVERY, re.escape(repr(name)))]
-    accident(0, PERSON, reasons=reasons, messages=6 * ["not written yet"])(hand_in)
+    lost = {"reasons": reasons, "messages": 6 * ["not written yet"]}
+    accident(0, PERSON, f"beside {name}".replace("/", "-"), **lost)(hand_in)
 
 
 for other in (f"{NAME}-Copy1.ipynb", f"{NAME}.IPYNB", f"again/{NAME}.ipynb", f"{NAME}.py"):
@@ -274,8 +253,7 @@ def upload_cut_off_beside_copies(work):
 def each_notebook_has_a_part(work):
     work.save("Untitled.ipynb")
     release = json.loads(work.release)["cells"]
-    work["sum-all"]["source"] = next(c["source"] for c in release if c["id"] == "sum-all")
-    work.save()
+    work.answer("sum-all", next(c["source"] for c in release if c["id"] == "sum-all"))
 
 
 @accident(ALL)
@@ -284,16 +262,10 @@ def beside_an_equal_copy(work):
     work.save()
 
 
-def named(name):
-    def hand_in(work):
-        work.rename(name)
-
-    hand_in.__name__ = f"named {name}"
-    accident(ALL, repairs=[f"the notebook's file name was {re.escape(repr(name))}"])(hand_in)
-
-
 for other in ("09_SUMS.ipynb", f"{NAME}.ipynb.txt", f"{NAME}.json", NAME, "x.IPYNB"):
-    named(other)
+    repairs = [f"the notebook's file name was {re.escape(repr(other))}"]
+    rename = functools.partial(Work.rename, name=other)
+    accident(ALL, name=f"named {other}", repairs=repairs)(rename)
 
 
 @accident(None, UNGRADABLE, reasons=[f"there is no {NAME}.ipynb: .* was handed in"])
@@ -317,7 +289,9 @@ def add(numbers):
 """
 
 
-@accident(
+answered(
+    "forged skips",
+    FORGED,
     WITHOUT_ONE,
     incidents=[
         "sum-all: .* without `None`, which failed: None",
@@ -327,9 +301,6 @@ def add(numbers):
     ],
     messages=2 * ["Not right yet"],
 )
-def forged_skips(work):
-    work.answer("sum-all", FORGED)
-    work.save()
 
 
 # --- grading --------------------------------------------------------------------------------------
@@ -345,20 +316,16 @@ def graded(request, tmp_path_factory):
         if getattr(item, "originalname", "") == "test_an_accident_is_mended_or_named"
     }
     for name in chosen:
-        ACCIDENTS[name][0](Work(course, student(name)))
+        ACCIDENTS[name][0](Work(course, name))
     result = classroom.grade(course, NAME, workers=2, limits=QUICK)
     classroom.write_results(course, result)
     return {record.student: record for record in result.records}
 
 
-def student(name):
-    return name.replace("/", "-")
-
-
 @pytest.mark.parametrize("name", ACCIDENTS)
 def test_an_accident_is_mended_or_named(graded, name):
     _, points, state, expected, messages = ACCIDENTS[name]
-    record = graded[student(name)]
+    record = graded[name]
     reasons = [record.problem] if record.problem else record.doubts
     lines = {**vars(record), "reasons": reasons}
     for field, patterns in expected.items():
@@ -373,10 +340,6 @@ def test_an_accident_is_mended_or_named(graded, name):
 
 
 def matched(lines, patterns):
-    """Return the pairs of a line and a pattern that don't match; a missing one is "…"."""
-    lines, patterns = list(lines), list(patterns)
-    size = max(len(lines), len(patterns))
-    lines += ["(no line)"] * (size - len(lines))
-    patterns += ["(no pattern)"] * (size - len(patterns))
-    pairs = zip(lines, patterns, strict=True)
+    """Return the pairs of a line and a pattern that don't match, also if one of them is missing."""
+    pairs = zip_longest(lines, patterns, fillvalue="(no partner)")
     return [(line, pattern) for line, pattern in pairs if not re.search(pattern, line)]

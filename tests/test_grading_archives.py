@@ -13,11 +13,12 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import ExtractorPlugin
 
-from tests.classroom import ASSIGNMENT, zipped
+from tests.classroom import zipped
 from workshop.grading.collect import files as collected
 from workshop.grading.collect.archives import Archives, owner_of
 from workshop.grading.read import LEFT_OUT, MAX_FILES, NOBODY
 
+ASSIGNMENT = "03_lora"
 MINE, NOTEBOOK = b'{"mine": 1}', f"{ASSIGNMENT}.ipynb"
 JANE = "jane_12345_67890_"
 

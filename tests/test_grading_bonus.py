@@ -4,10 +4,8 @@ import csv
 import re
 
 import pytest
-from nbgrader.converters import Autograde
-from nbgrader.coursedir import CourseDirectory
 
-from tests import assignment, sums
+from tests import assignment, mutation, sums
 from workshop.grading import classroom, records, release
 from workshop.grading.assignments import read
 
@@ -88,9 +86,7 @@ def test_nbgraders_own_autograding_gives_the_same_bonus_points(course):
     with sums.gradebook(course) as book:
         for student in ("all", "none"):
             book.remove_submission(sums.NAME, student)
-    config = release.settings(course)
-    directory = CourseDirectory(config=config, assignment_id=sums.NAME, root=str(course))
-    Autograde(coursedir=directory, config=config, force=True).start()
+    mutation.autograde(course, sums.NAME)
     assert extra_credit(course) == EXPECTED
 
 

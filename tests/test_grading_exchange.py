@@ -8,8 +8,6 @@ import pytest
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
-from nbgrader.apps.api import NbGraderAPI
-from nbgrader.apps.baseapp import NbGrader
 from nbgrader.apps.zipcollectapp import ZipCollectApp
 
 from tests import sums
@@ -47,10 +45,7 @@ def course(tmp_path, monkeypatch):
 
 def submit(course, student, answers=RIGHT, time=NOON, owner=None):
     """Hand in as nbgrader does, and return the folder in the exchange."""
-    folder = course / "exchange" / "qlora" / "inbound" / f"{student}+{NAME}+{time}+abc"
-    notebook = sums.hand_in(course, "scratch", answers)
-    notebook.parent.rename(folder)
-    notebook.parents[1].rmdir()
+    folder = sums.submit(course, course / "exchange", student, answers, time)
     (folder / TIMESTAMP).write_text("what the student likes")
     (folder / SECRET).write_text(student)
     for path in (folder, *folder.iterdir()):
@@ -61,9 +56,7 @@ def submit(course, student, answers=RIGHT, time=NOON, owner=None):
 
 def collect(course, **options):
     """Do what formgrader's button *Collect* does; return the notes on what was left out."""
-    app = NbGrader()
-    app.initialize([])
-    result = NbGraderAPI(app.coursedir, parent=app).collect(NAME, **options)
+    result = sums.formgrader().collect(NAME, **options)
     assert result["success"], result
     paths = (course / "submitted").glob(f"*/{NAME}/{LEFT_OUT}")
     return {path.parts[-3]: path.read_text().splitlines() for path in paths}
@@ -133,9 +126,8 @@ def test_nobody_can_hand_in_for_another_account(course):
     foreign = f"+{NAME}+{ONE}+abc' was left out: the account 'bob' handed it in"
     for _ in range(2):
         notes = collect(course)
-        assert (
-            "n * n" in mine.read_text() and "n * n" in collected(course, "alice")[f"{NAME}.ipynb"]
-        )
+        assert "n * n" in mine.read_text()
+        assert "n * n" in collected(course, "alice")[f"{NAME}.ipynb"]
         assert notes["me"] == [f"'me{foreign}"]
         assert len(notes["alice"]) == 2 and f"'alice{foreign}" in notes["alice"]
 

@@ -175,15 +175,13 @@ class Visit:
 
     Attributes:
         attacks: the numbers of the attacks that ran code or opened an address.
-        messages: the messages in the browser's console.
     """
 
     def __init__(self, browser, html, expected=frozenset()):
         """Open the page, and wait until the expected attacks have succeeded."""
-        self.html, self.attacks, self.messages = html, set(), []
+        self.html, self.attacks = html, set()
         self.page = browser.new_page(viewport={"width": 1000, "height": 800})
         self.page.expose_function("hacked", lambda number: self.attacks.add(number))
-        self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.route("**/*", self.answer)
         self.page.goto(f"{SITE}/page")
         for link in self.page.locator("a").all():

@@ -196,9 +196,6 @@ def test_a_graded_class_is_exported(tmp_path):
     summary = lms.export(folder, "9", "canvas", CANVAS.encode())
     first = "grading/09_sums/canvas.csv: 0 filled in, 5 not filled in\n  ada: needs a person\n"
     assert summary.startswith(first)
-    with sums.gradebook(folder) as book:
-        grade = book.find_grade("sum-why", NAME, NAME, "ada")
-        grade.manual_score, grade.needs_manual_grade = 3, False
-        book.db.commit()
+    sums.give(folder, "ada", "sum-why", 3)
     assert ": 1 filled in, 4" in lms.export(folder, "9", "canvas", CANVAS.encode())
     assert ",7,12,70" in (folder / "grading" / NAME / "canvas.csv").read_text("utf-8")

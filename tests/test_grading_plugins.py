@@ -6,13 +6,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbgrader.converters import Autograde
-from nbgrader.coursedir import CourseDirectory
 
-from tests import sums
+from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
-from workshop.grading import classroom, plugins, records, release
+from workshop.grading import classroom, plugins, records
 from workshop.grading.records import UNGRADABLE
 
 pytestmark = [
@@ -29,24 +27,10 @@ FORGED = RIGHT | {
 }
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    return sums.course(tmp_path_factory.mktemp("released") / "course")
-
-
 @pytest.fixture
-def course(released, tmp_path):
-    yield Path(shutil.copytree(released, tmp_path / "course"))
+def course(tmp_path):
+    yield sums.course(tmp_path / "course")
     plugins.close_servers()
-
-
-def run_autograde(course):
-    """Do what the command `nbgrader autograde` does."""
-    config = release.settings(course)
-    directory = CourseDirectory(config=config, assignment_id=NAME, student_id="*")
-    converter = Autograde(coursedir=directory, config=config)
-    converter.log = release.error_log()
-    converter.start()
 
 
 def handed_in(course, secret):
@@ -88,7 +72,7 @@ def test_both_roads_give_the_same_points_and_states(course, tmp_path):
     secret.write_text("canary", encoding="utf-8")
     handed_in(course, secret)
     other = Path(shutil.copytree(course, course.parent / "other", symlinks=True))
-    run_autograde(course)
+    mutation.autograde(course, NAME)
     classroom.grade(other, NAME, limits=QUICK)
     graded = sums.grades(course)
     assert graded == sums.grades(other)
@@ -115,6 +99,6 @@ def test_the_process_that_grades_never_parses_a_submission(course, monkeypatch):
     monkeypatch.setattr(
         json, "loads", lambda text, *a, **k: read.append(text) or real(text, *a, **k)
     )
-    run_autograde(course)
+    mutation.autograde(course, NAME)
     handed_in = (course / "submitted" / "a" / NAME / f"{NAME}.ipynb").read_bytes()
     assert read and not any(handed_in in (text, str(text).encode()) for text in read)

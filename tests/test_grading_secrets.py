@@ -8,11 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from nbgrader.apps.api import NbGraderAPI
-from nbgrader.apps.baseapp import NbGrader
 
 from course_utils.machine.validation import CourseError
-from tests import sums
+from tests import assignment, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT
 from workshop.grading import classroom, readiness, release
@@ -60,16 +58,12 @@ def course(place, monkeypatch, tmp_path):
     folder = sums.course(place / "app")
     with (folder / "nbgrader_config.py").open("a") as settings:
         settings.write("c.ExchangeCollect.check_owner = False\n")
-    solution = folder / "solutions" / NAME / f"{NAME}.ipynb"
-    text = solution.read_text(encoding="utf-8")
-    for line, marker in (
-        ("### BEGIN HIDDEN TESTS", "hidden"),
-        ("    ### BEGIN SOLUTION", "solution"),
-    ):
-        old = f'"{line}\\n",'
-        assert old in text
-        text = text.replace(old, f'{old} "{line[:-19]}# MARKER-{marker}\\n",')
-    solution.write_text(text, encoding="utf-8")
+    content = assignment.notebook()
+    for cell in content["cells"]:
+        for line in ("### BEGIN HIDDEN TESTS", "    ### BEGIN SOLUTION"):
+            cell["source"] = cell["source"].replace(line, f"{line}\n{line[:-19]}# MARKER")
+    assert str(content).count("MARKER") == 6 + 3
+    assignment.write(folder, content)
     release.release(folder)
     (folder / "grading").mkdir()
     (folder / "grading" / "inputs.key").write_text(f"{'MARKER-key':*<32}")
@@ -84,21 +78,9 @@ def course(place, monkeypatch, tmp_path):
     return folder
 
 
-def api():
-    app = NbGrader()
-    app.initialize([])
-    return NbGraderAPI(app.coursedir, parent=app)
-
-
 def submit(course, place, student, answers):
     """Hand in through the exchange, with links to all files of the class beside the notebook."""
-    folder = (
-        place / "exchange" / "qlora" / "inbound" / f"{student}+{NAME}+2026-11-30 12:00:00 UTC+x"
-    )
-    folder.mkdir(parents=True)
-    notebook = sums.hand_in(course, "scratch", answers)
-    shutil.move(notebook, folder / notebook.name)
-    shutil.rmtree(course / "submitted" / "scratch")
+    folder = sums.submit(course, place / "exchange", student, answers, "2026-11-30 12:00:00 UTC")
     files = [path for path in course.rglob("*") if path.is_file() and path.suffix != ".html"]
     for number, path in enumerate(files):
         (folder / f"{number}-{path.name}.txt").symlink_to(path)
@@ -122,7 +104,7 @@ def test_no_page_for_students_contains_a_secret_of_the_class(course, place):
             assert records["reader"].state == PERSON
             assert not any(records["thief"].points.values())
             shutil.rmtree(course / "autograded" / "other")
-        assert getattr(api(), action)(NAME)["success"], action
+        assert getattr(sums.formgrader(), action)(NAME)["success"], action
     pages = [p for p in (course / "feedback").rglob("*") if p.is_file()]
     pages += (place / "exchange" / "qlora" / "feedback").glob("*.html")
     assert len(pages) == 3 * 3 + 3
@@ -137,13 +119,10 @@ def test_no_page_for_students_contains_a_secret_of_the_class(course, place):
     assert not any("MARKER" in text for text in printed.values())
 
 
-READ_ONLY = "\nc.Sandbox.read_only = {}\n"
-
-
 def list_folders(course, *folders):
     """Let the course's nbgrader_config.py list folders that submissions can read."""
     with (course / release.SETTINGS).open("a") as stream:
-        stream.write(READ_ONLY.format(list(folders)))
+        stream.write(f"\nc.Sandbox.read_only = {list(folders)}\n")
 
 
 def found(what):
@@ -209,7 +188,7 @@ def test_links_the_exchange_and_the_gradebook_s_folder_are_private(course, tmp_p
     assert folders.read_only == bubblewrap.SYSTEM
 
 
-def test_a_folder_in_tmp_is_refused(tmp_path):
+def test_a_folder_in_tmp_is_refused():
     """Each submission has its own /tmp."""
     message = r"can't read /tmp/.*, because each one has its own /tmp"
     with (

@@ -5,14 +5,12 @@ import os
 import random
 
 import pytest
-from nbgrader.converters import Autograde
-from nbgrader.coursedir import CourseDirectory
 
 from course_utils.exercise import checks
 from course_utils.machine import notebooks
 from course_utils.machine.validation import CourseError
-from tests import assignment, sums
-from workshop.grading import classroom, records, release, seeds
+from tests import assignment, mutation, sums
+from workshop.grading import classroom, records, seeds
 from workshop.grading.records import Record
 from workshop.grading.spec import Submission
 
@@ -104,9 +102,7 @@ def test_hidden_inputs_differ_between_students_and_not_between_gradings(tmp_path
     classroom.grade(folder, NAME, again=True)
     assert {student: inputs(folder, student) for student in first} == first
     assert seeds_before == {r.student: r.seed for r in records.read_all(folder / "grading" / NAME)}
-    config = release.settings(folder)
-    directory = CourseDirectory(config=config, assignment_id=NAME, root=str(folder))
-    Autograde(coursedir=directory, config=config, force=True).start()
+    mutation.autograde(folder, NAME)
     assert {student: inputs(folder, student) for student in first} == first
 
 

@@ -39,10 +39,6 @@ def notebook_message(answer, test):
 # --- results of checks ----------------------------------------------------------------------------
 
 
-def test_a_correct_answer_passes_without_output():
-    assert check_answer(DOUBLE, f"{IMPORT}check(double, 4).gives(8)") == []
-
-
 @pytest.mark.parametrize(
     "test",
     [
@@ -59,12 +55,6 @@ def test_a_wrong_answer_gets_the_message_of_the_students_own_notebook(test):
     assert text_of(outputs) == f"Not right yet: {notebook_message(DOUBLE, test)}"
 
 
-def test_a_missing_answer_fails_with_a_name_error():
-    with session(DOUBLE) as running:
-        outputs = running.check(f"{IMPORT}check(double, 1).gives(2)")
-    assert "NameError: name 'double' is not defined" in text_of(outputs) and not passed(outputs)
-
-
 STACK = """
 class Stack:
     def __init__(self, items):
@@ -73,12 +63,6 @@ class Stack:
     def push(self, item):
         self.items.append(item)
         return len(self.items)
-
-    def name(self):
-        return "a stack"
-
-    def address(self):
-        return "here"
 """
 
 
@@ -93,16 +77,12 @@ def test_the_answer_can_use_a_folder_that_the_test_creates():
     assert check_answer(answer, test + "    check(put, f'{folder}/a').gives('x')") == []
 
 
-def test_files_of_the_assignment_replace_the_students_files():
-    submitted = {"a.txt": b"student's", "b/c.txt": b"more"}
+def test_submitted_files_reach_only_the_student_process_and_replace_none_of_the_assignment():
+    submitted = {"a.txt": b"student's", "b/c.txt": b"more", "helper.py": b"x = 5"}
     with session(DOUBLE, QUICK, {"a.txt": b"assignment's"}, submitted) as running:
         outputs = running.run("print(open('a.txt').read(), open('b/c.txt').read())")
         assert text_of(outputs) == "assignment's more\n"
         assert text_of(running.check("print(open('a.txt').read())")) == "assignment's\n"
-
-
-def test_only_the_student_process_can_import_a_submitted_module():
-    with session(DOUBLE, submitted_files={"helper.py": b"x = 5"}) as running:
         assert text_of(running.run("from helper import x\nprint(x)")) == "5\n"
         assert "ModuleNotFoundError" in text_of(running.check("import helper"))
 
@@ -140,8 +120,7 @@ def test_the_message_shows_the_line_that_raised_the_exception():
 )
 def test_a_value_that_is_not_plain_fails_every_check(value):
     answer = f"def odd():\n    return {value}\n"
-    kinds = "TypeError, ValueError"
-    assert not passed(check_answer(answer, f"{IMPORT}check(odd).raises({kinds})"))
+    assert not passed(check_answer(answer, f"{IMPORT}check(odd).raises(TypeError, ValueError)"))
     assert "the value is" in text_of(check_answer(answer, f"{IMPORT}check(odd).gives(1)"))
 
 
@@ -159,20 +138,6 @@ def test_outputs_of_an_answer_are_shown_and_cost_no_points():
     assert {output["output_type"] for output in outputs} == {"stream", "display_data"}
     assert all(word in text_of(outputs) for word in ("one", "two", "three"))
     assert any(o.get("data", {}).get("text/html") == "<b>four</b>" for o in outputs)
-
-
-def test_a_forged_result_or_error_has_no_effect_on_points():
-    answer = """
-        import socket, json
-        def forge():
-            shell = get_ipython()
-            shell.outputs.send("result", b"1", mimes={"text/plain": 1})
-            shell.outputs.send("error", b"", ename="X", evalue="Y")
-            return 2
-        """
-    test = f"{IMPORT}check(forge).gives(%s)"
-    assert not passed(check_answer(textwrap.dedent(answer), test % 1))
-    assert passed(check_answer(textwrap.dedent(answer), test % 2))
 
 
 def test_lines_of_a_message_cannot_be_forged():
@@ -201,9 +166,7 @@ def test_long_outputs_are_truncated():
 
 @pytest.mark.full
 def test_pictures_and_results_are_kept():
-    plot = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
-    (picture,) = run_cell(plot)
-    assert picture["output_type"] == "display_data"
+    (picture,) = run_cell("import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])")
     assert picture["data"]["image/png"].startswith("iVBORw0KGgo")
     (result,) = run_cell("6 * 7")
     assert result["output_type"] == "execute_result" and result["data"] == {"text/plain": "42"}
@@ -240,9 +203,8 @@ def test_a_process_that_ignores_the_interrupt_is_ended_and_the_cells_run_again()
     )
     with session(answer) as running:
         running.run(answer)
-        assert "the process was ended" in text_of(
-            running.check(f"{IMPORT}check(stuck, 1).gives(1)")
-        )
+        outputs = running.check(f"{IMPORT}check(stuck, 1).gives(1)")
+        assert "the process was ended" in text_of(outputs)
         assert running.check(f"{IMPORT}check(stuck, 0).gives(5)") == []
 
 
@@ -286,23 +248,3 @@ def test_the_notebook_has_a_time_limit():
 def test_a_test_that_does_not_end_is_stopped():
     outputs = check_answer(DOUBLE, "while True: pass", Limits(cell=1, call=1))
     assert not passed(outputs) and outputs[0]["ename"] == "CellTimeoutError"
-
-
-def test_memory_is_limited_and_the_reason_is_reported():
-    with session() as running:
-        outputs = running.run("x = bytearray(2_000_000_000)")
-        assert "MemoryError" in text_of(outputs) or "memory" in running.incidents[0]
-
-
-def test_a_late_answer_of_a_forked_copy_is_discarded():
-    answer = """
-        import os, time
-        def fork(x):
-            if os.fork() == 0:
-                time.sleep(0.3)
-                return 99
-            return x
-        """
-    test = f"import time\n{IMPORT}check(fork, 1).gives(1)\ntime.sleep(0.5)\ncheck(fork, 2).gives(2)"
-    outputs = check_answer(textwrap.dedent(answer), test)
-    assert passed(outputs) or re.search("returned +99", text_of(outputs)) is None

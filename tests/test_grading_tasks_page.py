@@ -140,21 +140,13 @@ def test_an_answer_that_waits_for_a_person_is_not_counted_as_0():
     assert "not graded yet" not in text and "0 of 4 points" in text
 
 
-def test_bonus_points_are_told_apart():
+def test_bonus_points_are_told_apart_and_a_late_penalty_is_subtracted_from_them_last():
     bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
-    text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), answer(), bonus)
-    assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in text
-
-
-def test_a_late_penalty_is_subtracted():
-    text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
-    assert "<b>2 of 3 points</b>" in text and "1 point was subtracted" in text
-
-
-def test_a_late_penalty_that_exceeds_the_points_is_subtracted_from_the_bonus_points():
-    bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
-    cells = [markdown(PROMPT), answer(), check(1, 3), markdown(BONUS), answer(), bonus]
-    assert "<b>0 of 3 points</b>. In addition, you have 1 of 2 bonus" in page(*cells, penalty=2)
+    cells = [markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), answer(), bonus]
+    assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in page(*cells)
+    late = page(*cells, penalty=1)
+    assert "<b>2 of 3 points</b>" in late and "1 point was subtracted" in late
+    assert "<b>0 of 3 points</b>. In addition, you have 1 of 2 bonus" in page(*cells, penalty=4)
     assert "<b>0 of 3 points</b>. In addition, you have 0 of 2 bonus" in page(*cells, penalty=9)
 
 

@@ -292,7 +292,7 @@ def folder(released):
     subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
-def run(tree):
+def run(tree, **options):
     """Grade and publish a tree; return the result of `classroom.grade`, and the summary."""
     real = os.listdir
 
@@ -305,7 +305,8 @@ def run(tree):
     # Reading a FIFO would never end.
     with pytest.MonkeyPatch.context() as patch, time_limit(300):
         patch.setattr(os, "listdir", listdir)
-        result = classroom.grade(tree.course, NAME, workers=1, limits=QUICK, servers=NoServers)
+        options |= {"workers": 1, "limits": QUICK, "servers": NoServers}
+        result = classroom.grade(tree.course, NAME, **options)
         return result, classroom.write_results(tree.course, result)
 
 
@@ -479,9 +480,7 @@ def test_results_that_were_saved_before_the_disk_was_full_are_kept(tree):
         CourseError, match=r"results can't be saved in .*: File too large"
     ) as caught:
         try:
-            classroom.grade(
-                tree.course, NAME, workers=1, limits=QUICK, servers=NoServers, progress=fill_disk
-            )
+            run(tree, progress=fill_disk)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)

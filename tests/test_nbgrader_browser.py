@@ -12,10 +12,11 @@ pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,t
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.browser import PATIENCE, PICTURES, Server, chromium
-from tests.classroom import ASSIGNMENT, MESSAGE, NOTEBOOK, ONLY_A, RIGHT, course
+from tests.browser import PATIENCE, PICTURES, Server
+from tests.classroom import course
+from tests.sums import NAME, RIGHT
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's exchange needs POSIX"),
@@ -30,7 +31,7 @@ class LabWindow:
     """A browser's window with JupyterLab, and the errors of the page's scripts."""
 
     def __init__(self, browser, lab, notebook):
-        self.page, self.errors = browser.new_page(viewport=WINDOW), []
+        self.page, self.errors, self.log = browser.new_page(viewport=WINDOW), [], lab.log
         self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.route(lambda url: not url.startswith(lab.url), lambda route: route.abort())
@@ -44,10 +45,6 @@ class LabWindow:
         """Open one of nbgrader's tools from the menu."""
         self.page.locator(".lm-MenuBar-itemLabel").get_by_text("Nbgrader").click()
         self.page.locator(".lm-Menu-itemLabel").get_by_text(tool, exact=True).click()
-
-    def show(self, tab):
-        """Bring a tab to the front."""
-        self.page.get_by_role("tab", name=tab).click()
 
     def press(self, column):
         """Click the icon in a column of formgrader's table, which has one row."""
@@ -89,24 +86,15 @@ class LabWindow:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """Start JupyterLab in a new course."""
+def window(tmp_path, monkeypatch, browser):
+    """JupyterLab in a new course."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
     monkeypatch.delenv("QLORA_COURSE_EXCHANGE", raising=False)
     with Server(course(tmp_path), []) as lab:
-        yield lab
+        yield LabWindow(browser, lab, f"solutions/{NAME}/{NAME}.ipynb")
 
 
-@pytest.fixture
-def window(lab):
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        window = LabWindow(browser, lab, f"solutions/{NOTEBOOK}")
-        yield window
-        browser.close()
-
-
-def test_an_assignment_can_be_released_submitted_graded_and_returned_in_jupyterlab(window, lab):
+def test_an_assignment_can_be_released_submitted_graded_and_returned_in_jupyterlab(window):
     create_assignment(window)
     release(window)
     answer_and_submit(window)
@@ -114,13 +102,13 @@ def test_an_assignment_can_be_released_submitted_graded_and_returned_in_jupyterl
     return_feedback(window)
     # formgrader loads MathJax from the network, which is not available here.
     assert set(window.errors) <= {"MathJax is not defined"}
-    assert not re.search(r"^\[[EC] .*nbgrader|Traceback", lab.log.read_text(), re.M)
+    assert not re.search(r"^\[[EC] .*nbgrader|Traceback", window.log.read_text(), re.M)
 
 
 def create_assignment(window):
     """Check that Create Assignment shows the ids of the cells."""
     window.choose("Create assignment")
-    for number, name in enumerate(("lora-parameters", "lora-parameters-slide", "why-merge")):
+    for number, name in {1: "sum-all", 4: "sum-all-form", 7: "sum-why"}.items():
         expect(window.page.get_by_label("ID:").nth(number)).to_have_value(name)
     window.screenshot("create-assignment")
 
@@ -128,7 +116,7 @@ def create_assignment(window):
 def release(window):
     """Generate the students' version with formgrader, and release it."""
     window.choose("Formgrader")
-    expect(window.formgrader.locator("td.name")).to_have_text(ASSIGNMENT)
+    expect(window.formgrader.locator("td.name")).to_have_text(NAME)
     window.press("assign")
     window.press("release")
     expect(window.formgrader.locator("td.status")).to_have_text("released")
@@ -138,41 +126,41 @@ def answer_and_submit(window):
     """Fetch the assignment as a student, write wrong and right answers, and submit."""
     window.choose("Assignment List")
     released = window.page.locator("#released_assignments_list")
-    expect(released).to_contain_text(ASSIGNMENT)
+    expect(released).to_contain_text(NAME)
     window.screenshot("assignment-list")
     released.get_by_role("button", name="Fetch").click()
-    window.fetched.get_by_role("button", name=ASSIGNMENT).click()
-    window.fetched.get_by_role("link", name=ASSIGNMENT).click()
-    window.write(0, ONLY_A)
-    window.validate(MESSAGE)
-    window.write(0, RIGHT)
+    window.fetched.get_by_role("button", name=NAME).click()
+    window.fetched.get_by_role("link", name=NAME).click()
+    window.write(1, RIGHT["sum-all"].replace("sum", "max"))
+    window.validate("Not right yet: add([3, 4, 5])")
+    window.write(1, RIGHT["sum-all"])
     window.validate("You did not provide a response")
-    window.write(2, "No added latency.")
+    window.write(7, RIGHT["sum-why"])
     window.validate("Success")
-    window.show("Assignments")
+    window.page.get_by_role("tab", name="Assignments").click()
     window.fetched.get_by_role("button", name="Submit").click()
-    expect(window.page.locator("#submitted_assignments_list")).to_contain_text(ASSIGNMENT)
+    expect(window.page.locator("#submitted_assignments_list")).to_contain_text(NAME)
     window.screenshot("submitted")
 
 
 def grade(window):
     """Collect and autograde with formgrader, and grade the text by hand."""
     form = window.formgrader
-    window.show("Formgrader")
+    window.page.get_by_role("tab", name="Formgrader").click()
     window.press("collect")
     form.locator("td.num-submissions a").click()
     window.press("autograde")
     expect(form.locator("td.status")).to_have_text("needs manual grading")
-    expect(form.locator("td.score")).to_have_text("2 / 5")
-    window.follow("gradebook", f"gradebook/{ASSIGNMENT}", f"gradebook/{ASSIGNMENT}/{ASSIGNMENT}")
+    expect(form.locator("td.score")).to_have_text("3 / 6")
+    window.follow("gradebook", f"gradebook/{NAME}", f"gradebook/{NAME}/{NAME}")
     form.get_by_role("link", name="Submission #1").click()
-    expect(form.locator("input#lora-parameters-slide")).to_have_attribute("placeholder", "2")
-    form.locator("input#why-merge").fill("2.5")
+    expect(form.locator("input#sum-all-values")).to_have_attribute("placeholder", "2")
+    form.locator("input#sum-why").fill("2.5")
     with window.page.expect_response(lambda response: response.request.method == "PUT"):
-        form.locator("input#why-merge").press("Tab")
+        form.locator("input#sum-why").press("Tab")
     window.screenshot("formgrader-manual")
-    window.follow(f"gradebook/{ASSIGNMENT}/{ASSIGNMENT}")
-    expect(form.locator("td.score")).to_have_text("4.5 / 5")
+    window.follow(f"gradebook/{NAME}/{NAME}")
+    expect(form.locator("td.score")).to_have_text("5.5 / 6")
     window.screenshot("formgrader-scores")
 
 
@@ -181,12 +169,12 @@ def return_feedback(window):
     window.follow("manage_assignments")
     window.press("generate-feedback")
     window.press("release-feedback")
-    window.show("Assignments")
+    window.page.get_by_role("tab", name="Assignments").click()
     window.page.get_by_role("button", name="Fetch Feedback").click()
     window.page.get_by_text("(view feedback)").click()
     window.screenshot("feedback-fetched")
-    window.page.get_by_role("listitem", name=f"{ASSIGNMENT}.html").dblclick()
+    window.page.get_by_role("listitem", name=f"{NAME}.html").dblclick()
     page = window.page.frame_locator(".jp-HTMLViewer iframe")
-    expect(page.locator("h1")).to_have_text(f"{ASSIGNMENT}: your results")
-    expect(page.locator("body")).to_contain_text("You have 4.5 of 5 points.")
+    expect(page.locator("h1")).to_have_text(f"{NAME}: your results")
+    expect(page.locator("body")).to_contain_text("You have 5.5 of 6 points.")
     window.screenshot("feedback")
