@@ -42,9 +42,9 @@ PAGE = """\
 
 This page is for instructors who want to know how safe grading is. We graded the {count} submissions
 that `tests/hostile/submissions/` had on {date} with two graders: stock nbgrader {version} with its
-default settings, and `course grade`. {attacks} of the submissions attack the grader. The other {honest} are
-honest accidents, such as a deleted test cell. Stock nbgrader graded each submission in a separate
-container, between the submissions of two honest students.
+default settings, and `course grade`. {attacks} of the submissions attack the grader. The other
+{honest} are honest accidents, such as a deleted test cell. Stock nbgrader graded each submission in
+a separate container, between the submissions of two honest students.
 
 A submission gains points if it gets more points than its honest answers deserve. The numbers were
 measured by `python -m tests.hostile` on {date}: {machine}.
