@@ -504,3 +504,15 @@ def test_an_invalid_record_is_ignored(tmp_path, changes):
     content = {"state": record.state, **vars(record), **changes}
     path.write_text(json.dumps(content), encoding="utf-8")
     assert records.read_all(tmp_path) == []
+
+
+@pytest.mark.parametrize("missing", ["seed", "points"])
+def test_a_record_of_another_version_is_ignored(tmp_path, missing):
+    """In place of a missing seed, every student would get the same one."""
+    record = Record(NAME, ODD, seed=7)
+    content = {"state": record.state, **vars(record)}
+    del content[missing]
+    record.write(tmp_path)
+    path = tmp_path / "records" / ODD / "record.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert records.read_all(tmp_path) == []

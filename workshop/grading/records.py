@@ -107,6 +107,9 @@ def read(path: Path) -> Record | None:
         del fields["state"]
         lists = {name: tuple(fields[name]) for name in ("doubts", "repairs", "incidents")}
         record = Record(**fields | lists)
+        # In place of a missing seed, every student would get the seed 0.
+        if len(fields) != len(vars(record)):
+            return None
         return record if record.student == path.parent.name and _is_valid(record) else None
     except MemoryError:
         raise
