@@ -10,7 +10,7 @@ import pytest
 from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, WRONG
-from workshop.grading import classroom, plugins, records
+from workshop.grading import classroom, plugins, records, release
 from workshop.grading.records import UNGRADABLE
 
 pytestmark = [
@@ -102,3 +102,13 @@ def test_the_process_that_grades_never_parses_a_submission(course, monkeypatch):
     mutation.autograde(course, NAME)
     handed_in = (course / "submitted" / "a" / NAME / f"{NAME}.ipynb").read_bytes()
     assert read and not any(handed_in in (text, str(text).encode()) for text in read)
+
+
+@pytest.mark.full
+def test_excluded_students_are_not_graded(course):
+    for student in ("a", "b", "c"):
+        sums.hand_in(course, student, RIGHT)
+    with (course / release.SETTINGS).open("a", encoding="utf-8") as settings:
+        settings.write('\nc.CourseDirectory.student_id_exclude = "a,c"\n')
+    mutation.autograde(course, NAME)
+    assert {student for student, _ in sums.grades(course)} == {"b"}

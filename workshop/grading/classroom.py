@@ -18,7 +18,7 @@ import fnmatch
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ def grade(  # noqa: PLR0913
     name: str,
     *,
     students: str = "*",
+    left_out: Collection[str] = (),
     workers: int | None = None,
     limits: Limits | None = None,
     again: bool = False,
@@ -92,6 +93,7 @@ def grade(  # noqa: PLR0913
 
     Args:
         students: A pattern such as "student1*"; the other students keep their results.
+        left_out: The names of students who are not graded although the pattern fits.
         workers: How many submissions are graded at the same time; default: one for each core of
             this machine, or fewer if memory is short (`readiness.workers`).
         again: Whether unchanged submissions are graded again.
@@ -105,7 +107,8 @@ def grade(  # noqa: PLR0913
     (source,) = assignments.sources(folder, name)
     name, workers = source.stem, workers or readiness.workers()
     paths = submission_paths(folder, name)
-    chosen = [path for path in paths if fnmatch.fnmatchcase(path.parent.name, students)]
+    fitting = [path for path in paths if fnmatch.fnmatchcase(path.parent.name, students)]
+    chosen = [path for path in fitting if path.parent.name not in left_out]
     if not chosen:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
     spec = release.read_spec(folder, name, limits or Limits())

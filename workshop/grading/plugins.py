@@ -38,9 +38,15 @@ def _grade(converter: Autograde) -> None:
     """Grade the students that nbgrader was asked to grade, and log what a person should know."""
     course = converter.coursedir
     folder, name, students = Path(course.root), course.assignment_id, course.student_id
+    left_out = converter.coursedir.student_id_exclude.split(",")
     try:
         result = classroom.grade(
-            folder, name, students=students, again=converter.force, servers=_warm
+            folder,
+            name,
+            students=students,
+            left_out=left_out,
+            again=converter.force,
+            servers=_warm,
         )
         converter.log.info(classroom.write_results(folder, result))
     except CourseError as error:
