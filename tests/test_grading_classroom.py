@@ -178,6 +178,10 @@ def test_changes_are_graded_again_and_points_by_hand_are_kept(course):
     assert by_student(result)["one"].state == PERSON
     assert by_student(result)["one"].points["sum-why"] is None
     assert sums.grades(course)["two", "sum-largest-values"] == (2, 1, True)
+    sums.give(course, "two", "sum-largest-values", 1)
+    sums.hand_in(course, "two", RIGHT | {"sum-largest": f"{RIGHT['sum-largest']}# better"})
+    assert grade(course).graded == 1
+    assert sums.grades(course)["two", "sum-largest-values"] == (2, 1, True)
     # After a changed test, everything is graded again.
     change_a_hidden_test(course)
     release.release(course, NAME)

@@ -220,18 +220,21 @@ class Book:
         return record
 
     def _unchanged(self, student: str, cells: Mapping[str | None, Any]) -> set[str | None]:
-        """Return the grade ids of the cells whose answer hasn't changed since the last grading."""
+        """Return the grade ids of the cells whose answer hasn't changed since the last grading.
+
+        The answer to a test is the last answer above the test.
+        """
         try:
             path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
             old = json.loads(safe_files.read_bytes(path, MAX_NOTEBOOK))["cells"]
             sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return set()
-        return {
-            name
-            for name, cell in cells.items()
-            if not is_answer(cell) or sources.get(name) == cell["source"]
-        }
+        unchanged, same = set(), True
+        for name, cell in cells.items():
+            same = sources.get(name) == cell["source"] if is_answer(cell) else same
+            unchanged |= {name} if same else set()
+        return unchanged
 
     def _late_penalties(self) -> AssignLatePenalties:
         """Return nbgrader's preprocessor that penalizes late work by the configured policy."""
