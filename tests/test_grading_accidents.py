@@ -67,6 +67,11 @@ class Work:
         self[name]["source"] = source
         self.save()
 
+    def empty(self, name):
+        """Replace an answer by the release's."""
+        release = json.loads(self.release)["cells"]
+        self[name]["source"] = next(cell["source"] for cell in release if cell["id"] == name)
+
     def add(self, source, after, kind="code"):
         cell = assignment.cell("mine", "", kind=kind) | {"source": source}
         cells = self.notebook["cells"]
@@ -114,6 +119,34 @@ def swapped_with_an_answer_that_is_missing(work):
     """Nobody can tell which of two cells is the answer."""
     work.answer("sum-all", "# see below")
     work.answer("sum-squares", f"{ADD}\n{SQUARES}")
+
+
+@accident(
+    WITHOUT_ONE,
+    PERSON,
+    reasons=["^the answer sum-all is empty: another cell may contain it"],
+    messages=2 * ["not written yet"],
+)
+def in_a_text_cell_below_the_empty_answer(work):
+    work.empty("sum-all")
+    work.add(ADD, "sum-all", "markdown")
+    work.save()
+
+
+def beside_the_empty_question(name, change):
+    def hand_in(work):
+        work.empty("sum-why")
+        change(work)
+        work.save()
+
+    hand_in.__name__ = f"answer to the question {name}"
+    reasons = ["^the answer sum-why is empty: another cell may contain it"]
+    accident(ALL, PERSON, reasons=reasons)(hand_in)
+
+
+beside_the_empty_question("below", lambda work: work.add("For shops.", "sum-why", "markdown"))
+beside_the_empty_question("above", lambda work: work.add("# For shops.", "sum-why-prompt"))
+beside_the_empty_question("in the prompt", lambda work: work["sum-why-prompt"]["source"].append("!"))
 
 
 # --- answers with statements that fail ------------------------------------------------------------
@@ -252,8 +285,8 @@ def upload_cut_off_beside_copies(work):
 )
 def each_notebook_has_a_part(work):
     work.save("Untitled.ipynb")
-    release = json.loads(work.release)["cells"]
-    work.answer("sum-all", next(c["source"] for c in release if c["id"] == "sum-all"))
+    work.empty("sum-all")
+    work.save()
 
 
 @accident(ALL)
@@ -266,6 +299,23 @@ for other in ("09_SUMS.ipynb", f"{NAME}.ipynb.txt", f"{NAME}.json", NAME, "x.IPY
     repairs = [f"the notebook's file name was {re.escape(repr(other))}"]
     rename = functools.partial(Work.rename, name=other)
     accident(ALL, name=f"named {other}", repairs=repairs)(rename)
+
+
+@accident(ALL, repairs=[f"the notebook's file name was 'work/{NAME}.ipynb'"])
+def in_a_folder_with_a_module_and_a_table(work):
+    text = 'NONE = int(open("data/none.txt").read())\nfrom helper import add as plus\n'
+    work.answer("sum-all", f"{text}def add(numbers):\n    return plus(numbers) + NONE\n")
+    work.rename(f"work/{NAME}.ipynb")
+    (work.path.parent / "work" / "helper.py").write_text(ADD, encoding="utf-8")
+    (work.path.parent / "work" / "data").mkdir()
+    (work.path.parent / "work" / "data" / "none.txt").write_text("0", encoding="utf-8")
+
+
+@accident(ALL, PERSON, reasons=[UNANSWERED.format("sum-why", "'Why.PDF'")])
+def a_text_in_a_document(work):
+    work.empty("sum-why")
+    (work.path.parent / "Why.PDF").write_bytes(b"%PDF-1.7")
+    work.save()
 
 
 @accident(None, UNGRADABLE, reasons=[f"there is no {NAME}.ipynb: .* was handed in"])

@@ -214,6 +214,13 @@ def written_in_the_test(work):
     work[work.test]["source"] = "\n".join([title, comment, source, rest])
 
 
+def helpers_in_the_test(work):
+    """The changed test becomes one of the student's own cells, so that the helpers exist."""
+    work[work.test]["source"] += "\nprint(1)\nimport json as helper\n"
+    title, comment, rest = work[work.test]["source"].split("\n", 2)
+    work[work.test]["source"] = "\n".join([title, comment, "# changed", rest])
+
+
 def metadata_swapped(work):
     one, other = work[work.answer], work[work.other]
     for key in ("id", "metadata"):
@@ -256,6 +263,7 @@ ACCIDENTS = [
         ["the answer QUESTION is missing: another cell may contain it"],
     ),
     (written_in_the_test, [MISSING + "TEST"], []),
+    (helpers_in_the_test, [MISSING + "TEST"], []),
     (metadata_swapped, [LOST + "ANSWER, OTHER"], []),
 ]
 
@@ -378,6 +386,18 @@ def test_of_a_text_cell_only_pictures_are_kept(small):
     small["sum-why"]["attachments"] = {"a.png": svg, "b": {"text/html": "x"}, "c": 3}
     cell = by_id(small.repaired())["sum-why"]
     assert cell["attachments"] == {"a.png": {"image/png": "iVBORw0="}}
+
+
+def test_a_picture_that_colab_wrote_into_a_text_becomes_an_attachment(small):
+    """Formgrader cuts texts, so it would not show what is below the picture."""
+    data = 50_000 * "QUJD"
+    picture = f"![a.png](data:image/png;base64,{data})"
+    other = "![b](data:image/svg+xml;base64,QUJD)"
+    small["sum-why"]["source"] = f"<!-- grade_id: sum-why -->\n{picture}\n{other}\nBelow."
+    cell = by_id(small.repaired())["sum-why"]
+    assert cell["source"].endswith(f"-->\n![a.png](attachment:picture-1)\n{other}\nBelow.")
+    assert cell["attachments"] == {"picture-1": {"image/png": data}}
+    nbformat.validate(small.repaired().notebook)
 
 
 def test_outputs_are_not_kept_in_memory(small):

@@ -28,6 +28,8 @@ EXCHANGE = (TIMESTAMP, SECRET)
 LEFT_OUT = "left-out.txt"
 # In submitted/, the folder with notes on files that belong to no student.
 NOBODY = "(no student)"
+# The endings of files that may contain answers, besides notebooks.
+WRITTEN = (".py", ".txt", ".md", ".html", ".pdf", ".docx", ".odt", ".jpg", ".jpeg", ".png", ".heic")
 # A hidden file, or a file in a hidden folder, such as Jupyter's checkpoints.
 HIDDEN = re.compile(r"(^|/)\.")
 # Maximum number of characters of an exchange file and of an exception's message.
@@ -70,6 +72,9 @@ def _read_folder(folder: Path, name: str) -> Submission:
             notes.append(f"{quoted(path)} was left out: {error.strerror}")
     notebook = files.pop(likely, None)
     known = {path: files.pop(path) for path in (*EXCHANGE, LEFT_OUT) if path in files}
+    # A notebook in a folder finds the files of this folder under the same names as before.
+    around = os.path.join(os.path.dirname(likely), "")
+    files |= {p.removeprefix(around): files.pop(p) for p in [*files] if p.startswith(around)}
     texts = {path: data[:MAX_EXCHANGE].decode("utf-8", "replace") for path, data in known.items()}
     doubts = tuple(texts.pop(LEFT_OUT, "").splitlines()[:MAX_NOTES])
     if notebook is None:
@@ -125,13 +130,13 @@ def _notebook(paths: list[str], name: str) -> str:
 
 
 def others(submission: Submission, known: Files) -> str:
-    """Return the names of other notebooks and modules that a student handed in; "" if none.
+    """Return the names of other files that may contain a student's answers; "" if none.
 
     Files of the release (`known`), hidden files and copies of the graded notebook are left out.
     """
     mine = {path for path, data in submission.files.items() if data != submission.notebook}
     visible = [path for path in sorted(mine - known.keys()) if not HIDDEN.search(path)]
-    paths = [path for path in visible if is_notebook(path) or path.endswith(".py")]
+    paths = [path for path in visible if is_notebook(path) or path.casefold().endswith(WRITTEN)]
     return ", ".join(map(quoted, paths[:MAX_NAMED]))
 
 

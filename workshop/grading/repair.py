@@ -40,6 +40,8 @@ COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", r
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 # Types of pictures that can't contain scripts.
 PICTURES = ("image/png", "image/jpeg", "image/gif")
+# A picture that Colab has written into a text.
+IN_TEXT = re.compile(r"\(data:(image/(?:png|jpeg|gif));base64,([A-Za-z0-9+/=]+)\)")
 CLEAR = "clear all outputs, save the notebook, and hand it in again"
 NO_NOTEBOOK = "the file is empty or no notebook (a zip file?): hand in the file that ends in .ipynb"
 CUT_OFF = "the file is incomplete: the upload was cut off, so hand in the notebook again"
@@ -159,7 +161,7 @@ def _cell(cell: dict[str, Any]) -> _Piece:
     metadata, pictures = cell.get("metadata"), cell.get("attachments")
     lines = source if isinstance(source, list) else [source]
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
-    return _Piece(
+    piece = _Piece(
         kind=kind if kind in ("code", "markdown") else "raw",
         source=_clean("".join(line for line in lines if isinstance(line, str))),
         pictures={
@@ -171,6 +173,22 @@ def _cell(cell: dict[str, Any]) -> _Piece:
         id=cell.get("id"),
         nbgrader=nbgrader if isinstance(nbgrader, dict) else {},
     )
+    return _with_attachments(piece) if piece.kind == "markdown" else piece
+
+
+def _with_attachments(piece: _Piece) -> _Piece:
+    """Turn the pictures in a text into attachments.
+
+    Formgrader and feedback show attachments, and cut long texts.
+    """
+
+    def attach(picture: re.Match[str]) -> str:
+        name = f"picture-{len(piece.pictures) + 1}"
+        piece.pictures[name] = {picture[1]: picture[2]}
+        return f"(attachment:{name})"
+
+    piece.source = IN_TEXT.sub(attach, piece.source)
+    return piece
 
 
 def _clean(text: str) -> str:
@@ -224,7 +242,7 @@ class _Repair:
         """Return the pieces of a cell, each of which belongs to one released cell or to none.
 
         Text above the first comment is the beginning of an answer, but not of a test. Text below an
-        unchanged test, and a changed test that defines an answer's function, are the student's own.
+        unchanged test, and a changed test with further definitions or imports, are the student's own.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):
@@ -244,7 +262,7 @@ class _Repair:
             name, source = comment[1], cell.source[start:end].strip("\n")
             test = self.released[name]["source"].strip("\n") if name in self.tests else source
             above, found, below = source.partition(test)
-            own = defined(above) & set().union(*self.names.values()) - defined(test)
+            own = (defined(above) | _imports(above)) - defined(test) - _imports(test)
             pieces.append(
                 replace(cell, source=above + found, name="" if own else name, commented=True)
             )
@@ -331,8 +349,9 @@ class _Repair:
     def unanswered(self, cells: list[Cell]) -> list[str]:
         """Return the ids of the answers without work.
 
-        A doubt is added for each answer that tests can't use where it is, and for each missing one
-        that one of the student's own cells may contain.
+        A doubt is added for each answer that tests can't use where it is, and for each answer
+        without work that another cell may contain: one of the student's own cells if the answer is
+        missing, a text cell that defines its function, or a cell beside an empty text answer.
         """
         ids = [cell["id"] for cell in cells]
         sources = {cell["id"]: cell["source"] for cell in cells}
@@ -351,7 +370,22 @@ class _Repair:
                 unanswered.append(name)
                 if name in missing and not self.released.keys() >= set(ids):
                     self.doubts.append(f"the answer {name} is missing: another cell may contain it")
+                elif name not in missing and self._may_be_elsewhere(name, cells):
+                    self.doubts.append(f"the answer {name} is empty: another cell may contain it")
         return unanswered
+
+    def _may_be_elsewhere(self, name: str, cells: list[Cell]) -> bool:
+        """Return whether a cell that is no code, or is beside a text answer, may be the answer."""
+        if names := self.names.get(name, set()):
+            return any(defined(c["source"]) & names for c in cells if c["cell_type"] != "code")
+        place = next(number for number, cell in enumerate(cells) if cell["id"] == name)
+        beside = [*cells[max(place - 1, 0) : place], *cells[place + 1 : place + 2]]
+        changed = [c for c in beside if c["id"] not in self.marked and not self._is_released(c)]
+        return any(cell["source"].strip() for cell in changed)
+
+    def _is_released(self, cell: Cell) -> bool:
+        """Return whether a cell has the text of a cell of the release."""
+        return _trimmed(cell["source"]) in self.ids_by_text
 
 
 def _trimmed(text: str) -> str:
@@ -362,6 +396,12 @@ def _trimmed(text: str) -> str:
 def defined(source: str) -> set[str]:
     """Return the names that the unindented lines of a cell define."""
     return {function or name for function, name in DEFINES.findall(source)}
+
+
+def _imports(source: str) -> set[str]:
+    """Return the unindented lines of a cell that import something."""
+    lines = (line.rstrip() for line in source.split("\n"))
+    return {line for line in lines if line.startswith(("import ", "from "))}
 
 
 # --- across the sandbox ---------------------------------------------------------------------------
