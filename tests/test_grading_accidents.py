@@ -146,7 +146,9 @@ def beside_the_empty_question(name, change):
 
 beside_the_empty_question("below", lambda work: work.add("For shops.", "sum-why", "markdown"))
 beside_the_empty_question("above", lambda work: work.add("# For shops.", "sum-why-prompt"))
-beside_the_empty_question("in the prompt", lambda work: work["sum-why-prompt"]["source"].append("!"))
+beside_the_empty_question(
+    "in the prompt", lambda work: work["sum-why-prompt"]["source"].append("!")
+)
 
 
 # --- answers with statements that fail ------------------------------------------------------------

@@ -72,6 +72,7 @@ OWNERS = {
     # The student chooses what follows the numbers of the LMS.
     "eve_1_2_jane_03_lora.ipynb": ("eve", "1", "jane_03_lora.ipynb"),
     "Eve_3_assignsubmission_file_/jane_1_2_x.py": ("Eve", "3", "jane_1_2_x.py"),
+    "Jane_12_99_assignsubmission_file_x.py": ("Jane_12", "99", "x.py"),
     "jane_12345_report.html": None,
     "top/jane_1_2_03_lora.ipynb": None,
     "Eve*_13_assignsubmission_file_/Jane_12_assignsubmission_file_03_lora.ipynb": None,

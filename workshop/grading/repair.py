@@ -242,7 +242,7 @@ class _Repair:
         """Return the pieces of a cell, each of which belongs to one released cell or to none.
 
         Text above the first comment is the beginning of an answer, but not of a test. Text below an
-        unchanged test, and a changed test with further definitions or imports, are the student's own.
+        unchanged test, and a changed test that defines or imports something, are the student's own.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):

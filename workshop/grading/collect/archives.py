@@ -102,8 +102,9 @@ def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
     Returns None if the path doesn't begin with a student's name.
     """
     path, name = re.sub("[\u200c\u200d]", "", normalize("NFC", path)), re.escape(assignment)
-    # Canvas writes two numbers, or one if a text or a link was entered instead of a file.
-    canvas = rf"(?!{name})\d+_|(?=(?:text|link)\.html$)"
+    # Canvas writes two numbers, or one if a text or a link was entered instead of a file. In
+    # Moodle, a student may have the name "Jane_12".
+    canvas = rf"(?!{name})\d+_(?!assignsubmission_)|(?=(?:text|link)\.html$)"
     lms = rf"(?:LATE_)?(\d+)_(?:{canvas}|assignsubmission_[a-z]+(?:_/?|/))"
     # No LMS named the file. Colab adds "Copy of", and people add other words.
     plain = rf"()(?=(?:Copy_of_)*(?:[^_/]* )?{name})"
