@@ -321,3 +321,15 @@ def test_feedback_has_only_the_page_and_the_files_of_the_exchange(tmp_path):
     files = {path.name: path.read_text("utf-8") for path in feedback.iterdir()}
     assert "your results" in files.pop(f"{sums.NAME}.html")
     assert files == exchange
+
+
+def test_a_picture_that_colab_wrote_into_a_text_is_shown_with_the_text_below_it():
+    data = 50_000 * "QUJD"
+    source = f"![a.png](data:image/png;base64,{data})\n![b](data:image/svg+xml;base64,QUJD)\nBelow."
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source)])
+    safe, _ = harmless.Harmless().preprocess(notebook, {})
+    assert safe.cells[0].source.startswith("![a.png](attachment:picture-1)\n")
+    assert safe.cells[0].source.endswith("\nBelow.")
+    assert safe.cells[0].attachments == {"picture-1": {"image/png": data}}
+    page = harmless.markdown({"cell": safe.cells[0]}, safe.cells[0].source)
+    assert f"data:image/png;base64,{data}" in page and "svg" not in page

@@ -326,7 +326,7 @@ PICTURE = '"", "attachments": {"a": {"image/png": "%s"}}'
 
 NO_NOTEBOOK = "no notebook .*: hand in the file that ends in .ipynb"
 NO_CELLS = "not a notebook in format 4 with a list of cells"
-MUCH = "1 cells, {} MB of text and {} MB of pictures, but at most 2,000, 10 MB and 100 MB"
+MUCH = "more than 2,000 cells, 10 MB of text and 100 MB of pictures: clear all"
 BROKEN = {
     "empty": (b"", "the file is empty"),
     "only zeros": (bytes(100), "the file is empty"),
@@ -339,12 +339,9 @@ BROKEN = {
     "old": (b'{"worksheets": [{"cells": []}], "nbformat": 3}', NO_CELLS),
     "huge number": (b'{"cells": [], "nbformat": %s}' % (b"4" * 5_000), NO_CELLS),
     "deep": (b'{"cells": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
-    "many cells": ((BOOK % ",".join(["{}"] * 2_001)).encode(), "2,001 cells, .* at most 2,000"),
-    "much text": ((BOOK % CELL % f'"{"x" * 11_000_000}"').encode(), MUCH.format("11.0", "0.0")),
-    "large pictures": (
-        (BOOK % CELL % PICTURE % ("x" * 100_000_001)).encode(),
-        MUCH.format("0.0", "100.0"),
-    ),
+    "many cells": ((BOOK % ",".join(["{}"] * 2_001)).encode(), MUCH),
+    "much text": ((BOOK % CELL % f'"{"x" * 11_000_000}"').encode(), MUCH),
+    "large pictures": ((BOOK % CELL % PICTURE % ("x" * 100_000_001)).encode(), MUCH),
 }
 
 
@@ -358,7 +355,7 @@ def test_a_file_that_is_no_notebook_is_ungradable_for_one_reason(small, kind):
 
 def test_a_file_that_needs_too_much_is_ungradable(small, monkeypatch):
     monkeypatch.setattr(repair, "MAX_NOTEBOOK", 1_999_999)
-    with pytest.raises(Ungradable, match="has 2 MB, but at most 2 MB are allowed: clear all"):
+    with pytest.raises(Ungradable, match="has more than 2 MB: clear all"):
         repair.repair(b" " * 2_000_000, small.release)
 
     def full(_):
@@ -378,7 +375,6 @@ def test_other_encodings_are_converted(small, encoding):
     result = repair.repair(data.replace("ß".encode(), b"\xff"), small.release)
     if encoding == "utf-8":
         assert by_id(result)["sum-why"]["source"].endswith("Grü�e: 3 €")
-        assert result.notes == ["replaced undecodable characters: sum-why"]
 
 
 def test_of_a_text_cell_only_pictures_are_kept(small):
@@ -386,18 +382,6 @@ def test_of_a_text_cell_only_pictures_are_kept(small):
     small["sum-why"]["attachments"] = {"a.png": svg, "b": {"text/html": "x"}, "c": 3}
     cell = by_id(small.repaired())["sum-why"]
     assert cell["attachments"] == {"a.png": {"image/png": "iVBORw0="}}
-
-
-def test_a_picture_that_colab_wrote_into_a_text_becomes_an_attachment(small):
-    """Formgrader cuts texts, so it would not show what is below the picture."""
-    data = 50_000 * "QUJD"
-    picture = f"![a.png](data:image/png;base64,{data})"
-    other = "![b](data:image/svg+xml;base64,QUJD)"
-    small["sum-why"]["source"] = f"<!-- grade_id: sum-why -->\n{picture}\n{other}\nBelow."
-    cell = by_id(small.repaired())["sum-why"]
-    assert cell["source"].endswith(f"-->\n![a.png](attachment:picture-1)\n{other}\nBelow.")
-    assert cell["attachments"] == {"picture-1": {"image/png": data}}
-    nbformat.validate(small.repaired().notebook)
 
 
 def test_outputs_are_not_kept_in_memory(small):

@@ -40,14 +40,10 @@ COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", r
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 # Types of pictures that can't contain scripts.
 PICTURES = ("image/png", "image/jpeg", "image/gif")
-# A picture that Colab has written into a text.
-IN_TEXT = re.compile(r"\(data:(image/(?:png|jpeg|gif));base64,([A-Za-z0-9+/=]+)\)")
 CLEAR = "clear all outputs, save the notebook, and hand it in again"
 NO_NOTEBOOK = "the file is empty or no notebook (a zip file?): hand in the file that ends in .ipynb"
 CUT_OFF = "the file is incomplete: the upload was cut off, so hand in the notebook again"
 SAVE_AGAIN = "open it in JupyterLab, save it, and hand it in again"
-# The function that the test process calls for each request.
-FUNCTION = f"{__name__}:run"
 
 
 class Ungradable(CourseError):
@@ -123,8 +119,7 @@ class _Piece:
 def _parsed(data: bytes) -> Any:
     """Return the JSON in a file, without the outputs of cells."""
     if len(data) > MAX_NOTEBOOK:
-        sizes = f"{len(data) / 1e6:,.0f} MB, but at most {MAX_NOTEBOOK / 1e6:,.0f} MB are allowed"
-        raise Ungradable(f"the file has {sizes}: {CLEAR}")
+        raise Ungradable(f"the file has more than {MAX_NOTEBOOK / 1e6:,.0f} MB: {CLEAR}")
     text = data.decode(json.detect_encoding(data[:4]), "replace").strip("\ufeff\0 \t\r\n")
     if not text.startswith("{"):
         raise Ungradable(NO_NOTEBOOK)
@@ -161,7 +156,7 @@ def _cell(cell: dict[str, Any]) -> _Piece:
     metadata, pictures = cell.get("metadata"), cell.get("attachments")
     lines = source if isinstance(source, list) else [source]
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
-    piece = _Piece(
+    return _Piece(
         kind=kind if kind in ("code", "markdown") else "raw",
         source=_clean("".join(line for line in lines if isinstance(line, str))),
         pictures={
@@ -173,22 +168,6 @@ def _cell(cell: dict[str, Any]) -> _Piece:
         id=cell.get("id"),
         nbgrader=nbgrader if isinstance(nbgrader, dict) else {},
     )
-    return _with_attachments(piece) if piece.kind == "markdown" else piece
-
-
-def _with_attachments(piece: _Piece) -> _Piece:
-    """Turn the pictures in a text into attachments.
-
-    Formgrader and feedback show attachments, and cut long texts.
-    """
-
-    def attach(picture: re.Match[str]) -> str:
-        name = f"picture-{len(piece.pictures) + 1}"
-        piece.pictures[name] = {picture[1]: picture[2]}
-        return f"(attachment:{name})"
-
-    piece.source = IN_TEXT.sub(attach, piece.source)
-    return piece
 
 
 def _clean(text: str) -> str:
@@ -202,9 +181,8 @@ def _limited(pieces: list[_Piece]) -> list[_Piece]:
     text = sum(len(piece.source) for piece in pieces)
     size = sum(len(json.dumps(piece.pictures)) for piece in pieces if piece.pictures)
     if len(pieces) > MAX_CELLS or text > MAX_TEXT or size > MAX_PICTURES:
-        found = f"{len(pieces):,} cells, {text / 1e6:,.1f} MB of text and {size / 1e6:,.1f} MB"
-        allowed = f"{MAX_CELLS:,}, {MAX_TEXT / 1e6:,.0f} MB and {MAX_PICTURES / 1e6:,.0f} MB"
-        raise Ungradable(f"the notebook has {found} of pictures, but at most {allowed} are allowed")
+        allowed = "2,000 cells, 10 MB of text and 100 MB of pictures"
+        raise Ungradable(f"the notebook has more than {allowed}: {CLEAR}")
     return pieces
 
 
@@ -248,8 +226,6 @@ class _Repair:
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):
             if isinstance(name, str) and name in self.released and name not in self.tests:
                 cell.name = cell.name or name
-        if "�" in cell.source:
-            self.repaired["replaced undecodable characters"].append(cell.name or "an own cell")
         comments = [m for m in COMMENT.finditer(cell.source) if m[1] in self.marked]
         if not comments:
             return [cell]
@@ -263,9 +239,8 @@ class _Repair:
             test = self.released[name]["source"].strip("\n") if name in self.tests else source
             above, found, below = source.partition(test)
             own = (defined(above) | _imports(above)) - defined(test) - _imports(test)
-            pieces.append(
-                replace(cell, source=above + found, name="" if own else name, commented=True)
-            )
+            name = "" if own else name
+            pieces.append(replace(cell, source=above + found, name=name, commented=True))
             if below.strip():
                 pieces.append(replace(cell, source=below.strip("\n")))
         if pieces[1:]:
@@ -379,13 +354,9 @@ class _Repair:
         if names := self.names.get(name, set()):
             return any(defined(c["source"]) & names for c in cells if c["cell_type"] != "code")
         place = next(number for number, cell in enumerate(cells) if cell["id"] == name)
-        beside = [*cells[max(place - 1, 0) : place], *cells[place + 1 : place + 2]]
-        changed = [c for c in beside if c["id"] not in self.marked and not self._is_released(c)]
-        return any(cell["source"].strip() for cell in changed)
-
-    def _is_released(self, cell: Cell) -> bool:
-        """Return whether a cell has the text of a cell of the release."""
-        return _trimmed(cell["source"]) in self.ids_by_text
+        beside = [c for c in cells[max(place - 1, 0) : place + 2] if c["id"] not in self.marked]
+        texts = {_trimmed(cell["source"]) for cell in beside} - {""}
+        return not texts <= self.ids_by_text.keys()
 
 
 def _trimmed(text: str) -> str:
@@ -400,8 +371,7 @@ def defined(source: str) -> set[str]:
 
 def _imports(source: str) -> set[str]:
     """Return the unindented lines of a cell that import something."""
-    lines = (line.rstrip() for line in source.split("\n"))
-    return {line for line in lines if line.startswith(("import ", "from "))}
+    return {n.rstrip() for n in source.split("\n") if n.startswith(("import ", "from "))}
 
 
 # --- across the sandbox ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from course_utils.exercise.checks import joined_lines
 from workshop.grading.failures import Failures
-from workshop.grading.repair import FUNCTION, Repaired, Ungradable, request, result
+from workshop.grading.repair import Repaired, Ungradable, request, result
 from workshop.grading.sandbox.bubblewrap import NoSandbox, SandboxError
 from workshop.grading.sandbox.messages import ChannelError, Message
 from workshop.grading.sandbox.server import SandboxProcess, Server
@@ -159,7 +159,7 @@ class GradingSession:
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
             sent = request(self._submission.notebook or b"", self._spec.release)
-            channel.send("compute", sent, deadline, n=0, function=FUNCTION)
+            channel.send("compute", sent, deadline, n=0, function="workshop.grading.repair:run")
             answer = channel.receive(deadline, MAX_NOTEBOOK)
             if answer.kind != "computed":
                 raise ChannelError(f"expected the notebook, but got {answer.kind}")

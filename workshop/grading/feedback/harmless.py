@@ -32,6 +32,8 @@ MAX_TEXT = 100_000
 # Maximum length of a text that is converted from Markdown; longer texts are shown unchanged.
 MAX_MARKDOWN = 10_000
 
+# A picture that Colab has written into a text.
+IN_TEXT = re.compile(r"\(data:(image/(?:png|jpeg|gif));base64,([A-Za-z0-9+/=]+)\)")
 SHOWN_TYPES = ("image/png", "image/jpeg", "text/markdown", "text/plain")
 # nbgrader's templates insert a cell's grade id into the page without escaping it.
 GRADE_ID = re.compile(r"[\w-]{1,64}", re.A)
@@ -56,16 +58,31 @@ class Harmless(Preprocessor):
 
 
 def _cell(cell: Any) -> Any:
-    source, fields = _cut(cell.source), {"metadata": _metadata(cell.metadata)}
+    fields = {"metadata": _metadata(cell.metadata)}
+    if cell.cell_type == "markdown":
+        fields["attachments"] = dict(cell.get("attachments", {}))
+        cell.source = _without_pictures(cell.source, fields["attachments"])
+    source = _cut(cell.source)
     if "id" in cell:
         fields["id"] = cell.id
     if cell.cell_type == "code":
         outputs = [_output(output) for output in cell.outputs]
         return v4.new_code_cell(source, outputs=outputs, **fields)
     if cell.cell_type == "markdown":
-        return v4.new_markdown_cell(source, attachments=cell.get("attachments", {}), **fields)
+        return v4.new_markdown_cell(source, **fields)
     # Show a raw cell as a code block.
     return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **fields)
+
+
+def _without_pictures(source: str, attachments: dict[str, Any]) -> str:
+    """Turn the pictures in a text into attachments, so that the text below them isn't cut."""
+
+    def attach(picture: re.Match[str]) -> str:
+        name = f"picture-{len(attachments) + 1}"
+        attachments[name] = {picture[1]: picture[2]}
+        return f"(attachment:{name})"
+
+    return IN_TEXT.sub(attach, source)
 
 
 def _metadata(metadata: Any) -> dict[str, Any]:
