@@ -55,7 +55,7 @@ c.Exchange.root = str(exchange)
 c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
 # Students can write to the exchange, so no link in it is followed. formgrader's button *Collect*
-# uses this class, too.
+# also uses this class.
 c.ExchangeFactory.collect = "workshop.grading.collect.exchange.SafeCollect"
 
 # --- running a notebook: the button "Validate", and autograding -----------------------------------
@@ -72,10 +72,10 @@ c.Autograde.exporter_class = "workshop.grading.plugins.Grade"
 
 # --- the sandbox: what a submission can read on this machine --------------------------------------
 
-# By default, these are all programs, libraries and fonts: /usr and some folders of /etc. Python's
-# own folder is always readable. The class's course, exchange and gradebook are hidden if they are
-# inside one of these folders, but all other files in them can be read. So a machine with other
-# people's files in /usr should list less, for example:
+# By default, a submission can read /usr and some folders of /etc, which contain programs, libraries
+# and fonts. It can always read Python's own folder. The class's course, exchange and gradebook are
+# hidden even if they are inside a readable folder, but all other files in a readable folder can be
+# read. If /usr contains other people's files on your machine, list fewer folders, for example:
 # ["/usr/bin", "/usr/lib", "/usr/lib64", "/usr/share/fonts", "/bin", "/lib", "/lib64"]
 c.Sandbox.read_only = list(SYSTEM)
 
@@ -99,14 +99,14 @@ c.GenerateFeedback.preprocessors = [
 ]
 
 # Only the graded notebook of a submission is written to autograded/. Without this setting, nbgrader
-# would also copy all other files and follow links.
+# would also copy all other files of the submission, and follow links.
 for names in ("*", ".*"):
     c.CourseDirectory.ignore.append(str(ROOT / "submitted" / "*" / "*" / names))
 
 # Settings files among a student's files are not copied either, because formgrader executes the
 # settings in any folder that the page's address names (/formgrader?path=FOLDER).
 c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
-# Files that macOS adds to folders.
+# Ignore the files that macOS adds to folders.
 c.CourseDirectory.ignore.extend(["._*", ".DS_Store"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------

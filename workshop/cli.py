@@ -489,9 +489,9 @@ def repair(notebook: Path, assignment: str | None) -> None:
     """Repair a student's notebook of an exercise.
 
     Cells that were deleted, copied, merged or changed by accident are restored from the released
-    assignment. Answers and the student's own cells are kept, and outputs are removed. The result
-    is a new file, with -repaired in its name. If the place of an answer is uncertain, the command
-    writes nothing, and the exit status is 1.
+    assignment. Answers and the student's own cells are kept, and outputs are removed. The command
+    writes a new file whose name ends in -repaired.ipynb. If it is unclear which cell is an answer,
+    the command writes nothing, and the exit status is 1.
     """
     from workshop.grading.repair_file import find_release, repair_file
 
@@ -585,7 +585,7 @@ def grade(assignment: str, workers: int | None, again: bool, alike: bool) -> Non
     contains nbgrader_config.py. The command grades the submissions in submitted/ and writes their
     points to the gradebook. It also writes a report about the class, a table of points and the
     students' answers to grading/. Submissions that are already graded are not graded again, so run
-    the same command again to continue after an interruption or to renew the report.
+    the same command again to continue after an interruption or to update the report.
     """
     from workshop.grading import classroom, release
 
@@ -600,7 +600,7 @@ def grade(assignment: str, workers: int | None, again: bool, alike: bool) -> Non
             result = classroom.grade(
                 folder, assignment, workers=workers, again=again, progress=progress
             )
-            # The other submissions have not changed.
+            # The progress bar also counts the submissions that are unchanged and not graded again.
             bar.update((bar.length or 1) - bar.pos)
     except KeyboardInterrupt:
         click.echo(

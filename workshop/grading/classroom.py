@@ -1,11 +1,11 @@
-"""Grade the submissions of an assignment in parallel: the walk of each submission through grading.
+"""Grade all submissions of an assignment in parallel.
 
     release ──► collect ──► read ──► grade ──► save ──► report
 
-`grade` requires a release that matches the solution, reads each submission once (`read`), has it
-graded (`grade`), saves its points in nbgrader's gradebook (`save`) and the rest in a record
-(`records`). `write_results` writes the report (`report`). A submission is graded again only if its
-files or the tests have changed. So a run that was interrupted can be continued.
+`grade` first checks that the release matches the solution. Then the module `read` reads each
+submission, `grade` grades it, `save` saves the points in nbgrader's gradebook, and `records` stores
+all other results. `write_results` writes the report. A submission is graded again only if its files
+or the tests have changed, so a run that was interrupted can be continued.
 
 A submission that can't be read, graded or saved is ungradable, and its record says why. Only an
 error that affects every submission ends the run, such as a missing sandbox or a full disk.
@@ -54,7 +54,7 @@ CHECKPOINTS = ".ipynb_checkpoints"
 # Maximum number of submissions in memory at a time, for each worker.
 SUBMISSIONS_PER_WORKER = 2
 
-# Arguments: the new record, the number of submissions graded so far, and of all submissions.
+# Arguments: the new record, the number of submissions graded so far, and the number of submissions.
 Progress = Callable[[Record, int, int], None]
 # A submission that is being graded.
 Grading = Future[tuple[Record, Notebook]]
@@ -67,7 +67,7 @@ class Result:
     Attributes:
         records: The records of all submissions, sorted by student, including points given by hand.
         previous: The records as they were before the run.
-        graded: The number of submissions that were graded in this run.
+        graded: How many submissions were graded in this run.
     """
 
     assignment: Assignment
@@ -76,7 +76,7 @@ class Result:
     graded: int
 
 
-# The command `course grade`, nbgrader's plugin and the tests each need some of these arguments.
+# `course grade`, nbgrader's plugin and the course's tests each need some of these arguments.
 def grade(  # noqa: PLR0913
     folder: Path,
     name: str,
@@ -92,17 +92,18 @@ def grade(  # noqa: PLR0913
     """Grade all submissions of an assignment and return the result of the run.
 
     Args:
-        students: A pattern such as "student1*"; the other students keep their results.
+        students: A pattern such as "student1*" for the names of the students to grade. All other
+            students keep their results.
         left_out: The names of students who are not graded although the pattern fits.
         workers: How many submissions are graded at the same time; default: one for each core of
             this machine, or fewer if memory is short (`readiness.workers`).
         again: Whether unchanged submissions are graded again.
-        progress: Called after each submission that was graded.
-        servers: Opens the warm servers for an assignment.
+        progress: A function that is called each time a submission has been graded.
+        servers: A function that creates the warm servers for an assignment.
 
     Raises:
-        CourseError: The release doesn't match the solution, submissions or the sandbox are missing,
-            or the results can't be saved.
+        CourseError: The release doesn't match the solution, there are no submissions, the sandbox
+            can't be started, or the results can't be saved.
     """
     (source,) = assignments.sources(folder, name)
     name, workers = source.stem, workers or readiness.workers()
@@ -115,7 +116,7 @@ def grade(  # noqa: PLR0913
     found = {record.student: record for record in records.read_all(folder / "grading" / name)}
     before = {path.parent.name: found.get(path.parent.name) for path in paths}
     with _explained_memory_error(), servers(spec) as opened:
-        # Starting the servers and importing nbgrader take seconds each, so both happen at once.
+        # Starting the servers and importing nbgrader each take seconds, so do both in parallel.
         if again or not all(before[path.parent.name] for path in chosen):
             opened.start()
         with _book(folder, name) as book, _pool(workers, opened) as pool:
@@ -134,8 +135,8 @@ def grade(  # noqa: PLR0913
 
 
 def _book(folder: Path, name: str) -> Book:
-    # Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
-    # that the servers start at the same time.
+    # Importing nbgrader takes seconds. Because nbgrader is imported here and not at the top of the
+    # file, the servers start at the same time.
     from workshop.grading.save import Book
 
     return Book(folder, name)
@@ -184,7 +185,7 @@ def _explained_memory_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pool(workers: int, servers: Servers) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that grade. After an error or Ctrl-C, they end, and so do all sandboxes."""
+    """Yield a pool of threads for grading. An error or Ctrl-C ends the threads and sandboxes."""
     pool = ThreadPoolExecutor(workers)
     try:
         yield pool
@@ -203,10 +204,10 @@ def _changed(
     before: Mapping[str, Record | None],
     again: bool,
 ) -> Iterator[Submission]:
-    """Read submissions; yield those that must be graded because they or the tests have changed.
+    """Read submissions, and yield each submission that must be graded.
 
-    A result counts only if the gradebook contains it, too. The exception are submissions that the
-    gradebook should not contain (`read.in_gradebook`).
+    A submission must be graded if it or the tests have changed, or if the gradebook should contain
+    its points (`read.in_gradebook`) but doesn't.
     """
     key, saved = seeds.class_key(book.folder), book.students()
     for path in paths:
@@ -257,7 +258,7 @@ def _graded(
 def _finished(
     start: Callable[[Submission], Grading], queue: Iterable[Submission], most: int
 ) -> Iterator[tuple[Submission, Grading]]:
-    """Grade submissions, at most `most` at a time; yield each as soon as it is finished."""
+    """Grade at most `most` submissions at a time; yield each submission when it is graded."""
     running: dict[Grading, Submission] = {}
     waiting = iter(queue)
     while True:
@@ -288,7 +289,8 @@ def write_results(folder: Path, result: Result, *, compared: bool = False) -> st
         left_out = compare.write_answers(folder, released, gradable)
         try:
             alike = {"compared answers": compare.compare(folder, name)} if compared else {}
-        # The report, which links to the comparison, is written even if there is none.
+        # Write the report even if the comparison failed. The report links to the comparison, so
+        # write it afterwards.
         finally:
             report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as error:

@@ -1,11 +1,12 @@
-"""Find answers that are alike, with compare50, which shows them side by side.
+"""Find similar answers of different students with the program compare50.
 
     autograded/STUDENT/…  ─►  answers/STUDENT/answers.py  ─┐
     exercises/…           ─►  released/answers.py         ─┴►  compare50  ─►  compare/index.html
 
-compare50 (https://cs50.readthedocs.io/projects/compare50) finds sequences of tokens that students
-share and that the release doesn't contain, also if variables have other names. It needs older
-packages than JupyterLab, so it has an environment of its own, .compare50 in the class's folder.
+compare50 (https://cs50.readthedocs.io/projects/compare50) finds sequences of tokens that several
+students wrote and that the release doesn't contain, even if variables have different names. Its
+page shows these answers side by side. compare50 needs older packages than JupyterLab. Therefore it
+is installed in a separate environment: the folder .compare50 in the class's folder.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ from workshop.grading.safe_files import make_folders
 
 # compare50 compares sequences of this many tokens.
 TOKENS = 25
-# Maximum length of a student's answers, in characters. Each two occurrences of a sequence are a
-# match, so the time grows with the square of the occurrences: this sum is limited, too.
+# Maximum length of a student's answers, in characters, and maximum number of matches in them. Any
+# two occurrences of a sequence match. So the number of matches, on which compare50's time depends,
+# grows with the square of the number of occurrences.
 MAX_LENGTH, MAX_MATCHES = 100_000, 300_000
 MAX_SECONDS = 900
 
 
 def write_answers(folder: Path, release: Assignment, students: Iterable[str]) -> list[str]:
-    """Write the release, and what each student wrote, to files in grading/ASSIGNMENT.
-
-    The answers come from autograded/, which contains the repaired notebooks.
+    """Copy the answers from autograded/, and the released cells, to files in grading/ASSIGNMENT.
 
     Returns:
         The students whose answers can't be compared, each with the reason.
@@ -47,7 +47,7 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
     left_out = []
     for number, student in enumerate(students):
         path = folder / "autograded" / student / release.name / f"{release.name}.ipynb"
-        # compare50 doesn't escape the names of folders.
+        # compare50 writes the names of folders into its page without escaping them.
         name = re.sub(r"[^\w ,.@+-]", "_", student)[:40]
         try:
             cells = [cell for cell in load(path)["cells"] if not is_test(cell)]
@@ -77,10 +77,10 @@ def _write(folder: Path, cells: Sequence[Cell]) -> None:
 
 
 def compare(folder: Path, name: str) -> Path:
-    """Compare the answers to an assignment, and return the page that shows what is alike.
+    """Compare all answers to an assignment; return the path of the page with similar answers.
 
     Raises:
-        CourseError: compare50 is missing or fails, or no answers are alike.
+        CourseError: compare50 is missing or fails, or finds no similar answers.
     """
     target, python = folder / "grading" / name, folder / ".compare50" / "bin" / "python"
     if not python.exists():
@@ -92,7 +92,8 @@ def compare(folder: Path, name: str) -> Path:
     command = ["timeout", f"{MAX_SECONDS}", f"{python.absolute()}", "-m", "compare50"]
     command += [f"./{student}" for student in sorted(os.listdir(target / "answers"))]
     command += ["--distro", "../released", "--passes", "structure", "text", "-o", "../compare"]
-    # With this seed, which the command compare50 sets, too, equal answers have equal results.
+    # With a fixed seed, the results are the same in each run. compare50's own command uses this
+    # seed.
     environment = os.environ | {"PYTHONHASHSEED": "50", "PYTHONUTF8": "1"}
     process = subprocess.Popen(
         command, cwd=target / "answers", env=environment, stdin=subprocess.DEVNULL
@@ -100,7 +101,7 @@ def compare(folder: Path, name: str) -> Path:
     try:
         failed = process.wait()
     finally:
-        # After Ctrl-C, `timeout` passes this signal on to all processes of compare50.
+        # After Ctrl-C, the command `timeout` sends this signal to all processes of compare50.
         process.terminate()
     page = target / "compare" / "index.html"
     if failed or not page.exists():

@@ -17,13 +17,13 @@ from typing import Any
 from workshop.grading.assignments import Cell, grade_id
 from workshop.grading.repair import defined
 
-# An unindented line that imports a name.
+# Matches an unindented line that imports the name in place of {0}.
 IMPORTS_NAME = r"^(?:from|import) [^\n]{{0,300}}\b{0}\b"
 UNDEFINED = re.compile(r"name '(\w{1,100})' is not defined")
-# The minor version of the Python with which a notebook was saved.
+# Matches a Python version such as 3.12; the group is the minor version, 12.
 MINOR = re.compile(r"3\.(\d{1,3})\b")
 HERE = "Python {}.{}, with which this machine grades,".format(*sys.version_info)
-# Maximum number of characters of all cells together in which definitions are searched.
+# Definitions are searched only if all cells together have at most this number of characters.
 MAX_SOURCE = 1_000_000
 # Maximum number of characters of an error and of a line that are quoted.
 MAX_ERROR, MAX_QUOTE = 120, 40
@@ -35,7 +35,7 @@ class Failures:
 
     Attributes:
         cells: All cells of the notebook except tests, by the name that incidents use for them.
-        errors: The error that ended a cell, by the source of each cell that has run; "" if none.
+        errors: The error that ended each cell, by the cell's source; "" if there was no error.
         skipped: The statements that were skipped because something was missing, with errors.
     """
 
@@ -55,7 +55,7 @@ class Failures:
             self.errors[source] = text if name == "Stopped" else f"{name}: {text}"
 
     def syntax_errors(self, python: str) -> list[str]:
-        """Return a doubt about each cell with definitions that needs a newer Python.
+        """Return one line about each cell whose definitions need a newer Python.
 
         Args:
             python: The version of Python with which the notebook was saved; "" if it is unknown.

@@ -1,7 +1,7 @@
 """Grade one submission: repair its notebook, run the cells and tests, and return a record.
 
-`grade` neither reads nor writes a file of the course. The cells and the tests run in the sandbox
-(`session`), and nbgrader computes the points from the tests' outputs (`save`).
+`grade` reads and writes no file of the course. `session` runs the cells and the tests in the
+sandbox. Later, `save` lets nbgrader compute the points from the tests' outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workshop.grading.sandbox.server import reserved_core
 from workshop.grading.session import GradingSession, Servers
 from workshop.grading.spec import GradingSpec, Notebook, Submission
 
-# Number of characters that are kept of a failed check's message.
+# Maximum length of a failed check's message, in characters. Longer messages are cut.
 MAX_MESSAGE = 4_000
 
 
@@ -74,7 +74,7 @@ def ungradable(
     *,
     final: bool = True,
 ) -> tuple[Record, Notebook]:
-    """Return the record of a submission that can't be graded, and the release with the problem.
+    """Return the record of a submission that can't be graded, and a notebook that says why.
 
     Args:
         final: Whether the submission itself caused the problem. If not, the next run grades the

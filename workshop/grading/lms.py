@@ -1,10 +1,10 @@
-"""Write points as tables: points.csv, or a table that a learning management system (LMS) exported.
+"""Write points.csv, and fill points into tables of learning management systems (LMS).
 
     Canvas    Grades, Export: a CSV file with a column for each assignment, "Exercise 03 (4711)"
     Moodle    an assignment's *Download grading worksheet*: a CSV file with a column "Grade"
 
-The LMS imports the filled table. Missing points stay missing, and are never replaced by 0. Names
-and reasons may come from students, so no cell may begin with a formula.
+The LMS imports the filled table. Missing points are never replaced by 0. A spreadsheet must not run
+a formula in a student's name or text, so no cell begins with a formula.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from workshop.grading.assignments import Assignment, Task, read, sources
 from workshop.grading.records import Record, read_all
 from workshop.grading.safe_files import escape_unprintable
 
-# The columns of which each identifies a person. The name is the first one that a table has.
+# The columns that identify a person. The first of these columns in a table contains the name.
 IDENTITY = ["Student", "Full name", "Identifier", "Username", "Email address", "ID number", "ID"]
 IDENTITY += ["SIS User ID", "SIS Login ID"]
-# Where a spreadsheet would find a formula: at the start of a cell, and after the characters that
-# separate cells or rows, because the spreadsheet may expect another separator.
+# Matches each place at which a spreadsheet would find a formula: the start of a cell, and any
+# separator of cells or rows in the cell, because the spreadsheet may use another separator.
 FORMULA = re.compile(r"((?:^|[;\t\r\n])[\s\0]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 
-# A filled table, and everybody in the class or in the table with the reason why their points were
-# not filled in, which is "" if they were.
+# A filled table, and a list of all people in the class or in the table. For each person, the list
+# contains the reason why points were not filled in; "" if the points were filled in.
 Filled = tuple[str, list[tuple[str, str]]]
 
 
 def total(record: Record, tasks: list[Task]) -> float | None:
-    """Return a submission's points for some tasks; None if the points of any cell are missing."""
+    """Return the sum of a submission's points for some tasks; None if any points are missing."""
     cells = [cell["id"] for task in tasks for cell in task.graded]
     known = [points for cell in cells if (points := record.points.get(cell)) is not None]
     return sum(known) if len(known) == len(cells) and not record.problem else None
@@ -51,7 +51,7 @@ def write_csv(path: Path, assignment: Assignment, graded: list[Record]) -> None:
     """Write a row for each student, with state, reasons, points, and a column for each task.
 
     If any points of a task are missing, the task's points and their sum are empty, because an LMS
-    would treat a partial sum as the final result. Bonus points have a sum of their own.
+    would treat an incomplete sum as final. The sum doesn't include bonus points.
     """
     regular, bonus = ([t for t in assignment.tasks if t.bonus is kind] for kind in (False, True))
     table = [["student", "state", "reasons", "points", "max points", "bonus points"]]
@@ -65,7 +65,7 @@ def write_csv(path: Path, assignment: Assignment, graded: list[Record]) -> None:
 
 
 def _text(table: list[list[str]], separator: str = ",") -> str:
-    """Return a table as text, in which no cell begins with a formula."""
+    """Return a table as CSV text, with an apostrophe before each formula."""
     text = io.StringIO(newline="")
     safe = [[c if NUMBER.fullmatch(c) else FORMULA.sub(r"\1'", c) for c in row] for row in table]
     csv.writer(text, delimiter=separator).writerows(safe)
@@ -79,14 +79,14 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
     Args:
         lms: "canvas" or "moodle".
         data: The content of the file that the LMS has exported.
-        column: The name of the column for the points, or a part of it; default: the assignment's
-            title in Canvas, and "Grade" in Moodle.
+        column: The name of the column for the points, or a part of this name; default: the
+            assignment's title in Canvas, and "Grade" in Moodle.
 
     Raises:
         CourseError: The assignment was not graded yet, the table can't be used, or the filled table
             can't be written.
     """
-    # Importing nbgrader takes seconds, and the report, which imports this module, doesn't need it.
+    # Importing nbgrader takes seconds. The module `report` imports this module without nbgrader.
     from workshop.grading.save import Book
 
     (source,) = sources(folder, name)
@@ -105,10 +105,10 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
 
 
 def fill(data: bytes, assignment: Assignment, graded: list[Record], column: str) -> Filled:
-    """Fill the final points of an assignment into a table; the other points stay as they are.
+    """Fill the final points of an assignment into a table; all other cells stay unchanged.
 
     Raises:
-        CourseError: The table has not the right columns, or another maximum than the assignment.
+        CourseError: A column is missing, or the maximum differs from the assignment's points.
     """
     text = data.decode("utf-8-sig", errors="replace")
     separator = max(",;\t", key=text.partition("\n")[0].count)
@@ -156,7 +156,7 @@ def _place(header: list[str], wanted: str) -> int:
 
 
 def _check_maximum(header: list[str], rows: list[list[str]], place: int, points: int) -> None:
-    """Raise an error if the LMS has another maximum, so that the points would be another share."""
+    """Raise CourseError if the assignment's maximum in the LMS differs from its `points`."""
     texts = [row[place] for row in rows if row[0].strip().casefold() == "points possible"]
     columns = [number for number, name in enumerate(header) if name.casefold() == "maximum grade"]
     texts += [row[number] for number in columns for row in rows]
@@ -167,7 +167,7 @@ def _check_maximum(header: list[str], rows: list[list[str]], place: int, points:
 
 
 def _keys(texts: list[str]) -> set[str]:
-    """Return what a student in the row may be called, in simple form."""
+    """Return all names that a row of the table may give a student, as `_simple` writes them."""
     # Collecting adds the LMS's number to a name that several students have.
     numbers = [text.removeprefix("Participant ") for text in texts]
     names = [texts[0] + number for number in numbers if number.isdecimal()]

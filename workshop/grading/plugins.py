@@ -1,8 +1,8 @@
 """Let `nbgrader autograde` and formgrader's button *Autograde* grade as `course grade` does.
 
 nbgrader_config.py names `Grade` as the exporter that nbgrader uses for autograding. nbgrader
-creates its exporter after it has looked for notebooks, and before it reads any of them. In this
-moment, `Grade` replaces all further steps.
+creates the exporter before it reads any notebook. At that time, `Grade` replaces all further steps
+of nbgrader.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IDLE_SECONDS = 60
 
 
 class Grade(NotebookExporter):
-    """Replaces nbgrader's conversion of notebooks by `classroom.grade`."""
+    """Calls `classroom.grade` instead of nbgrader's own conversion of notebooks."""
 
     def __init__(self, parent: Autograde, **options: Any):
         super().__init__(parent=parent, **options)
@@ -35,7 +35,7 @@ class Grade(NotebookExporter):
 
 
 def _grade(converter: Autograde) -> None:
-    """Grade the students that nbgrader was asked to grade, and log what a person should know."""
+    """Grade the students that were chosen in nbgrader, and log a summary."""
     course = converter.coursedir
     folder, name, students = Path(course.root), course.assignment_id, course.student_id
     left_out = converter.coursedir.student_id_exclude.split(",")
@@ -54,15 +54,15 @@ def _grade(converter: Autograde) -> None:
         raise NbGraderException(str(error)) from error
 
 
-# The servers that are warm, by the key of their spec, and the timer that closes them. formgrader
-# grades students one at a time.
+# The warm servers, by their spec's key, and the timer that closes them. The servers stay warm,
+# because formgrader grades students one at a time.
 _servers: dict[str, Servers] = {}
 _timers: list[threading.Timer] = []
 
 
 @contextlib.contextmanager
 def _warm(spec: GradingSpec) -> Iterator[Servers]:
-    """Yield servers that stay warm for `IDLE_SECONDS` after the block."""
+    """Yield warm servers, and close them if they are not used again within `IDLE_SECONDS`."""
     while _timers:
         _timers.pop().cancel()
     if spec.key not in _servers:
@@ -79,6 +79,6 @@ def _warm(spec: GradingSpec) -> Iterator[Servers]:
 
 
 def close_servers() -> None:
-    """Close the warm servers."""
+    """Close all warm servers now."""
     while _servers:
         _servers.popitem()[1].close()

@@ -12,8 +12,8 @@ from workshop.grading.spec import MAX_NOTEBOOK, Files, Submission, is_notebook
 
 # Maximum size of all files except the notebook together, in bytes (B).
 MAX_SIZE = 50_000_000
-# Maximum number of files and folders that are read, of nested folders, of notes, and of files that
-# a sentence names.
+# Maximum numbers: of files and folders that are read, of nested folders, of lines in left-out.txt,
+# and of file names in one sentence.
 MAX_FILES, MAX_DEPTH, MAX_NOTES, MAX_NAMED = 1_000, 20, 20, 5
 # Maximum length of a student's name in nbgrader's database, in characters.
 MAX_NAME = 128
@@ -30,7 +30,7 @@ LEFT_OUT = "left-out.txt"
 NOBODY = "(no student)"
 # The endings of files that may contain answers, besides notebooks.
 WRITTEN = (".py", ".txt", ".md", ".html", ".pdf", ".docx", ".odt", ".jpg", ".jpeg", ".png", ".heic")
-# A hidden file, or a file in a hidden folder, such as Jupyter's checkpoints.
+# Matches the path of a hidden file, or of a file in a hidden folder such as .ipynb_checkpoints.
 HIDDEN = re.compile(r"(^|/)\.")
 # Maximum number of characters of an exchange file and of an exception's message.
 MAX_EXCHANGE, MAX_MESSAGE = 1_000, 300
@@ -88,11 +88,11 @@ def _read_folder(folder: Path, name: str) -> Submission:
 
 
 def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
-    """Return the relative paths of the files in a folder, and notes on what is left out."""
+    """Return the relative paths of the files in a folder, and one line for each omitted file."""
     paths: list[str] = []
     notes: list[str] = []
     folders = [""]
-    # The loop also visits the folders that it appends.
+    # The loop appends the folders that it finds, and visits them later.
     for parent in folders:
         try:
             names = sorted(os.listdir(folder / parent), key=lambda name: (name not in first, name))
@@ -116,10 +116,9 @@ def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
 def _notebook(paths: list[str], name: str) -> str:
     """Return the path of the assignment's notebook; "" if no notebook or several fit.
 
-    The file with exactly the expected name is chosen. Otherwise a file is preferred that isn't in a
-    subfolder, then one that ends in .ipynb, then one whose name contains the assignment's name.
-    Browsers and learning management systems may change the ending. Upper and lower case are not
-    distinguished.
+    A file with exactly the expected name is chosen. Otherwise, files outside of subfolders are
+    preferred, then files that end in .ipynb, and then files whose name contains the assignment's
+    name. Browsers and learning management systems may have added .txt or .json to the name.
     """
     named = re.compile(rf"{re.escape(name)}(\.ipynb)?(\.txt|\.json)?", re.I)
     likely = [p for p in paths if named.fullmatch(p) or (is_notebook(p) and not HIDDEN.search(p))]
@@ -132,7 +131,7 @@ def _notebook(paths: list[str], name: str) -> str:
 def others(submission: Submission, known: Files) -> str:
     """Return the names of other files that may contain a student's answers; "" if none.
 
-    Files of the release (`known`), hidden files and copies of the graded notebook are left out.
+    Files of the release (`known`), hidden files and copies of the graded notebook don't count.
     """
     mine = {path for path, data in submission.files.items() if data != submission.notebook}
     visible = [path for path in sorted(mine - known.keys()) if not HIDDEN.search(path)]

@@ -1,4 +1,4 @@
-"""Check whether this machine can grade: which parts of the sandbox work, and what to change."""
+"""Check whether this machine can grade, and say what to change if it can't."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def workers() -> int:
 
 
 def check_grading() -> Environment:
-    """Return a table of what grading needs; this starts a sandbox, which takes about a second."""
+    """Start a sandbox, and return a table that says whether each requirement of grading is met."""
     rows = [
         *_sandbox(),
         _row("nbgrader", util.find_spec("nbgrader"), "installed", "run `pip install nbgrader`"),
@@ -56,7 +56,7 @@ def _row(what: str, ok: object, found: str, remedy: str) -> Row:
 
 
 def _sandbox() -> list[Row]:
-    """Start a sandbox, and return rows that say what submissions can read and who runs them."""
+    """Start a sandbox; return rows with the readable folders and the user who runs submissions."""
     folders = bubblewrap.ONLY_SYSTEM
     with contextlib.suppress(CourseError):
         folders = release.sandbox_folders(release.class_folder())

@@ -36,7 +36,7 @@ class Record:
 
     Attributes:
         problem: Why the submission can't be graded; "" if it was graded.
-        doubts: Why a person must look at the submission, besides missing points; one line each.
+        doubts: Why a person must look at the submission, apart from missing points, one line each.
         repairs: The repairs of the notebook before grading, one line each.
         incidents: Unusual events during grading, such as an answer that exceeded its time limit,
             one line each.
@@ -66,7 +66,7 @@ class Record:
 
     @property
     def state(self) -> str:
-        """Return one of the three `STATES`, which follows from the problem, doubts and points."""
+        """Return the submission's state, which is one of the three `STATES`."""
         if self.problem:
             return UNGRADABLE
         return PERSON if self.doubts or self.waiting else GRADED
@@ -78,14 +78,15 @@ class Record:
 
     @property
     def reasons(self) -> list[str]:
-        """Return why the submission isn't graded completely, one line each."""
+        """Return the reasons why the submission isn't completely graded, one line each."""
         by_hand = [f"a person gives the points of {cell}" for cell in self.waiting]
         return [self.problem] if self.problem else [*self.doubts, *by_hand]
 
     def with_points(self, points: Points) -> Record:
-        """Return the record with these points, which a person may have given meanwhile.
+        """Return the record with the gradebook's points, which a person may have changed.
 
-        An ungradable submission has no points: the gradebook may contain those of an earlier one.
+        An ungradable submission gets none of these points, because the gradebook may still contain
+        the points of an earlier submission.
         """
         return self if self.problem else replace(self, points={**self.points, **points})
 
@@ -113,7 +114,7 @@ def read(path: Path) -> Record | None:
         return record if record.student == path.parent.name and _is_valid(record) else None
     except MemoryError:
         raise
-    # A file that was damaged or forged raises many kinds of errors.
+    # Reading a damaged or forged file may raise many kinds of errors.
     except Exception:
         return None
 
