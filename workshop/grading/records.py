@@ -85,8 +85,7 @@ class Record:
     def with_points(self, points: Points) -> Record:
         """Return the record with the gradebook's points, which a person may have changed.
 
-        An ungradable submission gets none of these points, because the gradebook may still contain
-        the points of an earlier submission.
+        An ungradable submission gets no points, even if the gradebook still contains earlier ones.
         """
         return self if self.problem else replace(self, points={**self.points, **points})
 

@@ -1,4 +1,4 @@
-"""Generate exercises/ from solutions/ with nbgrader, and read what submissions are graded with.
+"""Generate exercises/ from solutions/ with nbgrader, and read all that grading needs.
 
 Every file in exercises/ is generated, including the README with the table of points.
 """
@@ -47,7 +47,7 @@ def differences(folder: Path, only: str | None = None) -> list[str]:
     """Return one line for each file in exercises/ that differs from what `release` would write.
 
     Args:
-        only: The assignment that is compared; default: all assignments and the README.
+        only: The name of the assignment to compare; default: all assignments and the README.
     """
     with tempfile.TemporaryDirectory() as temporary:
         course = copy_course(folder, Path(temporary), only)
@@ -91,10 +91,10 @@ def settings(folder: Path) -> Any:
 
 
 def read_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
-    """Read the course and return what an assignment is graded with.
+    """Read the course, and return all that is needed to grade an assignment.
 
     Raises:
-        CourseError: The solution or the release is missing or is not a notebook.
+        CourseError: The solution or the released notebook is missing, or is not a notebook.
     """
     path = folder / "exercises" / name / f"{name}.ipynb"
     if not path.is_file():
@@ -131,8 +131,8 @@ def _imports(cells: list[Cell]) -> str:
 def sandbox_folders(folder: Path) -> Folders:
     """Return what submissions of the class in `folder` can read, and what they must not read.
 
-    The class's course, exchange and gradebook are private. A folder of the course, such as
-    submitted/, may be a link to another disk, which is private, too.
+    The class's course, exchange and gradebook are private. If a folder of the course, such as
+    submitted/, is a link, then the folder to which it leads is also private.
     """
     config = settings(folder)
     private = {str(folder), str(config.Exchange.get("root", NBGRADER_EXCHANGE))}
@@ -140,10 +140,10 @@ def sandbox_folders(folder: Path) -> Folders:
         from sqlalchemy import make_url
 
         if database := make_url(str(url)).database:
-            # SQLite writes other files with private data into the same folder.
+            # SQLite also writes temporary files with private data into the gradebook's folder.
             private.add(str((folder / database).parent))
     links = filter(Path.is_symlink, (*folder.glob("*"), *folder.glob("solutions/*")))
-    # A link such as .venv leads to Python's environment, not to the class's data.
+    # A link such as .venv may lead to Python's environment, which submissions need to read.
     private |= {str(path.resolve()) for path in links} - python_folders()
     read_only = config.Sandbox.get("read_only", SYSTEM)
     return Folders(tuple(read_only), tuple(sorted(private)))
@@ -172,7 +172,7 @@ def _readme(folder: Path) -> str:
 
 
 def _files(folder: Path, parts: list[str]) -> dict[str, bytes]:
-    """Return the files in parts of a folder by relative path, without Jupyter's checkpoints."""
+    """Return the contents of the files in some parts of a folder, by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for part in parts

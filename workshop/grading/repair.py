@@ -1,21 +1,20 @@
-"""Turn a student's file into a notebook that can be graded, and say what was repaired.
+"""Turn a student's file into a notebook that can be graded, and list the repairs.
 
-A cell of the release is recognized by the comment `# grade_id: NAME` in its text, by nbgrader's
-metadata, by the cell's id, or by its unchanged text; tests only by the comment. Nothing is guessed:
-an answer without any of these marks stays a cell of the student's own, and a doubt says so.
+A test is recognized by the comment `# grade_id: NAME` in its text. Any other cell of the release is
+recognized by this comment, by nbgrader's metadata, by the cell's id, or by its unchanged text. If
+an answer has none of these marks, it becomes one of the student's own cells, and a person decides.
 
     handed in               result
-    sum-all, first answer   sum-all, first answer    a cell of the student's own
-    my own cell             my own cell              own cells follow the cell that they followed
-    sum-all, last answer    sum-all, last answer     the last of several answers counts
-    sum-all-form, edited    sum-all-form             tests get the release's text and metadata
+    sum-all, first answer   sum-all, first answer    is now one of the student's own cells
+    my own cell             my own cell              follows the same cell as before
+    sum-all, last answer    sum-all, last answer     counts, because it is the last answer
+    sum-all-form, edited    sum-all-form             gets the release's text and metadata
 
-A malicious file may fill the memory of the process that reads it, so this happens in the sandbox:
+A malicious file may fill the memory of the process that reads it. So the sandbox runs the repair:
 
     grader: request(data, release)  ──►  test process: run  ──►  grader: result, or Ungradable
 
-The module needs only the standard library and the course's own modules, and its running time
-grows linearly with the size of the file.
+The repair's running time grows linearly with the size of the file.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", r
 # The names that a code cell defines. This is a regular expression because some students' code
 # crashes the parser of the module ast.
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
-# Types of pictures that can't contain scripts.
+# Picture formats that can't contain scripts.
 PICTURES = ("image/png", "image/jpeg", "image/gif")
 CLEAR = "clear all outputs, save the notebook, and hand it in again"
 NO_NOTEBOOK = "the file is empty or no notebook (a zip file?): hand in the file that ends in .ipynb"
@@ -56,9 +55,9 @@ class Repaired:
 
     Attributes:
         notebook: The notebook, in nbformat 4.5, without outputs.
-        notes: Repairs that are certainly right, one line each.
+        notes: The repairs, one line each.
         doubts: What a person should check, one line each.
-        unanswered: The ids of the answers that contain no student's work.
+        unanswered: The ids of the answer cells in which the student has written nothing.
         python: The version of Python with which the notebook was saved; "" if it is unknown.
     """
 
@@ -70,15 +69,15 @@ class Repaired:
 
 
 def repair(data: bytes, release: Notebook) -> Repaired:
-    """Put the answers in a notebook's bytes into the cells of the release.
+    """Return the released notebook with the student's answers and own cells.
 
     Each released cell occurs once in the result. Tests get the release's text. Answers keep the
     student's text, but get the metadata and the type of the released cell. Each of the student's
     own cells follows the same cell as before and loses its metadata.
 
     Raises:
-        Ungradable: The file is not a notebook, is too large, or contains neither an answer nor a
-            test of the release. No other exception is raised.
+        Ungradable: The file is not a notebook, is too large, or contains no answer and no test of
+            the release. No other exception is raised.
     """
     try:
         content = _parsed(data)
@@ -103,8 +102,8 @@ class _Piece:
     Attributes:
         pictures: The pictures of a text cell by name, as in nbformat's `attachments`.
         nbgrader: nbgrader's metadata.
-        name: The id of the released cell to which the piece belongs; "" if there is none.
-        commented: Whether the piece has the released cell's grade_id comment.
+        name: The id of the released cell to which the piece belongs; "" if it belongs to none.
+        commented: Whether the piece contains the grade_id comment of that released cell.
     """
 
     kind: str
@@ -117,7 +116,7 @@ class _Piece:
 
 
 def _parsed(data: bytes) -> Any:
-    """Return the JSON in a file, without the outputs of cells."""
+    """Return the content of a JSON file, without the outputs of cells."""
     if len(data) > MAX_NOTEBOOK:
         raise Ungradable(f"the file has more than {MAX_NOTEBOOK / 1e6:,.0f} MB: {CLEAR}")
     text = data.decode(json.detect_encoding(data[:4]), "replace").strip("\ufeff\0 \t\r\n")
@@ -131,7 +130,7 @@ def _parsed(data: bytes) -> Any:
 
 
 def _without_outputs(content: dict[str, Any]) -> dict[str, Any]:
-    """Drop a cell's outputs as soon as the cell is read, because they can be very large."""
+    """Return a cell's content without its outputs, which can be very large."""
     if "cell_type" in content:
         content.pop("outputs", None)
     return content
@@ -193,8 +192,8 @@ class _Repair:
     """The repair of one notebook.
 
     Attributes:
-        names: For each answer, the names that its code defines in the release.
-        pieces: The pieces that are kept. Those without a name are the student's own cells.
+        names: For each answer cell, the names that its released code defines.
+        pieces: The pieces that are kept. Pieces with the name "" are the student's own cells.
         repaired: The ids of the repaired cells, by the kind of repair.
     """
 
@@ -217,10 +216,11 @@ class _Repair:
         self._restore_missing()
 
     def _split(self, cell: _Piece) -> list[_Piece]:
-        """Return the pieces of a cell, each of which belongs to one released cell or to none.
+        """Split a submitted cell into pieces: one for each released cell, and the student's own.
 
-        Text above the first comment is the beginning of an answer, but not of a test. Text below an
-        unchanged test, and a changed test that defines or imports something, are the student's own.
+        Text above the first grade_id comment belongs to the first answer, but never to a test. Text
+        below an unchanged test becomes an own cell. So does a changed test that defines or imports
+        something.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):
@@ -248,11 +248,11 @@ class _Repair:
         return pieces
 
     def _place(self, name: str, copies: list[_Piece]) -> None:
-        """Keep the name of the piece that becomes a released cell; drop stubs and equal copies.
+        """Choose which of several copies becomes the released cell; drop stubs and equal copies.
 
-        The last of several different answers counts, and the earlier ones become own cells. If a
-        student splits an answer, all parts get its metadata, but only one part has the comment or
-        defines the function.
+        The last of several different answers counts, and earlier answers become own cells. If a
+        student has split an answer into parts, all parts have the answer's metadata, but only one
+        part has the grade_id comment or defines the function.
         """
         released, placed, dropped = self.released[name], copies[0], []
         if name in self.tests:
@@ -286,10 +286,10 @@ class _Repair:
         return _trimmed(COMMENT.sub("", source)) in ("", _trimmed(COMMENT.sub("", stub)))
 
     def _restore_missing(self) -> None:
-        """Add the marked cells and the set-up cells of the release that were not handed in.
+        """Add the answer, test and set-up cells of the release that were not handed in.
 
         If another cell defines the function of a missing answer, only the answer's first line is
-        restored, so that the stub doesn't replace the student's function.
+        restored. Otherwise, the released stub would replace the student's function.
         """
         found = {piece.name for piece in self.pieces}
         written = {name for piece in self.pieces for name in defined(piece.source)}
@@ -303,7 +303,7 @@ class _Repair:
             self.repaired["restored missing cells"].append(name)
 
     def assembled(self) -> list[Cell]:
-        """Return the cells of the release, each followed by the own cells that followed it."""
+        """Return all cells of the new notebook, in the order of the release."""
         order = {name: place for place, name in enumerate(self.released, 1)}
         place, places = 0, {}
         for piece in self.pieces:
@@ -322,11 +322,11 @@ class _Repair:
         return cell | ({"attachments": piece.pictures} if piece.pictures else {})
 
     def unanswered(self, cells: list[Cell]) -> list[str]:
-        """Return the ids of the answers without work.
+        """Return the ids of the answer cells in which the student has written nothing.
 
-        A doubt is added for each answer that tests can't use where it is, and for each answer
-        without work that another cell may contain: one of the student's own cells if the answer is
-        missing, a text cell that defines its function, or a cell beside an empty text answer.
+        This method also adds doubts: about answers that are in a place where the tests can't use
+        them, and about empty answers that another cell may contain. That cell is one of the
+        student's own, a text cell that defines the function, or a cell beside an empty text answer.
         """
         ids = [cell["id"] for cell in cells]
         sources = {cell["id"]: cell["source"] for cell in cells}
@@ -383,7 +383,7 @@ def request(data: bytes, release: bytes) -> bytes:
 
 
 def run(request: bytes) -> bytes:
-    """Repair the submission in a request; return the response that `result` reads."""
+    """Repair the submission in a request, and return the response for `result`."""
     end = 8 + int.from_bytes(request[:8], "big")
     try:
         response = vars(repair(request[end:], json.loads(request[8:end])))
@@ -396,7 +396,7 @@ def result(response: bytes) -> Repaired:
     """Return the repaired notebook in a response.
 
     Raises:
-        Ungradable: The submission can't be graded, or the response is malformed.
+        Ungradable: The submission can't be graded, or the response is not valid.
     """
     match content := json.loads(response):
         case {"ungradable": str(reason)}:

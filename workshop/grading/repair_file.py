@@ -1,4 +1,4 @@
-"""Repair a file for its student: the command `course repair`."""
+"""Repair a student's notebook with the command `course repair`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workshop.grading.repair import Repaired, repair
 
 
 def repair_file(path: Path, release: Path) -> tuple[Path, Repaired]:
-    """Write a repaired copy of a notebook beside it, and return the copy's path and the repairs.
+    """Write a repaired copy of a notebook into the same folder; return its path and the repairs.
 
     Raises:
-        CourseError: The file can't be read or repaired, a repair is uncertain, or the copy exists
-            already. Then nothing is written.
+        CourseError: The file can't be read or repaired, a repair is uncertain, or a file with the
+            copy's name exists. In these cases, nothing is written.
     """
     target = path.with_name(f"{path.stem}-repaired.ipynb")
     if target.exists():
@@ -39,8 +39,8 @@ def find_release(path: Path, assignment: str | None = None, folder: Path | None 
     """Return the released notebook of the assignment that a file belongs to.
 
     Args:
-        assignment: The assignment's number or name, such as "03" or "03_lora". By default, the name
-            is read from the file's name, such as "student01_03_lora (1).ipynb".
+        assignment: The assignment's number or name, such as "03" or "03_lora"; default: the name
+            that the file's name contains, as in "student01_03_lora (1).ipynb".
     """
     folder = (folder or notebooks.course_folder()) / "exercises"
     releases = sorted(folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))

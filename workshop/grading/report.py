@@ -1,4 +1,4 @@
-"""Write the report on a class: an HTML page for the instructor.
+"""Write the report about a class, which is an HTML page for the instructor.
 
 Every text of a record may come from a student. Therefore control characters are removed, long texts
 are shortened, and the template report.html.j2 escapes every value. Missing points stay missing;
@@ -41,7 +41,7 @@ Groups = list[tuple[str, list[Record]]]
 
 
 def changes(previous: Iterable[Record], records: Iterable[Record]) -> dict[str, list[str]]:
-    """Return what changed between two gradings, such as "state: graded → ungradable", by student.
+    """Return the changes between two gradings by student, such as "state: graded → ungradable".
 
     The points of an ungradable submission are unknown, even if the gradebook has earlier points.
     """
@@ -74,7 +74,7 @@ def _sort_key(record: Record) -> tuple[str, str]:
 def write_report(
     path: Path, assignment: Assignment, records: Iterable[Record], previous: Iterable[Record] = ()
 ) -> None:
-    """Write the class report, which names students, for the instructor only, as one HTML file."""
+    """Write the class report. It contains students' names, so it is only for the instructor."""
     records, previous = _prepared(records), _prepared(previous)
     alike, compared = path.parent / "compare" / "index.html", ""
     if alike.exists():
@@ -162,10 +162,10 @@ def _share(part: int, whole: int) -> str:
 
 
 def _histogram(assignment: Assignment, records: Sequence[Record]) -> dict[str, Any]:
-    """Return how many students have how many points so far.
+    """Return a histogram of the students' points.
 
     Each bar has a label, the number of students whose points are final, and the number of students
-    who may still get more.
+    who may still get more points.
     """
     cells = [cell["id"] for task in assignment.tasks if not task.bonus for cell in task.graded]
     step = math.ceil((assignment.points + 1) / MAX_BARS)
@@ -200,7 +200,7 @@ def _groups(pairs: Iterable[tuple[str, Record]]) -> Groups:
 
 
 def _failing(assignment: Assignment, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return the cells whose points students lost, and these students by mistake."""
+    """Return the cells for which students lost points, with the students grouped by mistake."""
     cells = []
     for task in assignment.tasks:
         for cell in () if task.by_hand else task.graded:
@@ -238,7 +238,7 @@ def _without_numbers(text: str) -> str:
 
 
 def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Groups:
-    """Return the submissions grouped by the lines that they share, apart from numbers."""
+    """Group submissions by their lines; lines that differ only in numbers are the same group."""
     return _groups(
         (line, record)
         for record, lines in notes

@@ -95,7 +95,7 @@ class Book:
     def check_release(self) -> None:
         """Raise CourseError unless exercises/ and the gradebook match the solution.
 
-        Otherwise students' answers would be graded by other tests than those of their notebooks.
+        Otherwise, answers would be graded with different tests from those in students' notebooks.
         """
         cells = load(self.folder / "solutions" / self.name / f"{self.name}.ipynb")["cells"]
         points = {grade_id(c): float(grading(c)["points"]) for c in cells if is_graded(c)}
@@ -167,7 +167,7 @@ class Book:
         return record
 
     def _register(self, student: str, submission: Submission) -> Any:
-        """Add a submission and its student to the gradebook; return the timestamp or None."""
+        """Add a submission to the gradebook; return when it was handed in; None if unknown."""
         timestamp = parse_time(submission.exchange.get(TIMESTAMP, ""))
         # SQLAlchemy warns about objects that nbgrader will add to the session later.
         with warnings.catch_warnings():

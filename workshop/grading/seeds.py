@@ -1,8 +1,8 @@
 """Choose the seed on which the inputs of a submission's hidden tests depend.
 
 Each attempt of each student has its own seed, so it is useless to know the inputs of another one.
-The seed is computed from the class's key, which is a file of random bytes that no student can read,
-from the student's name and from the files that were handed in.
+The seed is computed from the class's key, from the student's name and from the files that were
+handed in. The key is a file of random bytes that no student can read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def class_key(folder: Path) -> bytes:
     try:
         path = safe_files.make_folders(folder / "grading") / KEY
         if not path.exists():
-            # Two first runs may create the key at the same time. A link is never replaced.
+            # Another run may create the key at the same time. An existing file is never replaced.
             with tempfile.NamedTemporaryFile(dir=path.parent) as file:
                 file.write(secrets.token_bytes(KEY_SIZE))
                 file.flush()
@@ -48,8 +48,8 @@ def class_key(folder: Path) -> bytes:
 def seed(key: bytes, assignment: str, submission: Submission, before: Record | None) -> int:
     """Return the seed for the inputs of a submission's hidden tests.
 
-    If the same files were graded before, the seed comes from this record. So the inputs stay the
-    same even if the class's key was lost.
+    If the same files were graded before, the seed is the seed in the record `before`. So the inputs
+    stay the same even if the class's key was lost.
     """
     if before and before.attempt == submission.attempt:
         return before.seed

@@ -46,8 +46,8 @@ Output = dict[str, Any]
 class Servers:
     """The warm servers of an assignment, which fork student processes and test processes.
 
-    The two servers start at the same time, each in a thread. Linux ends a sandbox together with the
-    thread that started it, so these threads run until `close`.
+    The two servers start at the same time, each in its own thread. When such a thread ends, Linux
+    also ends the sandbox that it started, so the threads run until `close`.
     """
 
     def __init__(self, spec: GradingSpec):
@@ -60,7 +60,7 @@ class Servers:
         self._servers: dict[str, Future[Server]] = {}
 
     def start(self) -> None:
-        """Begin to start the servers, and return without waiting for them."""
+        """Start the servers in the background."""
         for role in self._arguments:
             self._running(role)
 
@@ -76,7 +76,7 @@ class Servers:
             raise NoSandbox(str(error)) from None
 
     def _running(self, role: str) -> Future[Server]:
-        """Return a server that is starting or running. A server that has ended is replaced."""
+        """Return the server for a role, and start the server again if it has ended."""
         with self._lock:
             server = self._servers.get(role)
             if server is None or (server.done() and not _is_alive(server)):
@@ -87,7 +87,7 @@ class Servers:
             return server
 
     def close(self) -> None:
-        """End both servers with all of their processes; wait for servers that are starting."""
+        """End both servers and all their processes, also if a server is still starting."""
         with self._lock:
             for server in self._servers.values():
                 _close(server)
@@ -151,7 +151,7 @@ class GradingSession:
     # --- cells ------------------------------------------------------------------------------------
 
     def repair(self) -> Repaired:
-        """Repair the submitted notebook in the sandbox, and return it with notes on the repair.
+        """Repair the submitted notebook in the sandbox.
 
         Raises:
             Ungradable: The notebook can't be read or repaired; the text says why.
@@ -247,10 +247,10 @@ class GradingSession:
     def _request(
         self, kind: str, body: bytes, fields: dict[str, Any], outputs: _Outputs, seconds: float
     ) -> Message:
-        """Send a request to the student process, and return the answer.
+        """Send a request to the student process, and return its response.
 
-        Outputs that come before the answer are added to `outputs`. After `seconds` seconds, the
-        process is interrupted. If it still doesn't answer, it is ended.
+        Outputs that arrive before the response are added to `outputs`. After `seconds` seconds, the
+        process is interrupted. If the process still doesn't respond, it is ended.
         """
         interrupted = False
         try:
@@ -296,8 +296,8 @@ class GradingSession:
             self._student = self._start("student", self._submission.files | self._spec.files)
             cells, self._finished_cells = self._finished_cells, []
             for source in cells:
-                # A cell that succeeded in the last process may fail now, and it may even end the
-                # new process. Run the next cells anyway.
+                # A cell that succeeded in the previous process may fail in the new process, and may
+                # even end the new process. Run the next cells anyway.
                 with contextlib.suppress(_Stopped):
                     self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
                     self._finished_cells.append(source)
@@ -359,7 +359,7 @@ def _is_answer(message: Message, kind: str, request: dict[str, Any]) -> bool:
 
 
 def _exception_fields(message: Message) -> dict[str, Any]:
-    """Return the description of an exception of the student's code, with checked types."""
+    """Check and return the fields that describe an exception of the student's code."""
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
     places = [joined_lines(clean(line)) for line in place[:3]] if isinstance(place, list) else []
     return {

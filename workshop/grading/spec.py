@@ -1,4 +1,4 @@
-"""Define what a submission is graded with, and what a student handed in."""
+"""Define the data that grading needs: about the assignment, and about a submission."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ExpectedNames:
 
 @dataclass(frozen=True)
 class GradingSpec:
-    """What the submissions of an assignment are graded with.
+    """All that is needed to grade the submissions of an assignment.
 
     Attributes:
         files: The other files in the folder of the released notebook, such as data.
@@ -106,7 +106,7 @@ class Submission:
         return digest(_sha256(self.notebook or b""), files)
 
     def key(self, spec: GradingSpec) -> str:
-        """Return a hash that changes if the spec or anything that was handed in changes."""
+        """Return a hash that changes if the spec or the submission changes."""
         texts = (self.exchange, self.notes, self.doubts, self.problem)
         return digest(spec.key, self.student, self.attempt, texts)
 

@@ -73,8 +73,8 @@ def write(folder: Path, target: Path) -> list[str]:
 
     Args:
         target: A new or empty folder, or the root of a git work tree without uncommitted changes.
-            In a work tree, the folders that a release fills are replaced. All other files are kept,
-            unless a new file has the same path.
+            In a work tree, the folders of the course are replaced. All other files are kept, unless
+            the students' version contains a file with the same path.
 
     Returns:
         The relative paths of the files that were left out because they are not in git.
@@ -128,7 +128,7 @@ def _files_in_target(target: Path) -> set[str]:
 
 
 def _git(folder: Path, *arguments: str) -> set[str]:
-    """Return the names that a git command lists in a folder."""
+    """Run a git command in a folder, and return the file names that it prints."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         output = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
@@ -169,9 +169,9 @@ def _makefile(text: str) -> str:
 
 
 def secrets(folder: Path) -> dict[str, list[str]]:
-    """Return the identifying lines of each solution and hidden test of a course, by description.
+    """Return the lines that identify each solution and each hidden test of a course.
 
-    A line identifies a solution or a hidden test if it has more than `SHORT_LINE` characters and is
+    The keys are texts such as "the solution of lora-parameters in 03_lora.ipynb". A line identifies a solution or a hidden test if it has more than `SHORT_LINE` characters and is
     neither an import nor the head of a loop. The line must also occur neither in the visible parts
     of the assignments nor in the modules that the assignment withholds. Those modules contain
     reference implementations, and students get them as part of course_utils.
@@ -207,10 +207,10 @@ def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
 
 
 def _leaks_in_file(name: str, path: Path, known: dict[str, list[str]]) -> Iterator[str]:
-    """Yield why a file must not be given to students.
+    """Yield each reason why a file must not be given to students.
 
-    A file of a package may contain one identifying line of a solution or a hidden test. All
-    other files must contain none.
+    A file of a Python package may contain one line that identifies a solution or a hidden test. Any
+    other file must contain no such line.
     """
     text = _text_in_file(path)
     if text is None:
@@ -225,9 +225,9 @@ def _leaks_in_file(name: str, path: Path, known: dict[str, list[str]]) -> Iterat
 
 
 def _text_in_file(path: Path) -> str | None:
-    """Return the text in a file; "" for a picture, and None for other files that aren't text.
+    """Return the text in a file: "" for a picture, and None for any other file that isn't text.
 
-    The text of a safetensors file is its header, which contains the names and the metadata.
+    The text of a safetensors file is its header, which contains the tensors' names and metadata.
     """
     data = path.read_bytes()
     if path.suffix == ".safetensors":

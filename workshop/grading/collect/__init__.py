@@ -1,1 +1,1 @@
-"""Collect what students handed in: from archives of a learning system, or from the exchange."""
+"""Collect students' files from archives of a learning management system or from the exchange."""

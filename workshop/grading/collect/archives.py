@@ -3,15 +3,15 @@
     downloaded/03_lora/archive/submissions.zip       the archive of the class
         jane_12345_67890_03_lora.ipynb               Canvas: Jane's notebook
         Sam Doe_99_assignsubmission_file_work.zip    Moodle: Sam's archive
-            03_lora.ipynb, helper.py                 files of Sam, whatever their names are
+            03_lora.ipynb, helper.py                 Sam's files
     downloaded/03_lora/archive/kim_03_lora.ipynb     Kim's notebook, for example from an e-mail
 
-The LMS begins the name of each entry in its archive with the student's name. Only this beginning
-decides to which student the entry belongs. A student's archive is unpacked for this student only,
-whatever names it contains. nbgrader_config.py names the two classes as nbgrader's plugins:
+In the archive of the LMS, the name of each file begins with the student's name. Only this beginning
+decides who handed in the file. All files in a student's own archive belong to this student.
+nbgrader_config.py names two classes as nbgrader's plugins:
 
-    Archives     unpacks everything, and writes a folder for each student
-    ByStudent    tells nbgrader to which student a file in these folders belongs
+    Archives     unpacks all archives, and writes a folder for each student
+    ByStudent    tells nbgrader to which student each file in these folders belongs
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from workshop.grading.collect.files import File, Refused, attempt
 from workshop.grading.read import NOBODY, quoted
 from workshop.grading.safe_files import read_bytes
 
-# The first bytes of each entry in the list of files at the end of a zip archive, and the maximum
-# number of entries in a student's archive.
+# A zip archive ends with a list of its files. Each entry of the list begins with the bytes LISTED.
+# A student's archive may have at most MAX_LISTED entries.
 LISTED, MAX_LISTED = b"PK\x01\x02", 20_000
-# Folders, and the files that macOS adds to folders and archives.
+# Matches folders, and files that macOS adds to folders and archives.
 JUNK = re.compile(r"/$|(^|/)(__MACOSX/|\._|\.DS_Store$)")
 NO_STUDENT = "it is not a file whose name begins with a student's name"
 
@@ -47,7 +47,7 @@ class Archives(ExtractorPlugin):
     """Writes the files of each student into a folder with the student's name."""
 
     def extract(self, archive_path: str, extracted_path: str) -> None:
-        """Unpack the class's archive, and copy the files beside it."""
+        """Unpack the class's archive, and copy the other files in the archive's folder."""
         course, name = self.parent.coursedir, self.parent.coursedir.assignment_id
         students: dict[str, dict[str, list[File]]] = defaultdict(lambda: defaultdict(list))
         nobody = []
@@ -61,7 +61,8 @@ class Archives(ExtractorPlugin):
         shutil.rmtree(old, ignore_errors=True)
         collected.note(Path(extracted_path, NOBODY), nobody)
         for student, numbers in students.items():
-            # If only one student has this name, a file without a number belongs to this student.
+            # The LMS has given one number to each student with this name. If there is only one
+            # number, the files without a number belong to the same student.
             if len(numbers.keys() - {""}) < 2:
                 numbers = {"": [file for files in numbers.values() for file in files]}
             for number, files in numbers.items():
@@ -70,7 +71,7 @@ class Archives(ExtractorPlugin):
                 collected.store(folder, name, _unpacked(files, notes), notes)
 
     def _entries(self, folder: Path, name: str) -> list[File]:
-        """Return the files beside the class's archive, which take precedence, and its entries."""
+        """Return the files next to the class's archive, and then the files in the archive."""
         archives = sorted(folder.glob("*.[zZ][iI][pP]"))
         others = sorted({*folder.iterdir()}.difference(archives))
         files = [(p.name, partial(read_bytes, p)) for p in others if not JUNK.search(p.name)]
@@ -95,18 +96,17 @@ class ByStudent(FileNameCollectorPlugin):
 
 
 def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
-    """Return the student, the LMS's number (or "") and the file's path, as an entry's path says.
+    """Split a path in the archive: the student, the LMS's number (or ""), and the student's path.
 
-    Only the first part of the path is considered: the name of a file, or of a student's folder. The
-    first numbers in this part come from the LMS. The student chooses only what follows them.
-    Returns None if the path doesn't begin with a student's name.
+    The student's name and the first numbers in the path come from the LMS. The student chooses only
+    the text after them. Returns None if the path doesn't begin with a student's name.
     """
     path, name = re.sub("[\u200c\u200d]", "", normalize("NFC", path)), re.escape(assignment)
     # Canvas writes two numbers, or one if a text or a link was entered instead of a file. In
     # Moodle, a student may have the name "Jane_12".
     canvas = rf"(?!{name})\d+_(?!assignsubmission_)|(?=(?:text|link)\.html$)"
     lms = rf"(?:LATE_)?(\d+)_(?:{canvas}|assignsubmission_[a-z]+(?:_/?|/))"
-    # No LMS named the file. Colab adds "Copy of", and people add other words.
+    # This pattern is for files that no LMS has named. Colab and people add words to the name.
     plain = rf"()(?=(?:Copy_of_)*(?:[^_/]* )?{name})"
     for form in (lms, plain):
         match = re.fullmatch(rf"({collected.STUDENT})_{form}(.+)", path, re.IGNORECASE)
@@ -116,7 +116,7 @@ def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
 
 
 def _unpacked(files: list[File], notes: list[str]) -> Iterator[File]:
-    """Yield a student's files, and those in the archives that the student handed in."""
+    """Yield a student's files; for each archive, yield the files in it instead."""
     for name, read in files:
         if not name.lower().endswith(".zip"):
             yield name, read
@@ -128,7 +128,7 @@ def _unpacked(files: list[File], notes: list[str]) -> Iterator[File]:
 
 
 def _unpack(read: Callable[[int], bytes]) -> list[File]:
-    """Return the files of a student's archive, without the folder around all of them."""
+    """Return the files in a student's archive; remove a folder that contains all of them."""
     data = read(collected.MAX_BYTES)
     # Opening an archive reads its list of files, which may need much memory.
     if data.count(LISTED) > MAX_LISTED:
@@ -140,13 +140,13 @@ def _unpack(read: Callable[[int], bytes]) -> list[File]:
 
 
 def _members(file: Path | io.BytesIO, most: float = math.inf) -> list[File]:
-    """Return the files in an archive, whose stated sizes together may be `most` bytes (B)."""
+    """Return the files in an archive, if their sizes sum up to at most `most` bytes (B)."""
     try:
         # Some programs write UTF-8 without saying so, and others use an older encoding.
         archive = zipfile.ZipFile(file, metadata_encoding="utf-8")
     except UnicodeDecodeError:
         archive = zipfile.ZipFile(file)
-    # An archive may list one damaged file many times, and reading it would take too long.
+    # An archive may list the same large file many times. Reading all of them would take too long.
     if sum(info.file_size for info in archive.infolist()) > most:
         raise Refused(collected.TOO_LARGE)
     members = [i for i in archive.infolist() if not JUNK.search(i.orig_filename)]
@@ -156,7 +156,7 @@ def _members(file: Path | io.BytesIO, most: float = math.inf) -> list[File]:
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """Return a file's content. If the stated size is wrong, its checksum is wrong, too."""
+    """Return the content of a file in an archive."""
     # The other compression methods may need gigabytes of memory for a small file.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refused("its compression method is neither stored nor deflated")

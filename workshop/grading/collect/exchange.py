@@ -2,9 +2,8 @@
 
 nbgrader_config.py names `SafeCollect` as nbgrader's plugin, so `nbgrader collect` and formgrader's
 button *Collect* use it. In the exchange, each folder inbound/STUDENT+03_lora+TIME+RANDOM is one
-submission. It must belong to the student's account, and only its regular files that belong to the
-same account are collected. No link is followed. Whatever is left out is noted as a reason why the
-submission needs a person.
+submission. The folder must belong to the student's account. Only regular files of the same account
+are collected, and no link is followed. If a file is left out, the submission needs a person.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 def parse_time(text: str) -> datetime | None:
     """Return a submission's time as nbgrader expects it; None if the text isn't valid.
 
-    A student may have written the text. dateutil accepts a path as the name of a time zone and
-    would open the file at this path. For that reason only names and offsets are allowed.
+    A student may have written the text. If the time zone is a path, dateutil would open the file at
+    this path. So only the names of time zones, and offsets, are allowed.
     """
     date, _, zone = text.strip().rpartition(" ")
     if date.count(" ") == 1 and not ZONE.fullmatch(zone):
@@ -54,20 +53,21 @@ class SafeCollect(ExchangeCollect):
     src_records: list[dict[str, Any]]
 
     def init_src(self) -> None:
-        """Find the entries of the exchange, and choose one for each student."""
-        # Lines for left-out.txt, by student.
+        """Find the submissions in the exchange, and choose one submission of each student."""
+        # The lines for left-out.txt, by student.
         self._notes: dict[str, list[str]] = defaultdict(list)
         super().init_src()
 
     def _path_to_record(self, path: str) -> dict[str, Any]:
-        """Return an entry's student and time, or note why the entry can't be collected.
+        """Return the student and the time of a submission in the exchange.
 
-        Bad entries get the name "", so they never compete with good entries of a student.
+        If the submission can't be collected, note the reason, and return the student "". So a bad
+        submission never replaces a good submission of the same student.
         """
         name = os.path.basename(path)
         student, _, text, *_ = [*name.rsplit("+", 3), "", ""]
         time, status = parse_time(text), os.stat_result([0] * 10)
-        # The student may delete the entry at any time.
+        # The student may delete the folder at any time.
         with contextlib.suppress(OSError):
             status = os.lstat(path)
         account, mode = _account(status.st_uid), stat.S_IFMT(status.st_mode)
@@ -87,7 +87,7 @@ class SafeCollect(ExchangeCollect):
         return {"username": student, "filename": name, "timestamp": time}
 
     def copy_files(self) -> None:
-        """Copy the chosen entries into submitted/, and note what was left out."""
+        """Copy the chosen submissions into submitted/, and write left-out.txt."""
         if not self.src_records:
             super().copy_files()
         for record in [record for record in self.src_records if record["username"]]:
@@ -102,7 +102,7 @@ class SafeCollect(ExchangeCollect):
             note(Path(self.coursedir.format_path(*names)), lines)
 
     def do_copy(self, src: str, dest: str, *_: Any) -> None:
-        """Copy those files of an entry that belong to the account of the entry."""
+        """Copy the files of a submission that belong to the same account as its folder."""
         source, folder, name = Path(src), Path(dest), self.coursedir.assignment_id
         owner = os.lstat(source).st_uid
         ignored = re.compile("|".join(map(fnmatch.translate, self.coursedir.ignore)))
@@ -110,7 +110,7 @@ class SafeCollect(ExchangeCollect):
         paths = [path for path in paths if not any(map(ignored.match, path.split("/")))]
         reads = {path: partial(read_bytes, source / path, owner=owner) for path in paths}
         store(folder, name, [file for file in reads.items() if file[0] not in read.EXCHANGE], notes)
-        # nbgrader stops handing out feedback at the first submission without a secret.
+        # If a submission has no secret, nbgrader stops handing out feedback to the whole class.
         secret = secrets.token_hex(64).encode()
         with contextlib.suppress(OSError):
             secret = read_bytes(source / read.SECRET, read.MAX_EXCHANGE, owner=owner)
@@ -119,7 +119,7 @@ class SafeCollect(ExchangeCollect):
 
 
 def _account(number: int) -> str:
-    """Return the name of the account with this user id."""
+    """Return the name of the account with this user id, or the id if there is no name."""
     # On Windows, the module pwd doesn't exist. nbgrader's exchange doesn't work there.
     import pwd
 

@@ -4,9 +4,9 @@
                                                      ├─►  store  ─►  STUDENT/03_lora/03_lora.ipynb
     exchange.py, from nbgrader's exchange           ─┘                          …/left-out.txt
 
-A student decides the names, the contents and the number of the files. A file that can't be
-collected is left out, and all other files are collected. Each line of left-out.txt is a reason why
-the submission needs a person (`read`), so no problem is hidden in a log.
+Students choose the names, the contents and the number of the files. A file that can't be collected
+is left out, and all other files are collected. Each line of left-out.txt is a reason why the
+submission needs a person.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from workshop.grading.spec import MAX_NOTEBOOK, is_notebook
 MAX_BYTES = MAX_NOTEBOOK + MAX_SIZE
 # Maximum length of a file name and of a path, in bytes (B).
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
-# A pattern for the names of students. nbgrader uses the names in paths, and also as glob patterns.
+# Matches a student's name. nbgrader uses the name in paths and in glob patterns.
 STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
-# Files that nbgrader or the course writes itself, and settings, which Jupyter would execute.
+# Files that nbgrader or the course writes, and settings files, which Jupyter would execute.
 RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
 # Categories of Unicode: control characters, invisible characters and line separators.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# An absolute path, or a path with a part that has no name of its own.
+# Matches an absolute path, and a path with an empty part or with a part such as "." or "..".
 OUTSIDE = r"^[A-Za-z]:|(^|/)\.{0,2}(/|$)"
 TOO_LARGE = f"more than {MAX_BYTES / 1e6:.0f} MB were handed in"
 TOO_MANY = f"more than {MAX_FILES:,} files were handed in"
 
-# A file's path in the submission, and a function that returns the content. The function gets the
-# maximum size in bytes (B), and raises an exception if the file is larger or can't be read.
+# A file's path in the submission, and a function that returns the file's content. The function's
+# argument is the maximum size in bytes (B). If the file is larger or can't be read, the function
+# raises an exception.
 File = tuple[str, Callable[[int], bytes]]
 
 
@@ -50,7 +51,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that reads untrusted data.
 
     Raises:
-        Refused: The function raised an exception. Crafted files cause many kinds of exceptions.
+        Refused: The function raised an exception. Malicious files may cause many kinds of them.
     """
     try:
         return function(*arguments)
@@ -62,10 +63,10 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def store(folder: Path, assignment: str, files: Iterable[File], notes: list[str]) -> None:
-    """Write a student's files, and add to `notes` and to left-out.txt what is left out."""
+    """Write a student's files, and write into left-out.txt why files were left out."""
     names: dict[str, str] = {}
     free = MAX_BYTES
-    # Too many other files must not push out a notebook.
+    # Write notebooks first, so that other files can't use up the allowed number and size.
     for name, read in sorted(files, key=lambda file: not is_notebook(file[0])):
         if len(names) == MAX_FILES:
             notes.append(f"all further files were left out: {TOO_MANY}")
@@ -88,9 +89,9 @@ def store(folder: Path, assignment: str, files: Iterable[File], notes: list[str]
 
 
 def _name_notebook(folder: Path, assignment: str, names: Iterable[str]) -> None:
-    """Give the assignment's notebook its name, if only one file can be this notebook.
+    """Rename the assignment's notebook to ASSIGNMENT.ipynb, if only one file can be this notebook.
 
-    Browsers, Colab and students change the name: "Copy of 03_lora.ipynb", "03_lora.ipynb.txt".
+    Browsers, Colab and students change the name, for example to "Copy of 03_lora.ipynb".
     `nbgrader autograde` would not find some of these files.
     """
     name = re.escape(assignment)
@@ -102,7 +103,7 @@ def _name_notebook(folder: Path, assignment: str, names: Iterable[str]) -> None:
 
 
 def note(folder: Path, lines: Iterable[str]) -> None:
-    """Add new lines to left-out.txt in a folder, which gets at most `MAX_NOTES` lines."""
+    """Add lines to left-out.txt in a folder. The file may have at most `MAX_NOTES` lines."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LEFT_OUT
     old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -120,7 +121,7 @@ def is_student(name: str) -> bool:
 
 
 def name_problem(name: str) -> str:
-    """Return why a path must not be written; "" if it may."""
+    """Return why a file with this path must not be written; "" if the path is allowed."""
     parts = name.split("/")
     sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
     categories = {unicodedata.category(character) for character in name}
@@ -135,5 +136,5 @@ def name_problem(name: str) -> str:
 
 
 def first(problems: Mapping[str, object]) -> str:
-    """Return the first problem that exists; "" if there is none."""
+    """Return the first key whose value is true; "" if no value is true."""
     return next((problem for problem, exists in problems.items() if exists), "")

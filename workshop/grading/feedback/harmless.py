@@ -1,15 +1,14 @@
-"""Convert notebooks to safe HTML pages: no student's script runs.
+"""Convert notebooks to HTML pages in which no script of a student runs.
 
-A script in a student's output or text would run with the instructor's rights in formgrader and
-could change grades. Even the address of a picture could make formgrader load other settings.
-So nbgrader_config.py extends nbconvert's HTMLExporter, with which formgrader and feedback make
-their pages:
+In formgrader, a script in a student's output or text would have the instructor's rights and could
+change grades. Even the address of a picture could make formgrader load other settings. Formgrader
+and feedback make their pages with nbconvert's HTMLExporter, so nbgrader_config.py extends it:
 
     HTMLExporter.preprocessors   Harmless           keeps only texts and pictures
     HTMLExporter.filters         markdown           allows only harmless HTML tags
     HTMLExporter.template_file   harmless.html.j2   adds a Content-Security-Policy
 
-The Content-Security-Policy is a second protection, for what the other two may miss.
+The Content-Security-Policy also blocks scripts that the preprocessor and the filter may miss.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ UNESCAPED = ("student", "first_name", "last_name", "notebook_path")
 class Harmless(Preprocessor):
     """Builds a new notebook with only texts and pictures, which the templates escape.
 
-    An output is shown as a picture, Markdown or text, and never as HTML. All metadata are dropped
-    except those about points.
+    An output is shown as a picture, Markdown or text, and never as HTML. Only metadata about points
+    are kept.
     """
 
     enabled = Bool(True).tag(config=True)
@@ -116,7 +115,7 @@ def _cut(text: str) -> str:
 
 # --- Markdown -------------------------------------------------------------------------------------
 
-# A click on a link could make formgrader load other settings.
+# Links are not allowed, because a click on a link could make formgrader load other settings.
 TAGS = nh3.ALLOWED_TAGS - {"a", "area", "map"}
 CLEANER = nh3.Cleaner(
     tags=TAGS,
@@ -137,7 +136,7 @@ def markdown(context: Any, source: Any) -> str:
     """
     text, attachments = str(source), context.get("cell", {}).get("attachments", {})
     if len(text) <= MAX_MARKDOWN:
-        # The parser raises various exceptions, for example if the text is nested too deeply.
+        # The parser may raise various exceptions, for example if lists are nested too deeply.
         with suppress(Exception):
             rendered = MarkdownWithMath(renderer=_Renderer(dict(attachments))).render(text)
             # MathJax would turn \\href into a link.
@@ -146,7 +145,7 @@ def markdown(context: Any, source: Any) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Writes the address of a link as text, and shows each attached picture once."""
+    """Writes each link's address as text, and shows each attached picture only once."""
 
     def __init__(self, attachments: dict[str, Any]):
         super().__init__(escape=False, exclude_anchor_links=True, attachments=attachments)

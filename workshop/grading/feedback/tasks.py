@@ -1,11 +1,11 @@
 """Make a student's feedback page: the points, answers and failed checks of each task.
 
-    GetGrades            nbgrader's preprocessor, which adds the grades to the notebook's cells
+    GetGrades            a preprocessor, which adds the grades to the notebook's cells
     TaskResults          a preprocessor, which reads the tasks from the notebook
     feedback.html.j2     the template, which shows what `TaskResults` found
 
-The page shows no source of a check, and of the notebook's outputs only the messages of failed
-checks. An answer may have stored the inputs of hidden tests, which any later cell could print.
+The page shows neither the source of a check nor a cell's outputs, except for the messages of failed
+checks. A student's code may store the inputs of hidden tests, and a later cell could print them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Part:
     """One cell with points: a check, or an answer that a person grades.
 
     Attributes:
-        title: "check 1 of 3", or "your answer".
+        title: A text such as "check 1 of 3", or "your answer".
         score: the student's points; None if a person still has to give them.
         message: the parts of a failed check's message, each with its label.
     """
@@ -120,12 +120,12 @@ class TaskResult:
 
 
 class TaskResults(Preprocessor):
-    """Adds the page to the resources, and removes all cells from the notebook."""
+    """Makes the feedback page from a notebook."""
 
     enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Return the empty notebook, and the resources with the new entry "tasks"."""
+        """Return an empty notebook, and the resources with the page as the new entry "tasks"."""
         about, tasks = resources["nbgrader"], results(nb)
         texts = (cell.source for cell in nb.cells if cell.cell_type == "markdown")
         headings = (re.match(r"# (.+)", text) for text in texts)
@@ -204,7 +204,7 @@ def _numbered(task: TaskResult) -> TaskResult:
 def _message(cell: Any) -> str:
     """Return the message of a failed check; "" if there is none.
 
-    If no check failed but the cell raised an error, its traceback would quote the cell.
+    For any other error, the message has no traceback, because it would show the cell's code.
     """
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
     if not errors or is_answer(cell):
@@ -216,7 +216,7 @@ def _message(cell: Any) -> str:
 
 
 def split(message: str) -> list[tuple[str, str]]:
-    """Return the parts of a check's message, each with its label; the call has the label "".
+    """Return the parts of a check's message, each with its label; the call's label is "".
 
     The message of a hidden check is returned without the expected result.
     """

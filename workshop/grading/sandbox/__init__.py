@@ -10,7 +10,7 @@ Modules that run outside of the sandbox:
 Modules that run in the sandbox:
 
     forkserver    the first program in a sandbox: imports the libraries once, then forks
-    rlimits       limits the number of processes, open files and so on of the forked process
+    rlimits       limits the memory, the processes and the open files of the forked process
     namespaces    separates a forked process from all other processes
     seccomp       makes the kernel refuse dangerous system calls of the forked process
     processes     runs a student's cells or the tests in the forked process

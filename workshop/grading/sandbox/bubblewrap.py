@@ -1,8 +1,8 @@
 """Build the bubblewrap command that starts a sandbox.
 
 A sandbox contains folders of this machine (`Folders.read_only`), this Python with its packages, and
-a copy of the course (`sandbox.package`). A program in the sandbox can access no other file, no
-environment variable, no process and no network of this machine.
+a copy of the course (`sandbox.package`). A program in the sandbox can't access any other file, and
+can't access this machine's environment variables, processes and network.
 
 Source: bubblewrap's manual page bwrap(1).
 """
@@ -35,7 +35,7 @@ SEPARATION = (
     *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
     *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
 )
-# The options for what is mounted last, and for the working folder.
+# The options for the sandbox's own folders, which are mounted last, and for the working folder.
 OWN_FILES = (
     *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--tmpfs", "/tmp"),
     *("--remount-ro", "/", "--chdir", "/tmp", "--"),
@@ -51,11 +51,11 @@ class NoSandbox(SandboxError):
 
 
 class Folders(NamedTuple):
-    """The folders and files of this machine that matter for a sandbox.
+    """The folders and files of this machine that a submission can read or must not read.
 
     Attributes:
-        read_only: What a submission can read, in addition to this Python.
-        private: What belongs to the class, and is hidden if it is inside a readable folder.
+        read_only: The paths that a submission can read, in addition to this Python.
+        private: The paths of the class's data, which are hidden if a readable folder contains them.
     """
 
     read_only: tuple[str, ...] = SYSTEM
@@ -73,7 +73,7 @@ def command(package: Path, folders: Folders) -> list[str]:
     as the user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
 
     Raises:
-        NoSandbox: Bubblewrap is missing, a folder can't be mounted, or a private one can't be
+        NoSandbox: Bubblewrap is missing, a folder can't be mounted, or a private folder can't be
             hidden.
     """
     if not (bwrap := shutil.which("bwrap")):
@@ -104,7 +104,7 @@ def python() -> str:
 def environment() -> dict[str, str]:
     """Return the environment variables of a sandbox and of the programs that start it.
 
-    Any process of the user nobody could read the variables of the second bubblewrap.
+    They contain no secrets: any process of the user nobody could read the second bubblewrap's.
     """
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",
@@ -136,7 +136,7 @@ def hidden(folders: Folders) -> list[str]:
     mounts = readable(folders)
     for path in sorted({os.path.realpath(each) for each in folders.private}):
         inside = [each for each in mounts if Path(each).is_relative_to(path)]
-        # A virtual environment in the course's folder stays readable, but nothing around it.
+        # A virtual environment inside the course's folder stays readable.
         if path in inside or not python_folders().issuperset(inside):
             raise NoSandbox(
                 f"{path} must be hidden from submissions, but it contains {inside[0]}, which they "
@@ -151,7 +151,7 @@ def hidden(folders: Folders) -> list[str]:
 def readable(folders: Folders) -> list[str]:
     """Return the paths on this machine that a submission can read."""
     listed = filter(os.path.exists, folders.read_only)
-    # A link stays a link. Any other path is mounted where it really is, so that `hidden` finds it.
+    # A link stays a link. For any other path, use the real path, so that `hidden` recognizes it.
     real = {path if os.path.islink(path) else os.path.realpath(path) for path in listed}
     paths = sorted(real | python_folders())
     for path in paths:
@@ -168,14 +168,14 @@ def _file_options(package: Path, folders: Folders) -> Iterator[str]:
 
     A link becomes a link in the sandbox: /bin and /lib, for example, are links on most systems.
     """
-    # The course may also be installed in Python's folder, with the modules that are withheld.
+    # If the course is installed in Python's folder, that copy contains modules that are withheld.
     course = Path(course_utils.__file__).resolve().parent
     copies = (str(course), str(course.parent / "workshop"))
     private = hidden(folders._replace(private=(*folders.private, *copies)))
     yield from ("--ro-bind", str(package), COURSE)
-    # An outer folder comes before its inner folders, because it would cover them otherwise.
+    # Mount outer folders before their inner folders. Otherwise, they would cover the inner folders.
     for path in sorted([*readable(folders), *private], key=lambda path: path.count("/")):
-        # Without these options, only root can enter the folders around a mounted one.
+        # Without these options, only root could enter the parent folders of a mounted folder.
         for folder in reversed(Path(path).parents[:-1]):
             yield from ("--perms", "0755", "--dir", str(folder))
         if path not in private and os.path.islink(path):
@@ -191,7 +191,7 @@ def _file_options(package: Path, folders: Folders) -> Iterator[str]:
 
 
 def _as_nobody() -> list[str]:
-    """Return a command that runs another command, which follows it, as the user nobody."""
+    """Return the beginning of a command line that runs the rest of it as the user nobody."""
     # On Windows, the module pwd doesn't exist. Importing it here rather than at the top of the file
     # keeps `course check --grading` usable on Windows.
     import pwd

@@ -1,10 +1,10 @@
 """Run the first process in a sandbox: a server that imports libraries once and then forks.
 
-    python -m workshop.grading.sandbox.forkserver 3        the socket to the grader
+    python -m workshop.grading.sandbox.forkserver 3        3 is the socket to the grader
 
-On request, the server forks a process. The new process gets its own namespaces and serves a role,
-"student" or "test": it answers the messages that it receives over the socket that came with the
-request. The server itself only forks and ends processes.
+On request, the server forks a student process or a test process. The new process gets its own
+namespaces. It receives and answers messages over a socket that came with the grader's request. The
+server itself only forks and ends processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_REQUEST = 200_000
 
 
 def main(control_descriptor: str) -> None:
-    """Import the libraries, then carry out the grader's requests until the grader has ended."""
+    """Import the libraries, then handle the grader's requests until the grader ends."""
     control = socket.socket(fileno=int(control_descriptor))
     namespaces.set_subreaper()
     request, _ = _receive(control)
@@ -77,7 +77,7 @@ def _warm_up(imports: str) -> None:
         shell.run(cell)
     # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
     shell.shell.reset(new_session=True)
-    # multiprocessing needs this name, which `reset` has removed, too.
+    # multiprocessing needs this name, but `reset` has removed it.
     shell.namespace["__spec__"] = None
     for name in ("last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
@@ -85,7 +85,7 @@ def _warm_up(imports: str) -> None:
 
 
 def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> int:
-    """Fork a process that serves a role; return its pid in this namespace, or 0 if it failed."""
+    """Fork a student or test process; return its pid in this namespace, or 0 if forking failed."""
     reading, writing = os.pipe()
     # The server must stay in its own namespaces. So an intermediate process enters new namespaces,
     # forks the process that serves the role, and ends.
@@ -110,7 +110,7 @@ def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> i
 
 
 def _serve(descriptor: int, request: dict[str, Any]) -> None:
-    """Apply all limits to this process, and serve a role until the grader closes the socket."""
+    """Limit this process, then answer messages as a student or test process until the end."""
     # Leave the server's process group. Otherwise a submission could send a signal to the whole
     # group: the server and all other submissions.
     os.setsid()
@@ -143,7 +143,7 @@ def _ending() -> Iterator[None]:
 
 
 def _end(pid: int) -> int:
-    """Kill a process with its namespace; return its exit status, negative if a signal ended it."""
+    """Kill a process and its namespace; return its exit status, or minus the signal's number."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -151,7 +151,7 @@ def _end(pid: int) -> int:
 def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
     """Return a request from the grader and the file descriptor that came with the request.
 
-    The descriptor is -1 if none came with the request. If the grader has ended, this process ends.
+    Without a descriptor, -1 is returned. If the grader has ended, this process ends.
     """
     data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 1)
     if not data:

@@ -48,7 +48,7 @@ class Message:
 class Channel:
     """One end of a connection between two processes.
 
-    A `deadline` is a time on the clock `time.monotonic`; by default, there is none.
+    A `deadline` is a time of the clock `time.monotonic`; None means that there is no deadline.
     """
 
     def __init__(self, connection: socket.socket):
@@ -71,7 +71,7 @@ class Channel:
             self.connection.sendall(sizes + head + body)
 
     def receive(self, deadline: float | None = None, limit: int = MAX_BODY) -> Message:
-        """Receive and return the next message, whose body may have `limit` bytes (B).
+        """Receive and return the next message. Its body may have at most `limit` bytes (B).
 
         Raises:
             ChannelError: The connection is closed, or the message is too large or malformed.

@@ -1,4 +1,4 @@
-"""Limit the resources of this process; all processes that it starts inherit the limits.
+"""Limit the resources of this process and of all processes that it starts.
 
 Source: Linux's manual page getrlimit(2).
 """
@@ -20,8 +20,8 @@ def limit_process(memory: int, processes: int) -> None:
     """Limit this process and all processes that it starts, permanently.
 
     Args:
-        memory: Maximum private memory of each process, in addition to the private memory that this
-            process has now, in bytes (B). This is also the maximum size of a file.
+        memory: How much more private memory than now each process may use, in bytes (B). This is
+            also the maximum size of a file.
         processes: Maximum number of processes and threads that the user may have in the process's
             user namespace.
     """
@@ -50,6 +50,6 @@ def limit_process(memory: int, processes: int) -> None:
 def counts_per_namespace() -> bool:
     """Return whether the kernel counts a user's processes in each user namespace separately.
 
-    Older kernels also count the processes that the same user runs outside of the sandbox.
+    Kernels before Linux 5.14 count all of the user's processes together.
     """
     return tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (5, 14)

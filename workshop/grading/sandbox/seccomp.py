@@ -43,20 +43,20 @@ REFUSED = """
     modify_ldt          154   -    memfd_secret       447 447    personality       135  92
     syslog              103 116
 """
-# For these calls, the filter returns ENOSYS, as an older kernel does. Libraries then use another
-# call: clone, a file in place of flock, a file in /tmp or /dev/shm in place of the memory that
-# memfd_create and shmget create. `limits.watcher` can't see such memory while it isn't mapped.
+# For these calls, the filter returns ENOSYS, like an older kernel that doesn't have the calls. So
+# libraries use something else, such as clone, or a file in /tmp or /dev/shm. memfd_create and
+# shmget are refused because `limits.watcher` can't measure their memory while it isn't mapped.
 MISSING = """
     clone3              435 435    flock               73  32
     memfd_create        319 279    shmget              29 194
 """
-# The filter checks an argument of the first three calls. The call seccomp installs the filter.
+# The filter checks one argument of clone, ioctl and fcntl. The call seccomp installs the filter.
 CHECKED = """
     clone                56 220    ioctl               16  29    fcntl              72  25
     seccomp             317 277
 """
-# Calls with greater numbers are newer than these tables (Linux 6.10), or have 32-bit pointers (the
-# x32 calls of x86-64).
+# System calls with greater numbers are refused: either they are newer than Linux 6.10, for which
+# these tables were written, or they are x86-64's x32 calls, which have 32-bit pointers.
 NEWEST = 462
 # For each machine, the column of its numbers in the tables above, and its AUDIT_ARCH constant.
 MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
@@ -87,12 +87,12 @@ Instruction = tuple[int, int, int, int]
 
 
 def supported() -> bool:
-    """Return whether there is a filter for this machine."""
+    """Return whether the filter supports this machine's architecture."""
     return platform.machine() in MACHINES and sys.maxsize > 2**32
 
 
 def install_filter() -> None:
-    """Install the filter permanently, if there is one for this machine.
+    """Install the filter permanently, if it supports this machine's architecture.
 
     The filter applies to all threads of this process and to all processes that they start.
     """
@@ -118,7 +118,7 @@ def install_program(instructions: list[Instruction], call: int) -> None:
 
 
 def call_numbers(machine: str, table: str = REFUSED + MISSING + CHECKED) -> dict[str, int]:
-    """Return the numbers of the system calls in a table that a machine has, by name."""
+    """Return the numbers of those system calls in a table that a machine has, by call name."""
     column, _ = MACHINES[machine]
     words = table.split()
     calls = zip(words[::3], words[1 + column :: 3], strict=True)

@@ -40,7 +40,7 @@ class Server:
     Args:
         imports: Import statements, one per line, that the server runs once for all of its
             processes.
-        withheld: The modules of course_utils that no process can use.
+        withheld: The names of the modules of course_utils that no process in the sandbox can use.
 
     Raises:
         SandboxError: The sandbox can't be started, or its processes can't be separated.
@@ -76,7 +76,7 @@ class Server:
             stack.callback(self._program.wait)
             stack.callback(self._program.kill)
             self.ask(imports=imports)
-            # If processes can't be separated here, find out before a submission is read.
+            # Test now whether processes can be separated, before a submission is read.
             self.start("student", Limits()).end()
             self._stack = stack.pop_all()
 
@@ -103,7 +103,7 @@ class Server:
         """Return the last line that the sandbox wrote, which usually says why it failed."""
         if self._log.closed:
             return "its server was closed"
-        # Reading with a seek would move the place to which the sandbox writes.
+        # pread doesn't change the file position at which the sandbox continues to write.
         lines = os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace").split("\n")
         lines = [line for line in lines if line.strip()]
         return lines[-1] if lines else "bubblewrap printed no message"
@@ -135,7 +135,7 @@ class SandboxProcess:
 
     Attributes:
         pid: The process's pid on this machine.
-        limits: The limit of the process's memory. After `end`, `limits.peak` is its peak memory.
+        limits: The memory limit of the process. After `end`, `limits.peak` is the peak memory.
     """
 
     def __init__(self, server: Server, role: str, allowed: Limits, core: int | None = None):
@@ -183,7 +183,7 @@ class SandboxProcess:
 
 
 def _sender_pid(connection: socket.socket) -> int:
-    """Receive a byte; return its sender's pid on this machine, or 0 if the sender has ended."""
+    """Receive a byte; return the sender's pid on this machine, or 0 if the sender has ended."""
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
     connection.settimeout(ANSWER_TIMEOUT)
     data, extra, _, _ = connection.recvmsg(1, space)

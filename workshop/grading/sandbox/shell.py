@@ -48,9 +48,9 @@ Emit = Callable[..., None]
 class Outputs:
     """Sends a cell's outputs, up to `MAX_TEXT` of text and `MAX_DISPLAY` of displayed objects.
 
-    At the end of each limit, a note about it is sent, and the further outputs are dropped. This
-    keeps the notebook of a student who prints too much small. The session has its own limits,
-    because a student's code can send what it likes.
+    If a limit is reached, a note is sent, and all further outputs are dropped. So a notebook stays
+    small even if a student prints too much. The session has its own limits, because a student's
+    code can send messages without this class.
     """
 
     def __init__(self, emit: Emit):
@@ -75,7 +75,7 @@ class Outputs:
 
 
 class _Stream(io.BufferedIOBase):
-    """The bytes below sys.stdout or sys.stderr, which become outputs."""
+    """The binary stream of sys.stdout or sys.stderr, which sends all bytes as outputs."""
 
     def __init__(self, outputs: Outputs, name: str):
         self._outputs, self.name = outputs, name
@@ -84,7 +84,7 @@ class _Stream(io.BufferedIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        # IPython writes an empty text after each result.
+        # IPython writes an empty text after each result, which needs no message.
         if data:
             self._outputs.send("stream", bytes(data), name=self.name)
         return len(data)
@@ -108,12 +108,12 @@ class _Display(DisplayPublisher):
 
 
 class _IPython(InteractiveShell):
-    """An IPython shell that sends outputs instead of printing them."""
+    """An IPython shell that sends its outputs to the grader instead of printing them."""
 
     displayhook_class = Type(_Result)
     display_pub_class = Type(_Display)
     outputs: Outputs
-    # All words of the statements that were skipped; None if no statement may be skipped.
+    # All words in the skipped statements; None if no statement may be skipped.
     missing: set[str] | None = None
 
     async def run_ast_nodes(
@@ -139,16 +139,16 @@ class _IPython(InteractiveShell):
         return False
 
     def _can_skip(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
-        """Return whether the cell goes on after a statement that raised an error.
+        """Return whether a statement that raised an error is skipped, so that the cell continues.
 
-        The statement is an import, or needs what is missing here. The last statement of a cell is
-        skipped only if it is an import. `error` is None if the statement could not be compiled.
+        A statement is skipped if it is an import or needs something that is missing here. A cell's
+        last statement is skipped only if it is an import.
         """
         if self.missing is None or not isinstance(error, Exception):
             return False
         if not isinstance(node, ast.Import | ast.ImportFrom):
-            # A skipped statement would have defined the name. After a skipped `from module
-            # import *`, it may be any name.
+            # Skip the statement if a skipped statement would have defined the missing name. A
+            # skipped `from module import *` may have defined any name.
             names = {error.name, "*"} if isinstance(error, NameError) else set()
             if is_last or not (isinstance(error, MISSING) or names & self.missing):
                 return False
@@ -165,7 +165,7 @@ class _IPython(InteractiveShell):
         self._showtraceback(type(exc), exc, [f"UsageError: {exc}"])
 
     def enable_gui(self, gui: Any = None) -> None:
-        """Do nothing: `%matplotlib` calls this method, but pictures are shown without it."""
+        """Do nothing. `%matplotlib` calls this method, which is not needed to show pictures."""
 
 
 class Shell:
@@ -188,10 +188,9 @@ class Shell:
             setattr(sys, name, stream)
 
     def skip_what_is_missing(self) -> None:
-        """From now on, go on with a cell after a statement that needs what is missing here.
+        """From now on, skip statements that need something that is missing on this machine.
 
-        A statement may fail only because something of the student's machine is missing here: a
-        module, a file, the network, a person at the keyboard, or the window of a line magic.
+        For example, a module, a file, the network or a person at the keyboard may be missing.
         """
         self.shell.missing = set()
 
@@ -210,7 +209,7 @@ class Shell:
 
 
 def _statement_text(node: ast.stmt) -> str:
-    """Return the first line of a statement; a line magic as the student wrote it."""
+    """Return the first line of a statement. A line magic is shown as the student wrote it."""
     match node:
         case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), args)):
             return "%" + " ".join(str(arg.value) for arg in args if isinstance(arg, ast.Constant))

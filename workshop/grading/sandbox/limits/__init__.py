@@ -1,16 +1,17 @@
-"""Limit the memory of one submission, for all its processes together.
+"""Limit the memory that all processes of one submission use together.
 
     limit = limits.enforce(pid, 2 * GB)         # before the process runs any code of a student
     ...
     limit.close()                               # when the process has ended
-    limit.exceeded, limit.peak                  # "" or the reason for which it was killed; bytes
+    limit.exceeded                              # why the process was killed; "" if it wasn't
+    limit.peak                                  # peak memory in bytes (B)
 
-    cgroups    the kernel enforces the limit, where a control group (cgroup v2) can be created
-    watcher    elsewhere: a thread measures the processes, and kills them if they exceed the limit
+    cgroups    the kernel enforces the limit, if a control group (cgroup v2) can be created
+    watcher    otherwise, a thread measures the processes, and kills them if they exceed the limit
 
-A control group counts every page of memory that one of its processes is the first to access:
-private memory, shared memory, and files in a tmpfs. Neither kind of limit counts pages that a
-process has inherited from a warm server and only reads.
+A control group counts each page of memory that its processes access before any other process does.
+Such pages may be private memory, shared memory, or files in a tmpfs. Neither kind of limit counts
+pages that a process has inherited from a warm server and only reads.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def enforce(pid: int, memory: int) -> CgroupLimit | WatchedLimit:
     """Limit the memory of a process and of all processes that it starts from now on, together.
 
     Args:
-        pid: The first process of a PID namespace, so that no other process of the namespace
-            survives it.
+        pid: The first process of a PID namespace. If this process is killed, all other processes of
+            the namespace end.
         memory: Maximum memory in bytes (B).
     """
     parent = cgroups.parent()

@@ -1,6 +1,6 @@
 """Limit the memory of a submission with a control group of the Linux kernel (cgroup v2).
 
-The kernel counts the memory of the group's processes. If they exceed the limit, it kills them all.
+If the processes of the group together exceed the limit, the kernel kills all of them.
 
 Source: Linux's Documentation, admin-guide/cgroup-v2.rst.
 """
@@ -32,7 +32,7 @@ class CgroupLimit:
 
     Attributes:
         exceeded: After `close`: why the kernel killed the processes, as a sentence without a full
-            stop; "" if it didn't.
+            stop; "" if the kernel didn't kill them.
         peak: After `close`: the peak memory of the group, in bytes (B).
     """
 
@@ -66,7 +66,7 @@ class CgroupLimit:
             self.peak = int(peak.read_text())
         deadline = time.monotonic() + KILL_TIMEOUT
         while self.folder.exists() and time.monotonic() < deadline:
-            # A group can be removed when its last process has ended.
+            # The group can be removed only after its last process has ended.
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
             time.sleep(0.005)
@@ -77,10 +77,10 @@ class CgroupLimit:
 
 @functools.cache
 def parent() -> Path | None:
-    """Return the folder of the group in which new groups can be created; None if there is none.
+    """Return the folder of a group that can contain new groups; None if there is no such group.
 
-    A group with processes can't have groups with controllers in it, so the candidates are the
-    groups around this process's group, the nearest first.
+    A group that contains processes can't contain groups with a memory limit. So the groups that
+    contain this process's group are tried, from the innermost group to the outermost group.
     """
     for path in (path for controllers, path in memberships() if "" in controllers):
         own = ROOT / path.lstrip("/")
@@ -90,7 +90,7 @@ def parent() -> Path | None:
 
 
 def _works(parent: Path) -> bool:
-    """Return whether a group in this one can limit memory and kill a process."""
+    """Return whether a new group inside `parent` can limit memory and kill a process."""
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
         if "memory" not in (parent / "cgroup.controllers").read_text().split():
@@ -108,7 +108,7 @@ def _works(parent: Path) -> bool:
 
 
 def _remove_empty(parent: Path) -> None:
-    """Remove the groups of graders that were killed; the sandbox of such a grader has ended."""
+    """Remove the groups of graders that have ended without removing their groups."""
     for folder in parent.glob(f"{PREFIX}-*-*"):
         if not psutil.pid_exists(int(folder.name.split("-")[2])):
             with contextlib.suppress(OSError):

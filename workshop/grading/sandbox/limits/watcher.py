@@ -1,4 +1,4 @@
-"""Limit the memory of a submission without a control group: a thread measures its processes.
+"""Limit the memory of a submission with a thread that measures its processes.
 
 Source: Linux's Documentation, filesystems/proc.rst.
 """
@@ -18,29 +18,28 @@ from course_utils.machine.units import format_bytes
 
 # Seconds between two measurements.
 INTERVAL = 0.1
-# An exact measurement takes milliseconds, so it is made only every 10th time, and whenever the
-# memory may exceed the limit.
+# A precise measurement takes milliseconds. So only every 10th measurement is precise, and each
+# measurement at which a quick estimate exceeds the limit.
 EXACT = 10
 
 
 class WatchedLimit:
     """A memory limit that a thread enforces; see `limits.enforce`.
 
-    Linux doesn't report how much memory the processes have allocated since their start, because a
-    process shares pages with a warm server and with its own forks. Two lower bounds can be
-    measured: the memory of all pages that only one process uses, and the memory of all pages minus
-    the memory at the start, where each page is divided among the processes that share it. The
-    larger one is compared with the limit. For one process, it is exact. For several processes, it
-    may be too small, by up to the memory that the first process had at its start.
+    Linux doesn't report how much memory processes have allocated since their start, because they
+    share pages with a warm server and with each other. So the larger of two lower bounds is
+    compared with the limit. The first bound counts only pages that a single process uses. The
+    second bound divides each page among the processes that share it, and subtracts the memory at
+    the start. For one process, the result is exact. For several processes, the result may be too
+    small, by at most the first process's memory at its start.
 
-    Not measured are files in a tmpfs, whose size is limited, buffers in the kernel, and shared
-    memory that a process has filled and then unmapped in part. `sandbox.seccomp` refuses the calls
-    that create shared memory without mapping it.
+    Three kinds of memory are not measured: files in a tmpfs, whose size is limited; the kernel's
+    buffers; and shared memory that a process has filled and then partly unmapped.
 
     Attributes:
-        exceeded: Why the processes were killed, as a sentence without a full stop; "" if they
-            weren't.
-        peak: The peak of the measurements, in bytes (B).
+        exceeded: Why the processes were killed, as a sentence without a full stop; "" if they were
+            not killed.
+        peak: The largest measured memory, in bytes (B).
     """
 
     def __init__(self, pid: int, memory: int):
@@ -67,27 +66,28 @@ class WatchedLimit:
             count += 1
 
     def _check(self) -> None:
-        """Measure the memory exactly; if it exceeds the limit, kill the processes."""
+        """Measure the memory precisely, and kill the processes if they exceed the limit."""
         grown = self._grown()
         if grown > self._memory:
-            # For a moment, a process that starts another program is counted twice.
+            # A process that starts another program is counted twice for a moment. So measure again.
             time.sleep(0.02)
             grown = min(grown, self._grown())
         self.peak = max(self.peak, grown)
         if grown > self._memory:
             self.exceeded = f"its processes used more than {format_bytes(self._memory)} of memory"
             with contextlib.suppress(psutil.NoSuchProcess):
-                # With the first process of a PID namespace, the kernel kills all others.
+                # If the first process of a PID namespace ends, the kernel kills all other processes
+                # of this namespace.
                 self._first.kill()
 
     def _grown(self) -> int:
-        """Return the larger lower bound of the memory allocated since the start, in bytes (B)."""
+        """Return the larger of the two lower bounds that the class describes, in bytes (B)."""
         private = proportional = 0
         for pid in _processes(self._first.pid):
             if rollup := _sizes(pid, "smaps_rollup"):
                 private += rollup["Private_Dirty"]
                 proportional += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
-            # A process can make this file unreadable for all users but root.
+            # A process can make smaps_rollup unreadable for all users except root.
             else:
                 proportional += _resident(pid)
         return max(private, proportional - self._inherited)
@@ -95,7 +95,7 @@ class WatchedLimit:
 
 def _processes(pid: int) -> list[int]:
     """Return the pids of a process and its descendants."""
-    # psutil would read the status of all processes of the machine, ten times a second.
+    # psutil's function is slower, because it reads the status of all processes on the machine.
     found = [pid]
     for each in found:
         for path in glob.glob(f"/proc/{each}/task/*/children"):
@@ -105,7 +105,7 @@ def _processes(pid: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-    """Return the memory of a process that no file on a disk backs, in bytes (B).
+    """Return how much of a process's memory is not backed by a file on disk, in bytes (B).
 
     Pages that the process shares with other processes are included.
     """
@@ -114,10 +114,10 @@ def _resident(pid: int) -> int:
 
 
 def _sizes(pid: int, name: str) -> dict[str, int]:
-    """Return the sizes in a file of /proc by name, in bytes (B); none if the process has ended.
+    """Return the sizes in a file of /proc, in bytes (B), by name.
 
-    A thread that has ended reports no size, even if it is the first one and others still run. So
-    the file of the first thread that reports one is used.
+    A thread that has ended reports no sizes, even if other threads of its process still run. So the
+    file of the first thread that reports sizes is used.
     """
     for path in glob.glob(f"/proc/{pid}/task/*/{name}"):
         with contextlib.suppress(OSError):
