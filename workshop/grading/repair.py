@@ -219,8 +219,8 @@ class _Repair:
         """Split a submitted cell into pieces: one for each released cell, and the student's own.
 
         Text above the first grade_id comment belongs to the first answer, but never to a test. Text
-        below an unchanged test becomes an own cell. So does a changed test that defines or imports
-        something.
+        below an unchanged test becomes an own cell. A changed test also becomes an own cell if it
+        defines or imports something.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):
