@@ -172,9 +172,9 @@ def secrets(folder: Path) -> dict[str, list[str]]:
     """Return the lines that identify each solution and each hidden test of a course.
 
     The keys are texts such as "the solution of lora-parameters in 03_lora.ipynb". The lines have
-    more than `SHORT_LINE` characters, and are neither imports nor heads of loops. They occur neither
-    in the visible parts of the assignments nor in the modules that the assignment withholds. Those
-    modules contain reference implementations, and students get them as part of course_utils.
+    more than `SHORT_LINE` characters, and are neither imports nor heads of loops. The lines don't
+    occur in the visible parts of the assignments or in the modules that the assignment withholds.
+    These modules contain reference implementations. Students get them as part of course_utils.
     """
     loaded = {path: notebooks.load(path) for path in assignments.sources(folder)}
     cells = [cell for notebook in loaded.values() for cell in notebook["cells"]]
