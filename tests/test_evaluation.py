@@ -85,19 +85,8 @@ def test_the_common_prefix_is_processed_once_and_does_not_change_the_answers(
     # Each of the 3 batches then needs only the rest of its prompts.
     assert sizes[0] == prefix and sum(n > prefix for n in sizes) <= 3
     assert answers == one_by_one(model, tokenizer, prompts, 4)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_a_batch_has_the_same_answers_as_single_prompts(
-    model, tokenizer, conversations, batch_size, path
-):
-    expected = one_by_one(model.eval(), tokenizer, conversations, 12)
     # If all answers were equal, this test would not notice a wrong order.
-    assert len(set(expected)) > 3
-    answers = evaluation.generate(
-        model, tokenizer, conversations, max_new_tokens=12, batch_size=batch_size, progress=False
-    )
-    assert answers == expected
+    assert len(set(answers)) > 3
 
 
 def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(
@@ -272,6 +261,7 @@ def test_bare_sections_must_be_equal_to_the_section():
     scores = evaluation.score_sections(answers, [EXAMPLE] * 5)
     assert scores.to_dict("list") == {"section_right": [1, 0, 0, 0, 0]}
     compared = evaluation.compare(scores, evaluation.score(answers, [EXAMPLE] * 5))
+    assert list(compared) == ["section_right"], "only one metric is in both tables"
     assert (compared["section_right"].gained, compared["section_right"].lost) == (1, 1)
 
 
@@ -335,11 +325,6 @@ def test_pairing_finds_a_difference_where_the_separate_intervals_overlap():
     compared = evaluation.compare(before, shuffled)["section_right"]
     assert compared.difference.mean == pytest.approx(7 / 40)
     assert compared.verdict == "no difference shown"
-
-
-def test_comparisons_use_the_metrics_that_both_tables_contain():
-    both = evaluation.compare(table(3, 3)[["house_style"]], table(4, 4, np.zeros(40)))
-    assert list(both) == ["house_style"]
 
 
 @pytest.mark.parametrize(
