@@ -169,11 +169,6 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
     assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
 
 
-def test_every_way_has_a_label_and_the_claim_has_five_seeds():
-    assert set(plan.WAYS) == set(evidence.LABELS) == {group.way for group in plan.GROUPS}
-    assert [len(group.seeds) for group in plan.CLAIM] == [5, 5, 5]
-
-
 def test_fewer_stories_are_a_part_of_more_stories_with_all_sections():
     for seed in range(3):
         chosen = {n: evidence.chosen_stories(n, seed) for n in (21, 42, 84, 168, 336)}
