@@ -221,17 +221,6 @@ def test_a_change_that_a_field_does_not_accept_is_not_proposed():
 # --- alternatives ---------------------------------------------------------------------------------
 
 
-def test_all_alternatives_fit_and_change_only_what_they_say():
-    options = {"batch_size": 8, "sequence_length": 2048, "upcast": True}
-    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="A100-40", **options)
-    assert found
-    for other in found:
-        model = other.changes.get("model", "llama-3.1-8b")
-        changed = options | {k: v for k, v in other.changes.items() if k != "model"}
-        e = estimate(model, "qlora", **changed)
-        assert e == other.estimate and e.fits("A100-40"), other.words
-
-
 def test_several_small_changes_are_proposed_together_if_none_is_enough():
     options = {"batch_size": 2, "keep_output": True, "attention": "eager", "sequence_length": 4096}
     options |= {"double_quant": True, "upcast": False, "targets": "all-linear"}
