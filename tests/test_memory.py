@@ -270,14 +270,7 @@ def test_a_65b_model_needs_the_bytes_of_the_qlora_paper():
     assert estimate("llama-65b", "qlora", **options).total < 48 * GB
 
 
-def test_nf4_needs_the_bits_per_weight_of_the_qlora_paper():
-    def bits(**options):
-        # This number of weights fills whole blocks, and the constants fill whole blocks too.
-        stored = nf4_bytes(7_000_014_848, 64, **options)
-        return 8 * (stored["codes"] + stored["constants"]) / 7_000_014_848
-
-    assert bits(double_quant=False) == 4.5
-    assert bits(double_quant=True) == 4.126953125
+def test_nf4_needs_the_bytes_of_the_qlora_paper():
     billions = nf4_bytes(7_000_014_848)
     assert (billions["codes"] + billions["constants"]) / GB == pytest.approx(3.611, abs=0.001)
     once, twice = (
@@ -344,15 +337,6 @@ def test_logits_and_a_layers_backward_pass_have_groups():
     assert backward.groups[WORK] == backward.at_peak[WORK] > 0
     workspaces = estimate("llama-7b").at_peak["cuBLAS workspaces"]
     assert estimate("llama-7b").groups["CUDA and the rest"] >= workspaces > 0
-
-
-def test_the_phase_of_the_peak_depends_on_the_model_and_the_settings():
-    wide = estimate("qwen2.5-0.5b", "qlora")
-    assert wide.peak == "the loss"
-    assert estimate("tinyllama-1.1b", "qlora", attention="eager", sequence_length=4096).peak == (
-        "the last layer's backward"
-    )
-    assert estimate("llama-7b", batch_size=1, sequence_length=32).peak == "the update"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
