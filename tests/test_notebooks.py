@@ -418,25 +418,6 @@ def test_a_formula_that_cannot_be_converted_is_shown_as_tex(monkeypatch):
     assert "<code>\\frac{1}{2}</code>" in html_pages.to_html(formulas, title="A page")
 
 
-@pytest.mark.full
-def test_an_error_ends_the_run_and_the_outputs_are_written(tmp_path):
-    path = write_notebook(
-        tmp_path / "01_bad.ipynb",
-        notebook(
-            code_cell("good", "print('before')"),
-            code_cell("bad", "1 / 0"),
-            code_cell("after", "print('never', 'reached')"),
-        ),
-    )
-    result = execute(path, tmp_path / "out")
-    assert result.error.startswith("cell bad\n")
-    assert result.error.endswith("ZeroDivisionError: division by zero")
-    assert "\x1b" not in result.error
-    text = result.executed.read_text(encoding="utf-8")
-    assert "before" in text and "division by zero" in text and "never reached" not in text
-    assert result.peak_memory > 10_000_000
-
-
 KILL = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
 
 
