@@ -275,6 +275,8 @@ def test_a_config_can_be_pasted_chosen_or_read_from_the_hub(opened, tmp_path):
 
     def hub(route):
         asked.append(route.request.url)
+        if "gone" in asked[-1]:
+            return route.abort()
         route.fulfill(body=pasted, headers={"Access-Control-Allow-Origin": "*"})
 
     live_page.context.route("https://huggingface.co/**", hub)
@@ -292,21 +294,14 @@ def test_a_config_can_be_pasted_chosen_or_read_from_the_hub(opened, tmp_path):
 
     live_page.change("fit", {"gpu": "H100"})
     expect(status).to_have_text("")
+    field.fill("owner/gone")
+    tool.get_by_role("button", name="Get it").click()
+    expect(status).to_contain_text("The config.json of owner/gone can't be read")
+    expect(status).to_contain_text("choose the file, or paste its text")
     file.write_text(" " * 100_001, encoding="utf-8")
     tool.get_by_label("or a file").set_input_files(file)
     expect(status).to_contain_text("config.json has 100,001 bytes, so it is no config.json")
     expect(live_page.answer()).to_contain_text(total)
-
-
-def test_a_hub_that_does_not_answer_gives_a_message(opened):
-    live_page = opened()
-    live_page.change("fit", {"model": "config"})
-    live_page.context.route("https://huggingface.co/**", lambda route: route.abort())
-    live_page.tool().get_by_label("or its name on the Hugging Face hub").fill("owner/model")
-    live_page.tool().get_by_role("button", name="Get it").click()
-    status = live_page.tool().locator("[data-config-status]")
-    expect(status).to_contain_text("The config.json of owner/model can't be read")
-    expect(status).to_contain_text("choose the file, or paste its text")
 
 
 @pytest.mark.parametrize("missing", ["**/pyodide.asm.wasm", "**/live-worker.mjs"])
