@@ -4,10 +4,8 @@ import copy
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import pytest
-import torch
 from datasets import Dataset, DatasetDict
 
 from course_utils import evidence, forgetting, news
@@ -15,7 +13,7 @@ from course_utils.machine.validation import CourseError
 from course_utils.variants import Trial
 from tests.conftest import make_model
 from workshop.benchmarks import evidence as benchmark
-from workshop.benchmarks.evidence import plan, smollm2, speed, subspaces, tables, tiny
+from workshop.benchmarks.evidence import plan, smollm2, tables, tiny
 from workshop.benchmarks.evidence.plan import Cell, Group
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
@@ -233,33 +231,6 @@ def test_an_untrained_model_is_prompted_and_the_first_one_answers_the_questions(
     run = smollm2.measure(Cell("lora", 0), None)
     assert "losses" not in run and "trained" not in run and run["learning_rate"] is None
     assert len(run["chat_answers"]) == 2 and run["chat"] > 0
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["full", "lora, by hand"])
-def test_the_speed_is_measured_step_by_step(small, monkeypatch, name):
-    monkeypatch.setattr(speed, "load", smollm2.load)
-    monkeypatch.setattr(speed, "ROUNDS", 2)
-    events = []
-    turn = SimpleNamespace(
-        begin=lambda: events.append("begin"), end=lambda **facts: events.append(facts)
-    )
-    assert name in speed.NAMES
-    speed.train(turn, name)
-    steps = 2 + speed.WARM_UP + 1
-    assert events[::2] == ["begin"] * (steps + 1)
-    assert all(facts["tokens"] > 0 for facts in events[1::2])
-
-
-@pytest.mark.full
-def test_saved_directions_are_those_of_trained_adapters(small, monkeypatch):
-    monkeypatch.setattr(subspaces, "load", smollm2.load)
-    monkeypatch.setattr(subspaces, "encoded_stories", smollm2.encoded_stories)
-    monkeypatch.setattr(subspaces, "LAYER", 1)
-    one, other = subspaces.matrices(4, 0), subspaces.matrices(4, 1)
-    assert list(one) == ["rank 4, seed 0, q_proj", "rank 4, seed 0, v_proj"]
-    assert all(A.shape == (4, 64) and A.dtype == torch.float16 for A in one.values())
-    assert not torch.equal(one["rank 4, seed 0, q_proj"], other["rank 4, seed 1, q_proj"])
 
 
 # -- the benchmark
