@@ -95,14 +95,18 @@ def test_only_adapters_are_trainable_and_they_are_float32():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        # In `load_adapters`, peft would keep the alpha of the old adapters.
         ("default", r"already has an adapter 'default'.*not in \['default'\]"),
         ("", "must be text without a dot, got"),
         ("a.b", "must be text without a dot, got"),
     ],
 )
-def test_the_name_of_an_adapter_is_new_text_without_a_dot(name, message):
+def test_the_name_of_an_adapter_is_new_text_without_a_dot(uninterrupted, name, message):
+    model = attach_adapters(make_model(), replace(RECIPE, alpha=64))
     with pytest.raises(ValueError, match=message):
-        attach_adapters(attach_adapters(make_model(), RECIPE), RECIPE, name=name)
+        attach_adapters(model, RECIPE, name=name)
+    with pytest.raises(ValueError, match=message):
+        load_adapters(model, uninterrupted[1].adapters, name)
 
 
 def test_the_base_model_inside_a_peft_model_gets_no_adapters(uninterrupted):
@@ -112,14 +116,6 @@ def test_the_base_model_inside_a_peft_model_gets_no_adapters(uninterrupted):
     assert list(model.peft_config) == ["default"]
     again = attach_adapters(model.unload(), RECIPE)
     assert list(again.peft_config) == ["default"]
-
-
-def test_adapters_are_not_loaded_into_others_of_the_same_name(uninterrupted):
-    """peft would keep the alpha of the old ones, and drop weights that have no place."""
-    _, run = uninterrupted
-    model = attach_adapters(make_model(), replace(RECIPE, alpha=64))
-    with pytest.raises(ValueError, match=r"already has an adapter 'default'.*not in \['default'\]"):
-        load_adapters(model, run.adapters)
 
 
 @torch.no_grad()
