@@ -81,18 +81,6 @@ def test_an_unused_control_has_its_first_value_whatever_its_text():
 # --- will it fit? ---------------------------------------------------------------------------------
 
 
-def test_the_first_answer_is_the_estimate_of_the_calculator():
-    e = estimate(
-        "llama-3.1-8b", "qlora", targets="all-linear", recipe="autocast", double_quant=True,
-        upcast=False, keep_output=False,
-    )  # fmt: skip
-    text = words(live.answer("fit", {}))
-    assert text.startswith("Yes, it fits on a T4. A training step needs " + format_bytes(e.total))
-    assert f"total {e.total:,}" in text
-    for term in e.terms:
-        assert f"{term.name} {term.size:,} {term.formula}" in text
-
-
 @pytest.mark.parametrize("method", fit.METHODS)
 @pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2", "gemma-3-1b", "phi-4-mini"])
 def test_the_code_of_an_answer_gives_the_same_total(model, method, capsys):
@@ -100,6 +88,9 @@ def test_the_code_of_an_answer_gives_the_same_total(model, method, capsys):
     scope = {}
     exec(code_of(markup), scope)
     assert f"total {scope['e'].total:,} at" in words(markup)
+    assert f"step needs {format_bytes(scope['e'].total)}" in words(markup)
+    for term in scope["e"].terms:
+        assert f"{term.name} {term.size:,} {term.formula}" in words(markup)
     assert capsys.readouterr().out.endswith(f"{scope['e'].fits('T4')}\n")
 
 
