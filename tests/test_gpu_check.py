@@ -21,15 +21,16 @@ pytestmark = pytest.mark.usefixtures("frozen_imports")
 CPU = torch.device("cpu")
 
 
-class Card(TensorMeter):
-    """A meter that replaces the functions of torch.cuda by those of a card with 16 GB."""
-
-    def install(self, monkeypatch):
-        for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+@pytest.fixture
+def card(monkeypatch):
+    """Replace the functions of torch.cuda: a card with 16 GB holds the tensors of the CPU."""
+    with TensorMeter() as meter:
         answers = {
-            "memory_reserved": self.memory_allocated,
-            "mem_get_info": self.mem_get_info,
+            "memory_allocated": lambda device: meter.now,
+            "memory_reserved": lambda device: meter.now,
+            "max_memory_allocated": lambda device: meter.peak,
+            "reset_peak_memory_stats": lambda device: setattr(meter, "peak", meter.now),
+            "mem_get_info": lambda device: (16 * GB - meter.now, 16 * GB),
             "get_device_name": lambda device: "Imitated Card (16GB)",
             "get_device_capability": lambda device: (7, 5),
             "is_bf16_supported": lambda: True,
@@ -37,28 +38,8 @@ class Card(TensorMeter):
         }
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
-        name = "get_nvidia_driver_version"
-        monkeypatch.setattr(gpu_check.collect_env, name, lambda run: "550.0")
-
-    def memory_allocated(self, device):
-        return self.now
-
-    def max_memory_allocated(self, device):
-        return self.peak
-
-    def reset_peak_memory_stats(self, device):
-        self.peak = self.now
-
-    def mem_get_info(self, device):
-        return 16 * GB - self.now, 16 * GB
-
-
-@pytest.fixture
-def card(monkeypatch):
-    """A card that counts the tensors of the CPU while the test runs."""
-    with Card() as meter:
-        meter.install(monkeypatch)
-        yield meter
+        monkeypatch.setattr(gpu_check.collect_env, "get_nvidia_driver_version", lambda run: "550.0")
+        yield
 
 
 @pytest.fixture(scope="module")
