@@ -248,13 +248,6 @@ def nearest_e2m1(x):
     return code + 8 * (x < 0)
 
 
-def e4m3_numbers():
-    """Return all numbers from 0 to 448 that E4M3 has, in the order of their bits."""
-    below = [mantissa * 2.0**-9 for mantissa in range(8)]
-    pairs = [(e, mantissa) for e in range(1, 16) for mantissa in range(8)][:-1]  # the last is NaN
-    return below + [2.0 ** (e - 7) * (1 + mantissa / 8) for e, mantissa in pairs]
-
-
 @pytest.mark.parametrize("power", [-20, 0, 20])
 def test_the_scales_of_mxfp4_are_the_powers_of_two_of_the_specification(power):
     x = normal(200, 32) * 2.0**power
@@ -268,8 +261,7 @@ def test_the_scales_of_mxfp4_are_the_powers_of_two_of_the_specification(power):
 
 
 def test_the_scales_of_nvfp4_are_the_nearest_numbers_of_e4m3():
-    numbers = e4m3_numbers()
-    assert torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).tolist() == numbers
+    numbers = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).tolist()
     x = normal(400, 16) * (10.0 ** torch.linspace(-4, 0, 400))[:, None]
     q = quantize_nvfp4(x)
     absmax = x.abs().amax(1)
