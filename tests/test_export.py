@@ -248,17 +248,6 @@ def test_the_reach_is_measured_to_the_midpoint_in_the_direction_of_the_update():
     torch.testing.assert_close(reach, torch.tensor([expected]))
 
 
-def test_weights_that_reach_beyond_the_midpoint_change_their_level(model):
-    # The constants stay the same if the largest weights of the blocks have no update.
-    line = number_line(model, GATE)
-    scaled = line.levels[line.codes] + line.update / line.constants
-    nearest = (scaled[..., None] - line.levels).abs().argmin(-1)
-    inside = (line.codes > 0) & (line.codes < 15)
-    crossed = line.reach() > 1
-    assert 0 < crossed[inside].sum() < inside.sum()
-    assert torch.equal((nearest != line.codes)[inside], crossed[inside])
-
-
 # -- bad input -------------------------------------------------------------------------------------
 
 
