@@ -267,6 +267,8 @@ def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungrada
 ):
     for student in ("always", "never", "once"):
         sums.hand_in(course, student, RIGHT)
+    classroom.grade(course, NAME, workers=1, limits=QUICK)
+    sums.give(course, "always", "sum-why", 3)
     calls, real = [], classroom.grade_one
 
     def grade_one(spec, servers, submission):
@@ -278,11 +280,15 @@ def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungrada
         return real(spec, servers, submission)
 
     monkeypatch.setattr(classroom, "grade_one", grade_one)
-    graded = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))
+    graded = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK, again=True))
     assert sorted(calls) == ["always", "always", "never", "once", "once"]
     assert graded["never"].state == graded["once"].state == PERSON
     assert graded["always"].state == UNGRADABLE
     assert graded["always"].reasons == ["grading failed: the sandbox has ended"]
+    # The next run restores the result, and nobody has to give points again.
+    monkeypatch.undo()
+    record = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))["always"]
+    assert record.state == GRADED and record.points["sum-why"] == 3
 
 
 def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monkeypatch):
