@@ -137,8 +137,8 @@ class Book:
         """Save points, notebook and record; return the record with its points and state.
 
         Points given by hand are kept. A cell with points by hand is marked for a new review only if
-        the check gives different points than before, or if the answer has changed. If the gradebook
-        should not contain the student (`read.in_gradebook`), only the record is saved. A
+        the check gives different points than before, or if the answer has changed. If the student
+        must not be in the gradebook (`read.in_gradebook`), only the record is saved. A
         submission that can't be saved is ungradable, and its record says why.
         """
         try:

@@ -74,7 +74,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _without_pictures(source: str, attachments: dict[str, Any]) -> str:
-    """Turn the pictures in a text into attachments, so that the text below them isn't cut."""
+    """Turn the pictures in a text into attachments, because the length of a text is limited."""
 
     def attach(picture: re.Match[str]) -> str:
         name = f"picture-{len(attachments) + 1}"

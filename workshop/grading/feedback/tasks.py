@@ -113,7 +113,7 @@ class TaskResult:
 
     @property
     def state(self) -> str:
-        """Return the state of the whole task, as `Part.state` does."""
+        """Return the state of the whole task, one of the four texts that `Part.state` returns."""
         if self.waiting:
             return "not graded yet"
         return Part("", self.points, self.score).state
