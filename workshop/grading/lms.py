@@ -83,8 +83,8 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
             assignment's title in Canvas, and "Grade" in Moodle.
 
     Raises:
-        CourseError: The assignment has not been graded, the table can't be used, or the filled table
-            can't be written.
+        CourseError: The assignment has not been graded, the table can't be used, or the filled
+            table can't be written.
     """
     # Importing nbgrader takes seconds. The module `report` imports this module without nbgrader.
     from workshop.grading.save import Book
@@ -108,7 +108,8 @@ def fill(data: bytes, assignment: Assignment, graded: list[Record], column: str)
     """Fill the final points of an assignment into a table; all other cells stay unchanged.
 
     Raises:
-        CourseError: A column is missing, or the maximum in the LMS differs from the points of the assignment.
+        CourseError: A column is missing, or the maximum in the LMS differs from the points of the
+            assignment.
     """
     text = data.decode("utf-8-sig", errors="replace")
     separator = max(",;\t", key=text.partition("\n")[0].count)
