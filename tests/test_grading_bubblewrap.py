@@ -50,7 +50,7 @@ PROBES = [
     *(
         (namespace(kind), "--unshare-all", " ".join(f"--unshare-{k}" for k in others))
         for kind in ("net", "pid", "ipc")
-        for others in [{"user", "net", "pid", "ipc", "uts"} - {kind}]
+        for others in [sorted({"user", "net", "pid", "ipc", "uts"} - {kind})]
     ),
     (
         'read -r _ _ _ _ _ session _ < /proc/self/stat; [ "$session" != 0 ]',
