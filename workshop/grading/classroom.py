@@ -2,10 +2,10 @@
 
     release ──► collect ──► read ──► grade ──► save ──► report
 
-`grade` first checks that the release matches the solution. Then the module `read` reads each
-submission, `grade` grades it, `save` saves the points in nbgrader's gradebook, and `records` stores
-all other results. `write_results` writes the report. A submission is graded again only if its files
-or the tests have changed, so a run that was interrupted can be continued.
+The release must match the solution. For each submission, `read` reads the files, `grade` runs and
+tests the notebook, `save` saves the points in nbgrader's gradebook, and `records` stores all other
+results. Then `write_results` writes the report. Only new submissions, and submissions whose files
+or tests have changed, are graded. So after an interruption, the next run continues.
 
 A submission that can't be read, graded or saved is ungradable, and its record says why. Only an
 error that affects every submission ends the run, such as a missing sandbox or a full disk.
@@ -54,7 +54,8 @@ CHECKPOINTS = ".ipynb_checkpoints"
 # Maximum number of submissions in memory at a time, for each worker.
 SUBMISSIONS_PER_WORKER = 2
 
-# Arguments: the new record, the number of submissions graded so far, and the number of submissions.
+# A function that shows the progress. Its arguments are the new record, the number of submissions
+# graded so far in this run, and the number of submissions chosen for this run.
 Progress = Callable[[Record, int, int], None]
 # A submission that is being graded.
 Grading = Future[tuple[Record, Notebook]]
@@ -76,7 +77,8 @@ class Result:
     graded: int
 
 
-# `course grade`, nbgrader's plugin and the course's tests each need some of these arguments.
+# Ruff warns about many arguments (PLR0913), but `course grade`, nbgrader's plugin and the course's
+# tests together need all of these arguments.
 def grade(  # noqa: PLR0913
     folder: Path,
     name: str,
@@ -94,12 +96,12 @@ def grade(  # noqa: PLR0913
     Args:
         students: A pattern such as "student1*" for the names of the students to grade. All other
             students keep their results.
-        left_out: The names of students who are not graded although the pattern fits.
+        left_out: The names of students who are not graded, even if the pattern matches them.
         workers: How many submissions are graded at the same time; default: one for each core of
-            this machine, or fewer if memory is short (`readiness.workers`).
+            this machine, or fewer if there is too little memory (`readiness.workers`).
         again: Whether unchanged submissions are graded again.
         progress: A function that is called each time a submission has been graded.
-        servers: A function that creates the warm servers for an assignment.
+        servers: A function that creates the `Servers` of an assignment.
 
     Raises:
         CourseError: The release doesn't match the solution, there are no submissions, the sandbox
@@ -206,8 +208,8 @@ def _changed(
 ) -> Iterator[Submission]:
     """Read submissions, and yield each submission that must be graded.
 
-    A submission must be graded if it or the tests have changed, or if the gradebook should contain
-    its points (`read.in_gradebook`) but doesn't.
+    A submission must be graded if it is new, if its files or the tests have changed since it was
+    graded, or if its student is missing in the gradebook (unless `read.in_gradebook` is false).
     """
     key, saved = seeds.class_key(book.folder), book.students()
     for path in paths:
@@ -277,7 +279,7 @@ def write_results(folder: Path, result: Result, *, compared: bool = False) -> st
     """Write the report, the table of points and the students' answers; return a summary.
 
     Args:
-        compared: Whether the answers are compared with each other.
+        compared: Whether compare50 compares the students' answers with each other.
     """
     name = result.assignment.name
     gradable = [r.student for r in result.records if r.state != records.UNGRADABLE]
@@ -289,8 +291,8 @@ def write_results(folder: Path, result: Result, *, compared: bool = False) -> st
         left_out = compare.write_answers(folder, released, gradable)
         try:
             alike = {"compared answers": compare.compare(folder, name)} if compared else {}
-        # Write the report even if the comparison failed. The report links to the comparison, so
-        # write it afterwards.
+        # Write the report after the comparison, because the report links to the comparison's page.
+        # Write the report even if the comparison failed.
         finally:
             report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as error:

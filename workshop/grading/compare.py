@@ -5,7 +5,7 @@
 
 compare50 (https://cs50.readthedocs.io/projects/compare50) finds sequences of tokens that several
 students wrote and that the release doesn't contain, even if variables have different names. Its
-page shows these answers side by side. compare50 needs older packages than JupyterLab. Therefore it
+page shows these answers side by side. compare50 needs older packages than JupyterLab. So compare50
 is installed in a separate environment: the folder .compare50 in the class's folder.
 """
 
@@ -26,9 +26,9 @@ from workshop.grading.safe_files import make_folders
 
 # compare50 compares sequences of this many tokens.
 TOKENS = 25
-# Maximum length of a student's answers, in characters, and maximum number of matches in them. Any
-# two occurrences of a sequence match. So the number of matches, on which compare50's time depends,
-# grows with the square of the number of occurrences.
+# Maximum length of a student's answers, in characters, and maximum number of matches in them. A
+# sequence that occurs n times has about n² matches, because every occurrence matches every other.
+# The running time of compare50 depends on the number of matches.
 MAX_LENGTH, MAX_MATCHES = 100_000, 300_000
 MAX_SECONDS = 900
 
@@ -62,7 +62,7 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
 
 def _check_length(text: str) -> None:
     """Raise CourseError if comparing these answers with others could take hours."""
-    # In compare50, all names and numbers are the same token.
+    # compare50 treats all names and numbers as the same token. Here, this token is "v".
     tokens = re.findall(r"v|[^\w\s]{1,4}", re.sub(r"\w+", "v", text[:MAX_LENGTH]))
     sequences = Counter(zip(*(tokens[start:] for start in range(TOKENS)), strict=False))
     if len(text) > MAX_LENGTH or sum(n * n for n in sequences.values()) > MAX_MATCHES:
@@ -80,7 +80,7 @@ def compare(folder: Path, name: str) -> Path:
     """Compare all answers to an assignment; return the path of the page with similar answers.
 
     Raises:
-        CourseError: compare50 is missing or fails, or finds no similar answers.
+        CourseError: compare50 is missing, fails, needs too much time, or finds no similar answers.
     """
     target, python = folder / "grading" / name, folder / ".compare50" / "bin" / "python"
     if not python.exists():

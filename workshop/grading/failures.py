@@ -23,7 +23,7 @@ UNDEFINED = re.compile(r"name '(\w{1,100})' is not defined")
 # Matches a Python version such as 3.12; the group is the minor version, 12.
 MINOR = re.compile(r"3\.(\d{1,3})\b")
 HERE = "Python {}.{}, with which this machine grades,".format(*sys.version_info)
-# Definitions are searched only if all cells together have at most this number of characters.
+# The cells are searched for definitions only if they have at most this many characters together.
 MAX_SOURCE = 1_000_000
 # Maximum number of characters of an error and of a line that are quoted.
 MAX_ERROR, MAX_QUOTE = 120, 40
@@ -34,9 +34,9 @@ class Failures:
     """What failed while the cells of a notebook ran.
 
     Attributes:
-        cells: All cells of the notebook except tests, by the name that incidents use for them.
+        cells: All cells of the notebook except tests, by the name of the cell in error messages.
         errors: The error that ended each cell, by the cell's source; "" if there was no error.
-        skipped: The statements that were skipped because something was missing, with errors.
+        skipped: The statements that were skipped because something was missing, with their errors.
     """
 
     cells: Mapping[str, Cell] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Failures:
             self.errors[source] = text if name == "Stopped" else f"{name}: {text}"
 
     def syntax_errors(self, python: str) -> list[str]:
-        """Return one line about each cell whose definitions need a newer Python.
+        """Return one line about each cell with definitions that may need a newer Python version.
 
         Args:
             python: The version of Python with which the notebook was saved; "" if it is unknown.

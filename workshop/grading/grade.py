@@ -28,7 +28,7 @@ MAX_MESSAGE = 4_000
 def grade(spec: GradingSpec, servers: Servers, submission: Submission) -> tuple[Record, Notebook]:
     """Run a submission's notebook with the original tests, and return a record and the notebook.
 
-    Even a broken submission doesn't make this function raise an error.
+    If a submission is broken, no error is raised: the record says why it can't be graded.
 
     Returns:
         The record, which does not contain the points yet, and the notebook with its outputs.

@@ -31,7 +31,7 @@ FORMULA = re.compile(r"((?:^|[;\t\r\n])[\s\0]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20
 NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 
 # A filled table, and a list of all people in the class or in the table. For each person, the list
-# contains the reason why points were not filled in; "" if the points were filled in.
+# contains the name, and the reason why no points were filled in; "" if points were filled in.
 Filled = tuple[str, list[tuple[str, str]]]
 
 
@@ -48,7 +48,7 @@ def number_text(value: float | None) -> str:
 
 
 def write_csv(path: Path, assignment: Assignment, graded: list[Record]) -> None:
-    """Write a row for each student, with state, reasons, points, and a column for each task.
+    """Write a row for each student: the state, the reasons, the sum, and the points of each task.
 
     If any points of a task are missing, the task's points and their sum are empty, because an LMS
     would treat an incomplete sum as final. The sum doesn't include bonus points.
@@ -157,7 +157,7 @@ def _place(header: list[str], wanted: str) -> int:
 
 
 def _check_maximum(header: list[str], rows: list[list[str]], place: int, points: int) -> None:
-    """Raise CourseError if the assignment's maximum in the LMS differs from its `points`."""
+    """Raise CourseError if the LMS's maximum of points for the assignment isn't `points`."""
     texts = [row[place] for row in rows if row[0].strip().casefold() == "points possible"]
     columns = [number for number, name in enumerate(header) if name.casefold() == "maximum grade"]
     texts += [row[number] for number in columns for row in rows]
@@ -168,7 +168,7 @@ def _check_maximum(header: list[str], rows: list[list[str]], place: int, points:
 
 
 def _keys(texts: list[str]) -> set[str]:
-    """Return all names that a row of the table may give a student, as `_simple` writes them."""
+    """Return the names by which a row's texts may identify a student, written by `_simple`."""
     # Collecting adds the LMS's number to a name that several students have.
     numbers = [text.removeprefix("Participant ") for text in texts]
     names = [texts[0] + number for number in numbers if number.isdecimal()]

@@ -1,8 +1,8 @@
-"""Let `nbgrader autograde` and formgrader's button *Autograde* grade as `course grade` does.
+"""Make `nbgrader autograde` and formgrader's button *Autograde* call `classroom.grade`.
 
 nbgrader_config.py names `Grade` as the exporter that nbgrader uses for autograding. nbgrader
-creates the exporter before it reads any notebook. At that time, `Grade` replaces all further steps
-of nbgrader.
+creates the exporter before it reads any notebook. At that time, `Grade` replaces the nbgrader
+method that converts notebooks.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _grade(converter: Autograde) -> None:
         raise NbGraderException(str(error)) from error
 
 
-# The warm servers, by their spec's key, and the timer that closes them. The servers stay warm,
-# because formgrader grades students one at a time.
+# The warm servers, by their spec's key, and the timer that closes them. The servers stay warm after
+# a call, because formgrader calls `_grade` separately for each student.
 _servers: dict[str, Servers] = {}
 _timers: list[threading.Timer] = []
 

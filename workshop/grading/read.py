@@ -12,8 +12,8 @@ from workshop.grading.spec import MAX_NOTEBOOK, Files, Submission, is_notebook
 
 # Maximum size of all files except the notebook together, in bytes (B).
 MAX_SIZE = 50_000_000
-# Maximum numbers: of files and folders that are read, of nested folders, of lines in left-out.txt,
-# and of file names in one sentence.
+# Maximum numbers: of files and folders that are read, of levels of nested folders, of lines in
+# left-out.txt, and of file names in one sentence.
 MAX_FILES, MAX_DEPTH, MAX_NOTES, MAX_NAMED = 1_000, 20, 20, 5
 # Maximum length of a student's name in nbgrader's database, in characters.
 MAX_NAME = 128
@@ -23,8 +23,8 @@ TIMESTAMP = "timestamp.txt"
 SECRET = "submission_secret.txt"
 # Files of nbgrader's exchange, which are not copied into the sandbox.
 EXCHANGE = (TIMESTAMP, SECRET)
-# The file in which the collection notes what it left out; each line is a reason why a person
-# is needed.
+# The file that lists what was not collected, and why. Each line is a reason why the submission
+# needs a person.
 LEFT_OUT = "left-out.txt"
 # In submitted/, the folder with notes on files that belong to no student.
 NOBODY = "(no student)"
@@ -32,15 +32,15 @@ NOBODY = "(no student)"
 WRITTEN = (".py", ".txt", ".md", ".html", ".pdf", ".docx", ".odt", ".jpg", ".jpeg", ".png", ".heic")
 # Matches the path of a hidden file, or of a file in a hidden folder such as .ipynb_checkpoints.
 HIDDEN = re.compile(r"(^|/)\.")
-# Maximum number of characters of an exchange file and of an exception's message.
+# Maximum number of characters that are used of an exchange file and of an exception's message.
 MAX_EXCHANGE, MAX_MESSAGE = 1_000, 300
 
 
 def read(folder: Path, name: str) -> Submission:
     """Read submitted/STUDENT/NAME, the folder of one submission.
 
-    Links are not followed, and only regular files are opened. No content of the folder raises an
-    error. Instead, the `problem` of the returned submission says why the folder can't be read.
+    Links are not followed, and only regular files are opened. If the folder can't be read, no error
+    is raised, but the `problem` of the returned submission says why.
     """
     try:
         if problem := _name_problem(folder.parent.name):
@@ -72,7 +72,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
             notes.append(f"{quoted(path)} was left out: {error.strerror}")
     notebook = files.pop(likely, None)
     known = {path: files.pop(path) for path in (*EXCHANGE, LEFT_OUT) if path in files}
-    # A notebook in a folder finds the files of this folder under the same names as before.
+    # If the notebook is in a subfolder, its code expects file names relative to this subfolder.
     around = os.path.join(os.path.dirname(likely), "")
     files |= {p.removeprefix(around): files.pop(p) for p in [*files] if p.startswith(around)}
     texts = {path: data[:MAX_EXCHANGE].decode("utf-8", "replace") for path, data in known.items()}
@@ -114,7 +114,7 @@ def list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
 
 
 def _notebook(paths: list[str], name: str) -> str:
-    """Return the path of the assignment's notebook; "" if no notebook or several fit.
+    """Return the path of the assignment's notebook; "" if no file or several files fit.
 
     A file with exactly the expected name is chosen. Otherwise, files outside of subfolders are
     preferred, then files that end in .ipynb, and then files whose name contains the assignment's

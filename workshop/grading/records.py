@@ -1,4 +1,4 @@
-"""Store the result of each submission: points, reasons, and the time and memory for grading.
+"""Store the result of each submission: points, reasons, and the time and memory that were needed.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. The record is written
 after the gradebook. So if a run is interrupted, the next run continues with the submissions that
@@ -46,7 +46,7 @@ class Record:
         memory: The maximum memory of the student's processes together, in bytes (B).
         key: A digest of the submission and of the tests with which it was graded.
         attempt: A digest of the files that were graded.
-        seed: The seed of the hidden tests' inputs. If the same notebook is graded again, it is
+        seed: The seed of the hidden tests' inputs. If the same files are graded again, they are
             tested with the same inputs.
     """
 
@@ -85,7 +85,7 @@ class Record:
     def with_points(self, points: Points) -> Record:
         """Return the record with the gradebook's points, which a person may have changed.
 
-        An ungradable submission gets no points, even if the gradebook still contains earlier ones.
+        An ungradable submission gets no points, even if the gradebook has earlier points.
         """
         return self if self.problem else replace(self, points={**self.points, **points})
 
@@ -107,7 +107,8 @@ def read(path: Path) -> Record | None:
         del fields["state"]
         lists = {name: tuple(fields[name]) for name in ("doubts", "repairs", "incidents")}
         record = Record(**fields | lists)
-        # In place of a missing seed, every student would get the seed 0.
+        # A record with a missing field is invalid. For example, if the seed were missing, the
+        # default seed 0 would be used for every student.
         if len(fields) != len(vars(record)):
             return None
         return record if record.student == path.parent.name and _is_valid(record) else None

@@ -1,4 +1,4 @@
-"""Generate exercises/ from solutions/ with nbgrader, and read all that grading needs.
+"""Generate exercises/ from solutions/ with nbgrader, and read the data that grading needs.
 
 Every file in exercises/ is generated, including the README with the table of points.
 """
@@ -91,7 +91,7 @@ def settings(folder: Path) -> Any:
 
 
 def read_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
-    """Read the course, and return all that is needed to grade an assignment.
+    """Read the course, and return all data that are needed to grade an assignment.
 
     Raises:
         CourseError: The solution or the released notebook is missing, or is not a notebook.
@@ -172,7 +172,7 @@ def _readme(folder: Path) -> str:
 
 
 def _files(folder: Path, parts: list[str]) -> dict[str, bytes]:
-    """Return the contents of the files in some parts of a folder, by relative path."""
+    """Return the contents of all files in some subfolders (`parts`), by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for part in parts

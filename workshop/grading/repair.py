@@ -1,8 +1,8 @@
 """Turn a student's file into a notebook that can be graded, and list the repairs.
 
 A test is recognized by the comment `# grade_id: NAME` in its text. Any other cell of the release is
-recognized by this comment, by nbgrader's metadata, by the cell's id, or by its unchanged text. If
-an answer has none of these marks, it becomes one of the student's own cells, and a person decides.
+recognized by this comment, by nbgrader's metadata, by the cell's id, or by its unchanged text. All
+other cells are the student's own cells. A person must check those that may contain an answer.
 
     handed in               result
     sum-all, first answer   sum-all, first answer    is now one of the student's own cells
@@ -34,8 +34,8 @@ from workshop.grading.spec import MAX_NOTEBOOK, Notebook
 # Maximum number of cells, and maximum sizes of their text and of their pictures, in bytes (B).
 MAX_CELLS, MAX_TEXT, MAX_PICTURES = 2_000, 10_000_000, 100_000_000
 COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
-# The names that a code cell defines. This is a regular expression because some students' code
-# crashes the parser of the module ast.
+# Matches the names that a code cell defines. The module ast isn't used, because its parser crashes
+# on some students' code.
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 # Picture formats that can't contain scripts.
 PICTURES = ("image/png", "image/jpeg", "image/gif")
@@ -71,9 +71,9 @@ class Repaired:
 def repair(data: bytes, release: Notebook) -> Repaired:
     """Return the released notebook with the student's answers and own cells.
 
-    Each released cell occurs once in the result. Tests get the release's text. Answers keep the
-    student's text, but get the metadata and the type of the released cell. Each of the student's
-    own cells follows the same cell as before and loses its metadata.
+    Each answer, test and set-up cell of the release occurs once in the result. Tests get the
+    release's text. Answers keep the student's text, but get the released cell's metadata and type.
+    Each of the student's own cells follows the same cell as before and loses its metadata.
 
     Raises:
         Ungradable: The file is not a notebook, is too large, or contains no answer and no test of
@@ -218,9 +218,9 @@ class _Repair:
     def _split(self, cell: _Piece) -> list[_Piece]:
         """Split a submitted cell into pieces: one for each released cell, and the student's own.
 
-        Text above the first grade_id comment belongs to the first answer, but never to a test. Text
-        below an unchanged test becomes an own cell. A changed test also becomes an own cell if it
-        defines or imports something.
+        Text above the first grade_id comment belongs to this comment's answer. If this is a test's
+        comment, the text becomes a student's own cell. So does text below an unchanged test, and a
+        changed test that defines or imports something new.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):
@@ -250,9 +250,9 @@ class _Repair:
     def _place(self, name: str, copies: list[_Piece]) -> None:
         """Choose which of several copies becomes the released cell; drop stubs and equal copies.
 
-        The last of several different answers counts, and earlier answers become own cells. If a
-        student has split an answer into parts, all parts have the answer's metadata, but only one
-        part has the grade_id comment or defines the function.
+        The last of several different answers counts. If a student has split an answer into parts,
+        all parts have the answer's metadata. Then only the part with the grade_id comment or the
+        function's definition counts. Other answers and parts become the student's own cells.
         """
         released, placed, dropped = self.released[name], copies[0], []
         if name in self.tests:
@@ -325,8 +325,8 @@ class _Repair:
         """Return the ids of the answer cells in which the student has written nothing.
 
         This method also adds doubts: about answers that are in a place where the tests can't use
-        them, and about empty answers that another cell may contain. That cell is one of the
-        student's own, a text cell that defines the function, or a cell beside an empty text answer.
+        them, and about empty answers if another cell may contain the answer: one of the student's
+        own cells, a text cell that defines the function, or a cell beside an empty text answer.
         """
         ids = [cell["id"] for cell in cells]
         sources = {cell["id"]: cell["source"] for cell in cells}
@@ -350,7 +350,7 @@ class _Repair:
         return unanswered
 
     def _may_be_elsewhere(self, name: str, cells: list[Cell]) -> bool:
-        """Return whether a cell that is no code, or is beside a text answer, may be the answer."""
+        """Return whether an empty answer may be in a text cell or beside its own cell."""
         if names := self.names.get(name, set()):
             return any(defined(c["source"]) & names for c in cells if c["cell_type"] != "code")
         place = next(number for number, cell in enumerate(cells) if cell["id"] == name)

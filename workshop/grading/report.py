@@ -36,14 +36,14 @@ MAX_BARS = 31
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[_,]\d+)*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
 
-# Groups of records by a text that they share, the largest group first.
+# Each text with the records that contain it. The text with the most records is first.
 Groups = list[tuple[str, list[Record]]]
 
 
 def changes(previous: Iterable[Record], records: Iterable[Record]) -> dict[str, list[str]]:
-    """Return the changes between two gradings by student, such as "state: graded → ungradable".
+    """Return each student's changes between two gradings, such as "state: graded → ungradable".
 
-    The points of an ungradable submission are unknown, even if the gradebook has earlier points.
+    An ungradable submission counts as one without points, even if the gradebook has earlier points.
     """
     earlier = {record.student: record for record in previous}
     differences: dict[str, list[str]] = {}
@@ -88,8 +88,8 @@ def _prepared(records: Iterable[Record]) -> list[Record]:
     r"""Return the records sorted by student, with names that can be printed.
 
     Unprintable characters in students' names are replaced by escape sequences, such as `\x1b`. In
-    other texts, these characters are removed. In names they are escaped, because two names without
-    these characters could look the same.
+    other texts, these characters are removed. If they were removed from names, two different names
+    could look the same.
     """
     ordered = sorted(records, key=_sort_key)
     return [replace(record, student=escape_unprintable(record.student)) for record in ordered]
@@ -238,7 +238,7 @@ def _without_numbers(text: str) -> str:
 
 
 def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Groups:
-    """Group submissions by their lines; lines that differ only in numbers are the same group."""
+    """Group submissions by their lines; lines that differ only in numbers form one group."""
     return _groups(
         (line, record)
         for record, lines in notes

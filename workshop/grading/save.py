@@ -136,10 +136,10 @@ class Book:
     def save(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record; return the record with its points and state.
 
-        Points given by hand are kept. A cell with points by hand is marked for a new review only if
-        the check gives different points than before, or if the answer has changed. If the student
-        must not be in the gradebook (`read.in_gradebook`), only the record is saved. A
-        submission that can't be saved is ungradable, and its record says why.
+        Points given by hand are kept. A cell with such points is marked for a new review only if
+        the check gives different points than before, or if the answer has changed. If the gradebook
+        must not contain the student (`read.in_gradebook`), only the record is saved. If saving
+        fails, the submission is ungradable, and its record says why.
         """
         try:
             return self._save_all(record, notebook, submission)
@@ -155,7 +155,8 @@ class Book:
 
     def _save_all(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record as `save` does, without handling exceptions."""
-        # Without a key, the next run grades the submission again. Until then, earlier points stay.
+        # If the record has no key, the next run grades the submission again. Until then, the
+        # gradebook keeps the points of earlier runs.
         if record.key and in_gradebook(self.folder / "submitted", record.student):
             graded = nbformat.from_dict(notebook)
             timestamp = self._register(record.student, submission)
@@ -168,7 +169,7 @@ class Book:
         return record
 
     def _register(self, student: str, submission: Submission) -> Any:
-        """Add a submission to the gradebook; return when it was handed in; None if unknown."""
+        """Add a submission to the gradebook; return the time of handing in; None if unknown."""
         timestamp = parse_time(submission.exchange.get(TIMESTAMP, ""))
         # SQLAlchemy warns about objects that nbgrader will add to the session later.
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """Choose the seed on which the inputs of a submission's hidden tests depend.
 
-Each attempt of each student has its own seed, so it is useless to know the inputs of another one.
+Each attempt of each student has its own seed, so the inputs of one attempt don't help in another.
 The seed is computed from the class's key, from the student's name and from the files that were
 handed in. The key is a file of random bytes that no student can read.
 """

@@ -154,7 +154,7 @@ class GradingSession:
         """Repair the submitted notebook in the sandbox.
 
         Raises:
-            Ungradable: The notebook can't be read or repaired; the text says why.
+            Ungradable: The notebook can't be read or repaired; the message says why.
         """
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
@@ -249,8 +249,8 @@ class GradingSession:
     ) -> Message:
         """Send a request to the student process, and return its response.
 
-        Outputs that arrive before the response are added to `outputs`. After `seconds` seconds, the
-        process is interrupted. If the process still doesn't respond, it is ended.
+        Outputs that arrive before the response are added to `outputs`. If no response arrives
+        within `seconds` seconds, the process is interrupted. If no response follows, it is ended.
         """
         interrupted = False
         try:

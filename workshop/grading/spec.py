@@ -49,7 +49,7 @@ class ExpectedNames:
 
 @dataclass(frozen=True)
 class GradingSpec:
-    """All that is needed to grade the submissions of an assignment.
+    """All data that are needed to grade the submissions of an assignment.
 
     Attributes:
         files: The other files in the folder of the released notebook, such as data.

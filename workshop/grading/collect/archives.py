@@ -38,7 +38,7 @@ from workshop.grading.safe_files import read_bytes
 # A zip archive ends with a list of its files. Each entry of the list begins with the bytes LISTED.
 # A student's archive may have at most MAX_LISTED entries.
 LISTED, MAX_LISTED = b"PK\x01\x02", 20_000
-# Matches folders, and files that macOS adds to folders and archives.
+# Matches the paths of folders, and of files that macOS adds to folders and archives.
 JUNK = re.compile(r"/$|(^|/)(__MACOSX/|\._|\.DS_Store$)")
 NO_STUDENT = "it is not a file whose name begins with a student's name"
 
@@ -89,24 +89,24 @@ class ByStudent(FileNameCollectorPlugin):
     """Tells nbgrader the student and the path of each file that `Archives` has written."""
 
     def collect(self, submitted_file: str) -> dict[str, str] | None:
-        """Return the student and the file's path below the student's folder."""
+        """Return the student's name, and the file's path in the student's folder."""
         root = self.parent._format_collect_path(self.parent.extracted_directory)
         student, *parts = Path(submitted_file).relative_to(root).parts
         return {"student_id": student, "file_id": "/".join(parts)}
 
 
 def owner_of(path: str, assignment: str) -> tuple[str, str, str] | None:
-    """Split a path in the archive: the student, the LMS's number (or ""), and the student's path.
+    """Split a path in an archive into the student's name, the LMS's number, and the student's path.
 
-    The student's name and the first numbers in the path come from the LMS. The student chooses only
-    the text after them. Returns None if the path doesn't begin with a student's name.
+    The name and the number come from the LMS; the number is "" if there is none. The student can
+    choose only the rest of the path. Returns None if the path doesn't begin with a student's name.
     """
     path, name = re.sub("[\u200c\u200d]", "", normalize("NFC", path)), re.escape(assignment)
-    # Canvas writes two numbers, or one if a text or a link was entered instead of a file. In
-    # Moodle, a student may have the name "Jane_12".
+    # Canvas writes two numbers after the name, or one number if the student entered a text or a
+    # link instead of a file. In Moodle, the name itself may end with a number, as in "Jane_12".
     canvas = rf"(?!{name})\d+_(?!assignsubmission_)|(?=(?:text|link)\.html$)"
     lms = rf"(?:LATE_)?(\d+)_(?:{canvas}|assignsubmission_[a-z]+(?:_/?|/))"
-    # This pattern is for files that no LMS has named. Colab and people add words to the name.
+    # This pattern is for files that no LMS has named. Colab and people add words to a file's name.
     plain = rf"()(?=(?:Copy_of_)*(?:[^_/]* )?{name})"
     for form in (lms, plain):
         match = re.fullmatch(rf"({collected.STUDENT})_{form}(.+)", path, re.IGNORECASE)
@@ -128,9 +128,9 @@ def _unpacked(files: list[File], notes: list[str]) -> Iterator[File]:
 
 
 def _unpack(read: Callable[[int], bytes]) -> list[File]:
-    """Return the files in a student's archive; remove a folder that contains all of them."""
+    """Return the files in a student's archive; omit a folder that contains all files."""
     data = read(collected.MAX_BYTES)
-    # Opening an archive reads its list of files, which may need much memory.
+    # Opening an archive reads its list of files. A very long list would need too much memory.
     if data.count(LISTED) > MAX_LISTED:
         raise Refused(collected.TOO_MANY)
     files = _members(io.BytesIO(data), collected.MAX_BYTES)
@@ -140,13 +140,14 @@ def _unpack(read: Callable[[int], bytes]) -> list[File]:
 
 
 def _members(file: Path | io.BytesIO, most: float = math.inf) -> list[File]:
-    """Return the files in an archive, if their sizes sum up to at most `most` bytes (B)."""
+    """Return the files in an archive; raise Refused if they exceed `most` bytes (B) together."""
     try:
-        # Some programs write UTF-8 without saying so, and others use an older encoding.
+        # Some programs store file names as UTF-8 but don't mark them as UTF-8. Other programs use
+        # an older encoding.
         archive = zipfile.ZipFile(file, metadata_encoding="utf-8")
     except UnicodeDecodeError:
         archive = zipfile.ZipFile(file)
-    # An archive may list the same large file many times. Reading all of them would take too long.
+    # An archive may list the same large file many times. Reading all entries would take too long.
     if sum(info.file_size for info in archive.infolist()) > most:
         raise Refused(collected.TOO_LARGE)
     members = [i for i in archive.infolist() if not JUNK.search(i.orig_filename)]
@@ -157,7 +158,7 @@ def _members(file: Path | io.BytesIO, most: float = math.inf) -> list[File]:
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     """Return the content of a file in an archive."""
-    # The other compression methods may need gigabytes of memory for a small file.
+    # Other compression methods may need gigabytes of memory to decompress a small file.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refused("its compression method is neither stored nor deflated")
     if info.file_size > limit:

@@ -1,4 +1,4 @@
-"""Collect submissions from nbgrader's exchange, to which students can write.
+"""Collect submissions from nbgrader's exchange, a folder into which students can write.
 
 nbgrader_config.py names `SafeCollect` as nbgrader's plugin, so `nbgrader collect` and formgrader's
 button *Collect* use it. In the exchange, each folder inbound/STUDENT+03_lora+TIME+RANDOM is one
@@ -32,10 +32,10 @@ ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 
 
 def parse_time(text: str) -> datetime | None:
-    """Return a submission's time as nbgrader expects it; None if the text isn't valid.
+    """Convert the time of a submission for nbgrader; return None if the text is not a valid time.
 
     A student may have written the text. If the time zone is a path, dateutil would open the file at
-    this path. So only the names of time zones, and offsets, are allowed.
+    this path. So a time zone must be a name or an offset.
     """
     date, _, zone = text.strip().rpartition(" ")
     if date.count(" ") == 1 and not ZONE.fullmatch(zone):
@@ -67,7 +67,7 @@ class SafeCollect(ExchangeCollect):
         name = os.path.basename(path)
         student, _, text, *_ = [*name.rsplit("+", 3), "", ""]
         time, status = parse_time(text), os.stat_result([0] * 10)
-        # The student may delete the folder at any time.
+        # Reading the folder's status fails if the student has just deleted the folder.
         with contextlib.suppress(OSError):
             status = os.lstat(path)
         account, mode = _account(status.st_uid), stat.S_IFMT(status.st_mode)
@@ -110,7 +110,8 @@ class SafeCollect(ExchangeCollect):
         paths = [path for path in paths if not any(map(ignored.match, path.split("/")))]
         reads = {path: partial(read_bytes, source / path, owner=owner) for path in paths}
         store(folder, name, [file for file in reads.items() if file[0] not in read.EXCHANGE], notes)
-        # If a submission has no secret, nbgrader stops handing out feedback to the whole class.
+        # Without a secret in each submission, nbgrader can't hand out feedback to the class. So a
+        # missing secret is replaced by a random one.
         secret = secrets.token_hex(64).encode()
         with contextlib.suppress(OSError):
             secret = read_bytes(source / read.SECRET, read.MAX_EXCHANGE, owner=owner)

@@ -51,7 +51,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that reads untrusted data.
 
     Raises:
-        Refused: The function raised an exception. Malicious files may cause many kinds of them.
+        Refused: The function raised an exception. Malicious files may cause many kinds.
     """
     try:
         return function(*arguments)
@@ -66,13 +66,14 @@ def store(folder: Path, assignment: str, files: Iterable[File], notes: list[str]
     """Write a student's files, and write into left-out.txt why files were left out."""
     names: dict[str, str] = {}
     free = MAX_BYTES
-    # Write notebooks first, so that other files can't use up the allowed number and size.
+    # Write notebooks first. Otherwise, the other files could reach the maximum number or size of
+    # files before the notebooks are written.
     for name, read in sorted(files, key=lambda file: not is_notebook(file[0])):
         if len(names) == MAX_FILES:
             notes.append(f"all further files were left out: {TOO_MANY}")
             break
         # Some file systems don't distinguish upper and lower case, or different encodings of the
-        # same letter.
+        # same letter. So two names that differ only in this way count as the same name.
         key = unicodedata.normalize("NFC", name).casefold()
         try:
             if problem := name_problem(name) or "another file has this name" * (key in names):
@@ -92,7 +93,7 @@ def _name_notebook(folder: Path, assignment: str, names: Iterable[str]) -> None:
     """Rename the assignment's notebook to ASSIGNMENT.ipynb, if only one file can be this notebook.
 
     Browsers, Colab and students change the name, for example to "Copy of 03_lora.ipynb".
-    `nbgrader autograde` would not find some of these files.
+    `nbgrader autograde` finds only files whose names end in .ipynb.
     """
     name = re.escape(assignment)
     likely = rf"[^/]*{name}[^/]*\.ipynb|{name}(\.ipynb)?(\.txt|\.json)?"
@@ -116,7 +117,7 @@ def note(folder: Path, lines: Iterable[str]) -> None:
 
 
 def is_student(name: str) -> bool:
-    """Return whether a student can have this name."""
+    """Return whether this text is allowed as a student's name."""
     return bool(re.fullmatch(STUDENT, name)) and not name_problem(name)
 
 

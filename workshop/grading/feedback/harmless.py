@@ -1,8 +1,8 @@
 """Convert notebooks to HTML pages in which no script of a student runs.
 
 In formgrader, a script in a student's output or text would have the instructor's rights and could
-change grades. Even the address of a picture could make formgrader load other settings. Formgrader
-and feedback make their pages with nbconvert's HTMLExporter, so nbgrader_config.py extends it:
+change grades. Even loading a picture could make formgrader use the settings of another folder. Both
+formgrader and feedback make their pages with nbconvert's HTMLExporter, so nbgrader_config.py extends it:
 
     HTMLExporter.preprocessors   Harmless           keeps only texts and pictures
     HTMLExporter.filters         markdown           allows only harmless HTML tags
@@ -26,12 +26,12 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import Preprocessor
 from traitlets import Bool
 
-# Number of characters of a source or an output that are shown.
+# Maximum number of characters that are shown of a cell's source or of one output.
 MAX_TEXT = 100_000
 # Maximum length of a text that is converted from Markdown; longer texts are shown unchanged.
 MAX_MARKDOWN = 10_000
 
-# A picture that Colab has written into a text.
+# Matches a picture that Colab has written into the text of a cell.
 IN_TEXT = re.compile(r"\(data:(image/(?:png|jpeg|gif));base64,([A-Za-z0-9+/=]+)\)")
 SHOWN_TYPES = ("image/png", "image/jpeg", "text/markdown", "text/plain")
 # nbgrader's templates insert a cell's grade id into the page without escaping it.
@@ -74,7 +74,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _without_pictures(source: str, attachments: dict[str, Any]) -> str:
-    """Turn the pictures in a text into attachments, because the length of a text is limited."""
+    """Turn the pictures in a text into attachments, so that they don't count as characters."""
 
     def attach(picture: re.Match[str]) -> str:
         name = f"picture-{len(attachments) + 1}"
@@ -115,7 +115,7 @@ def _cut(text: str) -> str:
 
 # --- Markdown -------------------------------------------------------------------------------------
 
-# Links are not allowed, because a click on a link could make formgrader load other settings.
+# Links are not allowed, because a link could make formgrader load the settings of another folder.
 TAGS = nh3.ALLOWED_TAGS - {"a", "area", "map"}
 CLEANER = nh3.Cleaner(
     tags=TAGS,
@@ -155,7 +155,8 @@ class _Renderer(IPythonRenderer):
         return f"{text} ({html.escape(url)})" if is_address else text
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        # If a text showed a large picture hundreds of times, the page would need gigabytes.
+        # If a text showed a large picture hundreds of times, the page would need gigabytes of
+        # memory. So each picture is shown only once.
         picture = self.attachments.pop(url.removeprefix("attachment:"), {})
         for mime, data in picture.items():
             return super().image(text, f"data:{mime};base64,{data}", title)

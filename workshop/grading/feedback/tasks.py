@@ -204,7 +204,7 @@ def _numbered(task: TaskResult) -> TaskResult:
 def _message(cell: Any) -> str:
     """Return the message of a failed check; "" if there is none.
 
-    For any other error, the message has no traceback, because it would show the cell's code.
+    The message of any other error has no traceback, because a traceback shows the cell's code.
     """
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
     if not errors or is_answer(cell):
@@ -216,7 +216,7 @@ def _message(cell: Any) -> str:
 
 
 def split(message: str) -> list[tuple[str, str]]:
-    """Return the parts of a check's message, each with its label; the call's label is "".
+    """Return the parts of a check's message, each with its label; the call has the label "".
 
     The message of a hidden check is returned without the expected result.
     """

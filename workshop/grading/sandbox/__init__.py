@@ -21,5 +21,5 @@ A module that both sides use:
     messages      sends and receives messages between the processes
 
 From the rest of the course, this package imports only `values`, `checks`, `validation`, `units` and
-`cgroups`. No assignment may withhold these modules.
+`cgroups`. An assignment must not withhold these modules.
 """

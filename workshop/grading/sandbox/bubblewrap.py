@@ -104,7 +104,7 @@ def python() -> str:
 def environment() -> dict[str, str]:
     """Return the environment variables of a sandbox and of the programs that start it.
 
-    They contain no secrets: any process of the user nobody could read the second bubblewrap's.
+    No variable is secret: any process of the user nobody can read those of the second bubblewrap.
     """
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",
@@ -130,13 +130,13 @@ def hidden(folders: Folders) -> list[str]:
     """Return the private paths that are inside a readable folder and therefore must be hidden.
 
     Raises:
-        NoSandbox: A private folder can't be hidden, because it contains what a submission needs.
+        NoSandbox: A private folder can't be hidden, because submissions need files in it.
     """
     found = []
     mounts = readable(folders)
     for path in sorted({os.path.realpath(each) for each in folders.private}):
         inside = [each for each in mounts if Path(each).is_relative_to(path)]
-        # A virtual environment inside the course's folder stays readable.
+        # The course's folder may contain this Python's virtual environment, which stays readable.
         if path in inside or not python_folders().issuperset(inside):
             raise NoSandbox(
                 f"{path} must be hidden from submissions, but it contains {inside[0]}, which they "
@@ -151,7 +151,8 @@ def hidden(folders: Folders) -> list[str]:
 def readable(folders: Folders) -> list[str]:
     """Return the paths on this machine that a submission can read."""
     listed = filter(os.path.exists, folders.read_only)
-    # A link stays a link. For any other path, use the real path, so that `hidden` recognizes it.
+    # A link stays a link. For any other path, use the real path, because `hidden` compares it with
+    # the real paths of private folders.
     real = {path if os.path.islink(path) else os.path.realpath(path) for path in listed}
     paths = sorted(real | python_folders())
     for path in paths:
@@ -168,12 +169,13 @@ def _file_options(package: Path, folders: Folders) -> Iterator[str]:
 
     A link becomes a link in the sandbox: /bin and /lib, for example, are links on most systems.
     """
-    # If the course is installed in Python's folder, that copy contains modules that are withheld.
+    # If the course is installed in Python's folder, hide this copy of the course, because the copy
+    # contains modules that are withheld.
     course = Path(course_utils.__file__).resolve().parent
     copies = (str(course), str(course.parent / "workshop"))
     private = hidden(folders._replace(private=(*folders.private, *copies)))
     yield from ("--ro-bind", str(package), COURSE)
-    # Mount outer folders before their inner folders. Otherwise, they would cover the inner folders.
+    # Mount outer folders first. Otherwise, an outer folder would cover its inner folders.
     for path in sorted([*readable(folders), *private], key=lambda path: path.count("/")):
         # Without these options, only root could enter the parent folders of a mounted folder.
         for folder in reversed(Path(path).parents[:-1]):
@@ -191,7 +193,7 @@ def _file_options(package: Path, folders: Folders) -> Iterator[str]:
 
 
 def _as_nobody() -> list[str]:
-    """Return the beginning of a command line that runs the rest of it as the user nobody."""
+    """Return the beginning of a command line that runs the rest of the line as the user nobody."""
     # On Windows, the module pwd doesn't exist. Importing it here rather than at the top of the file
     # keeps `course check --grading` usable on Windows.
     import pwd

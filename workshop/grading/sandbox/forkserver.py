@@ -77,7 +77,7 @@ def _warm_up(imports: str) -> None:
         shell.run(cell)
     # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
     shell.shell.reset(new_session=True)
-    # multiprocessing needs this name, but `reset` has removed it.
+    # multiprocessing needs the name __spec__, but `reset` has removed it.
     shell.namespace["__spec__"] = None
     for name in ("last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
@@ -110,7 +110,7 @@ def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> i
 
 
 def _serve(descriptor: int, request: dict[str, Any]) -> None:
-    """Limit this process, then answer messages as a student or test process until the end."""
+    """Limit this process; then answer messages as a student or test process."""
     # Leave the server's process group. Otherwise a submission could send a signal to the whole
     # group: the server and all other submissions.
     os.setsid()
@@ -122,7 +122,7 @@ def _serve(descriptor: int, request: dict[str, Any]) -> None:
     rlimits.limit_process(request["memory"], request["processes"])
     namespaces.drop_privileges()
     seccomp.install_filter()
-    # Send one byte. With this byte, the grader receives this process's pid on the machine.
+    # Send one byte. With this byte, the kernel tells the grader this process's pid on the machine.
     connection.send(b"!")
     null = os.open(os.devnull, os.O_RDWR)
     for standard_stream in (0, 1, 2):

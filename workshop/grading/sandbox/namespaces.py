@@ -63,7 +63,7 @@ def unshare_namespaces() -> None:
 def mount_private(size: int) -> None:
     """Mount a /proc, terminals, an empty /tmp and an empty /dev/shm for this process alone.
 
-    The files in /tmp together may have `size` bytes (B), and those in /dev/shm half of that.
+    All files in /tmp may have `size` bytes (B) together, and all files in /dev/shm half of `size`.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
     # Without a private devpts, all submissions would share the server's terminals. A submission

@@ -20,12 +20,13 @@ def limit_process(memory: int, processes: int) -> None:
     """Limit this process and all processes that it starts, permanently.
 
     Args:
-        memory: How much more private memory than now each process may use, in bytes (B). This is
-            also the maximum size of a file.
+        memory: How much private memory each process may use in addition to this process's present
+            private memory, in bytes (B). This is also the maximum size of a file.
         processes: Maximum number of processes and threads that the user may have in the process's
             user namespace.
     """
-    # This module doesn't exist on Windows, where `course check --grading` must not fail.
+    # The module resource doesn't exist on Windows. Importing it here rather than at the top of the
+    # file keeps `course check --grading` usable on Windows.
     import resource
 
     status = Path("/proc/self/status").read_text()

@@ -50,13 +50,14 @@ MISSING = """
     clone3              435 435    flock               73  32
     memfd_create        319 279    shmget              29 194
 """
-# The filter checks one argument of clone, ioctl and fcntl. The call seccomp installs the filter.
+# The filter checks one argument of clone, ioctl and fcntl. The filter doesn't check seccomp: its
+# number is needed to install the filter.
 CHECKED = """
     clone                56 220    ioctl               16  29    fcntl              72  25
     seccomp             317 277
 """
-# System calls with greater numbers are refused: either they are newer than Linux 6.10, for which
-# these tables were written, or they are x86-64's x32 calls, which have 32-bit pointers.
+# System calls with higher numbers than this one are refused. These calls are either newer than
+# Linux 6.10, for which the tables above were written, or x86-64's x32 calls with 32-bit pointers.
 NEWEST = 462
 # For each machine, the column of its numbers in the tables above, and its AUDIT_ARCH constant.
 MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}

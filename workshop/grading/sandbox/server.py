@@ -76,7 +76,7 @@ class Server:
             stack.callback(self._program.wait)
             stack.callback(self._program.kill)
             self.ask(imports=imports)
-            # Test now whether processes can be separated, before a submission is read.
+            # Test whether processes can be separated from each other, before a submission is run.
             self.start("student", Limits()).end()
             self._stack = stack.pop_all()
 

@@ -84,7 +84,7 @@ class _Stream(io.BufferedIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        # IPython writes an empty text after each result, which needs no message.
+        # IPython writes an empty text after each result. No message is needed for an empty text.
         if data:
             self._outputs.send("stream", bytes(data), name=self.name)
         return len(data)
@@ -113,7 +113,8 @@ class _IPython(InteractiveShell):
     displayhook_class = Type(_Result)
     display_pub_class = Type(_Display)
     outputs: Outputs
-    # All words in the skipped statements; None if no statement may be skipped.
+    # All words in the skipped statements, because each word may be a name that a statement would
+    # have defined; None if no statement may be skipped.
     missing: set[str] | None = None
 
     async def run_ast_nodes(

@@ -3,7 +3,7 @@
     limit = limits.enforce(pid, 2 * GB)         # before the process runs any code of a student
     ...
     limit.close()                               # when the process has ended
-    limit.exceeded                              # why the process was killed; "" if it wasn't
+    limit.exceeded                              # why the process was killed; "" if it wasn't killed
     limit.peak                                  # peak memory in bytes (B)
 
     cgroups    the kernel enforces the limit, if a control group (cgroup v2) can be created

@@ -18,8 +18,8 @@ from course_utils.machine.units import format_bytes
 
 # Seconds between two measurements.
 INTERVAL = 0.1
-# A precise measurement takes milliseconds. So only every 10th measurement is precise, and each
-# measurement at which a quick estimate exceeds the limit.
+# A precise measurement takes milliseconds. So most measurements are quick estimates. A precise
+# measurement is made only every 10th time, and whenever an estimate exceeds the limit.
 EXACT = 10
 
 
