@@ -157,7 +157,7 @@ def _place(header: list[str], wanted: str) -> int:
 
 
 def _check_maximum(header: list[str], rows: list[list[str]], place: int, points: int) -> None:
-    """Raise CourseError if the LMS's maximum of points for the assignment isn't `points`."""
+    """Raise CourseError if the maximum points in the LMS's table differ from `points`."""
     texts = [row[place] for row in rows if row[0].strip().casefold() == "points possible"]
     columns = [number for number, name in enumerate(header) if name.casefold() == "maximum grade"]
     texts += [row[number] for number in columns for row in rows]
@@ -168,7 +168,7 @@ def _check_maximum(header: list[str], rows: list[list[str]], place: int, points:
 
 
 def _keys(texts: list[str]) -> set[str]:
-    """Return the names by which a row's texts may identify a student, written by `_simple`."""
+    """Return the names by which a row's texts may identify a student, simplified by `_simple`."""
     # Collecting adds the LMS's number to a name that several students have.
     numbers = [text.removeprefix("Participant ") for text in texts]
     names = [texts[0] + number for number in numbers if number.isdecimal()]

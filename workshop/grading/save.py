@@ -169,7 +169,7 @@ class Book:
         return record
 
     def _register(self, student: str, submission: Submission) -> Any:
-        """Add a submission to the gradebook; return the time of handing in; None if unknown."""
+        """Add a submission to the gradebook; return the time of submission, or None if unknown."""
         timestamp = parse_time(submission.exchange.get(TIMESTAMP, ""))
         # SQLAlchemy warns about objects that nbgrader will add to the session later.
         with warnings.catch_warnings():

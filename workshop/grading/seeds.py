@@ -1,8 +1,8 @@
 """Choose the seed on which the inputs of a submission's hidden tests depend.
 
-Each attempt of each student has its own seed, so the inputs of one attempt don't help in another.
-The seed is computed from the class's key, from the student's name and from the files that were
-handed in. The key is a file of random bytes that no student can read.
+Each attempt of each student has its own seed. So it doesn't help a student to know the inputs of an
+earlier attempt or of another student. The seed is computed from the class's key, the student's name
+and the files that were handed in. The key is a file of random bytes that no student can read.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ class GradingSession:
         """Send a request to the student process, and return its response.
 
         Outputs that arrive before the response are added to `outputs`. If no response arrives
-        within `seconds` seconds, the process is interrupted. If no response follows, it is ended.
+        within `seconds` seconds, the process is interrupted, and ended if it still doesn't respond.
         """
         interrupted = False
         try:

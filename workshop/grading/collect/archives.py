@@ -128,7 +128,7 @@ def _unpacked(files: list[File], notes: list[str]) -> Iterator[File]:
 
 
 def _unpack(read: Callable[[int], bytes]) -> list[File]:
-    """Return the files in a student's archive; omit a folder that contains all files."""
+    """Return the files in a student's archive; if one folder contains all, omit its name."""
     data = read(collected.MAX_BYTES)
     # Opening an archive reads its list of files. A very long list would need too much memory.
     if data.count(LISTED) > MAX_LISTED:

@@ -51,7 +51,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that reads untrusted data.
 
     Raises:
-        Refused: The function raised an exception. Malicious files may cause many kinds.
+        Refused: The function failed. Malicious files may cause many kinds of exceptions.
     """
     try:
         return function(*arguments)

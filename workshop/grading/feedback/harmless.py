@@ -1,8 +1,8 @@
 """Convert notebooks to HTML pages in which no script of a student runs.
 
-In formgrader, a script in a student's output or text would have the instructor's rights and could
-change grades. Even loading a picture could make formgrader use the settings of another folder. Both
-formgrader and feedback make their pages with nbconvert's HTMLExporter, so nbgrader_config.py extends it:
+In formgrader, a student's script would have the instructor's rights and could change grades. Even
+loading a picture could make formgrader use the settings of another folder. So nbgrader_config.py
+extends nbconvert's HTMLExporter, which makes the pages of formgrader and feedback:
 
     HTMLExporter.preprocessors   Harmless           keeps only texts and pictures
     HTMLExporter.filters         markdown           allows only harmless HTML tags
@@ -115,7 +115,7 @@ def _cut(text: str) -> str:
 
 # --- Markdown -------------------------------------------------------------------------------------
 
-# Links are not allowed, because a link could make formgrader load the settings of another folder.
+# Links are not allowed: a click could make formgrader use the settings of another folder.
 TAGS = nh3.ALLOWED_TAGS - {"a", "area", "map"}
 CLEANER = nh3.Cleaner(
     tags=TAGS,

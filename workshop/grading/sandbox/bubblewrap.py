@@ -104,7 +104,7 @@ def python() -> str:
 def environment() -> dict[str, str]:
     """Return the environment variables of a sandbox and of the programs that start it.
 
-    No variable is secret: any process of the user nobody can read those of the second bubblewrap.
+    No variable is secret, because any process of the user nobody can read these variables.
     """
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",

@@ -50,13 +50,13 @@ MISSING = """
     clone3              435 435    flock               73  32
     memfd_create        319 279    shmget              29 194
 """
-# The filter checks one argument of clone, ioctl and fcntl. The filter doesn't check seccomp: its
-# number is needed to install the filter.
+# The filter checks one argument of clone, ioctl and fcntl. The number of
+# seccomp is only needed to install the filter.
 CHECKED = """
     clone                56 220    ioctl               16  29    fcntl              72  25
     seccomp             317 277
 """
-# System calls with higher numbers than this one are refused. These calls are either newer than
+# System calls with numbers above NEWEST are refused. These calls are either newer than
 # Linux 6.10, for which the tables above were written, or x86-64's x32 calls with 32-bit pointers.
 NEWEST = 462
 # For each machine, the column of its numbers in the tables above, and its AUDIT_ARCH constant.

@@ -9,9 +9,9 @@
     cgroups    the kernel enforces the limit, if a control group (cgroup v2) can be created
     watcher    otherwise, a thread measures the processes, and kills them if they exceed the limit
 
-A control group counts each page of memory that its processes access before any other process does.
-Such pages may be private memory, shared memory, or files in a tmpfs. Neither kind of limit counts
-pages that a process has inherited from a warm server and only reads.
+A control group counts a page of memory if one of its processes is the first to access this page.
+Such pages may be private memory, shared memory, or files in a tmpfs. Pages that a process has
+inherited from a warm server and only reads are counted neither by the group nor by the thread.
 """
 
 from __future__ import annotations

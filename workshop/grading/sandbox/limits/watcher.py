@@ -27,11 +27,11 @@ class WatchedLimit:
     """A memory limit that a thread enforces; see `limits.enforce`.
 
     Linux doesn't report how much memory processes have allocated since their start, because they
-    share pages with a warm server and with each other. So the larger of two lower bounds is
-    compared with the limit. The first bound counts only pages that a single process uses. The
-    second bound divides each page among the processes that share it, and subtracts the memory at
-    the start. For one process, the result is exact. For several processes, the result may be too
-    small, by at most the first process's memory at its start.
+    share pages with a warm server and with each other. So two lower bounds of this memory are
+    measured, and the larger bound is compared with the limit. The first bound counts only pages
+    that a single process uses. The second bound divides each page among the processes that share
+    it, and subtracts the memory at the start. For one process, the result is exact. For several
+    processes, the result may be too small, by at most the first process's memory at its start.
 
     Three kinds of memory are not measured: files in a tmpfs, whose size is limited; the kernel's
     buffers; and shared memory that a process has filled and then partly unmapped.
