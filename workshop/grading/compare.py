@@ -47,7 +47,8 @@ def write_answers(folder: Path, release: Assignment, students: Iterable[str]) ->
     left_out = []
     for number, student in enumerate(students):
         path = folder / "autograded" / student / release.name / f"{release.name}.ipynb"
-        # compare50 writes the names of folders into its page without escaping them.
+        # compare50 writes the names of folders into its page without escaping them. So replace all
+        # characters that could be HTML.
         name = re.sub(r"[^\w ,.@+-]", "_", student)[:40]
         try:
             cells = [cell for cell in load(path)["cells"] if not is_test(cell)]

@@ -28,7 +28,7 @@ EXCHANGE = (TIMESTAMP, SECRET)
 LEFT_OUT = "left-out.txt"
 # In submitted/, the folder with notes on files that belong to no student.
 NOBODY = "(no student)"
-# The endings of files that may contain answers, besides notebooks.
+# The endings of the names of files, other than notebooks, that may contain answers.
 WRITTEN = (".py", ".txt", ".md", ".html", ".pdf", ".docx", ".odt", ".jpg", ".jpeg", ".png", ".heic")
 # Matches the path of a hidden file, or of a file in a hidden folder such as .ipynb_checkpoints.
 HIDDEN = re.compile(r"(^|/)\.")

@@ -132,7 +132,7 @@ def sandbox_folders(folder: Path) -> Folders:
     """Return what submissions of the class in `folder` can read, and what they must not read.
 
     The class's course, exchange and gradebook are private. If a folder of the course, such as
-    submitted/, is a link, then the folder to which it leads is also private.
+    submitted/, is a link, then the target of the link is also private.
     """
     config = settings(folder)
     private = {str(folder), str(config.Exchange.get("root", NBGRADER_EXCHANGE))}
@@ -140,10 +140,12 @@ def sandbox_folders(folder: Path) -> Folders:
         from sqlalchemy import make_url
 
         if database := make_url(str(url)).database:
-            # SQLite also writes temporary files with private data into the gradebook's folder.
+            # The gradebook's whole folder is private, because SQLite also writes temporary files
+            # with private data into this folder.
             private.add(str((folder / database).parent))
     links = filter(Path.is_symlink, (*folder.glob("*"), *folder.glob("solutions/*")))
-    # A link such as .venv may lead to Python's environment, which submissions need to read.
+    # A link such as .venv may lead to Python's environment. The environment isn't private, because
+    # submissions need to read it.
     private |= {str(path.resolve()) for path in links} - python_folders()
     read_only = config.Sandbox.get("read_only", SYSTEM)
     return Folders(tuple(read_only), tuple(sorted(private)))

@@ -104,7 +104,7 @@ def python() -> str:
 def environment() -> dict[str, str]:
     """Return the environment variables of a sandbox and of the programs that start it.
 
-    No variable is secret, because any process of the user nobody can read these variables.
+    The variables contain no secrets: if root grades, processes of the user nobody can read them.
     """
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",

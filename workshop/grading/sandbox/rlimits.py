@@ -11,8 +11,8 @@ from pathlib import Path
 
 # Maximum number of open files of one process.
 MAX_FILES = 512
-# Maximum number of pending signals for one submission. The system allows about 100,000 for all
-# submissions together.
+# Maximum number of pending signals for one submission. The system allows about 100,000 pending
+# signals for all submissions together.
 MAX_SIGNALS = 1_000
 
 

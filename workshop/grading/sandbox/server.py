@@ -43,7 +43,7 @@ class Server:
         withheld: The names of the modules of course_utils that no process in the sandbox can use.
 
     Raises:
-        SandboxError: The sandbox can't be started, or its processes can't be separated.
+        SandboxError: The sandbox can't be started, or can't separate its processes.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ class _Result(DisplayHook):
     def write_output_prompt(self) -> None:
         pass
 
-    # IPython passes the metadata as the second argument.
+    # IPython passes the metadata as the second argument, which isn't needed here.
     def write_format_data(self, format_dict: dict[str, Any], *_: Any) -> None:
         _show(self.shell.outputs, "result", format_dict)
 
@@ -142,8 +142,8 @@ class _IPython(InteractiveShell):
     def _can_skip(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
         """Return whether a statement that raised an error is skipped, so that the cell continues.
 
-        A statement is skipped if it is an import or needs something that is missing here. A cell's
-        last statement is skipped only if it is an import.
+        A statement is skipped if it is an import, or if it needs something that is missing on this
+        machine. A cell's last statement is skipped only if it is an import.
         """
         if self.missing is None or not isinstance(error, Exception):
             return False
