@@ -86,7 +86,8 @@ def export(folder: Path, name: str, lms: str, data: bytes, column: str | None = 
         CourseError: The assignment has not been graded, the table can't be used, or the filled
             table can't be written.
     """
-    # Importing nbgrader takes seconds. The module `report` imports this module without nbgrader.
+    # Importing nbgrader takes seconds, so it is imported here and not at the top of the file. The
+    # module `report`, which imports this module, doesn't need nbgrader.
     from workshop.grading.save import Book
 
     (source,) = sources(folder, name)
@@ -169,7 +170,7 @@ def _check_maximum(header: list[str], rows: list[list[str]], place: int, points:
 
 def _keys(texts: list[str]) -> set[str]:
     """Return the names by which a row's texts may identify a student, simplified by `_simple`."""
-    # If several students have the same name, `nbgrader zip_collect` adds the LMS's number to it.
+    # If several students have the same name, `nbgrader zip_collect` adds the LMS's numbers.
     numbers = [text.removeprefix("Participant ") for text in texts]
     names = [texts[0] + number for number in numbers if number.isdecimal()]
     addresses = [text.partition("@")[0] for text in texts]

@@ -129,7 +129,7 @@ def _imports(cells: list[Cell]) -> str:
 
 
 def sandbox_folders(folder: Path) -> Folders:
-    """Return what submissions of the class in `folder` can read, and what they must not read.
+    """Return the paths that submissions of a class can read, and paths that they must not read.
 
     The class's course, exchange and gradebook are private. If a folder of the course, such as
     submitted/, is a link, then the target of the link is also private.

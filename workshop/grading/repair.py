@@ -56,7 +56,7 @@ class Repaired:
     Attributes:
         notebook: The notebook, in nbformat 4.5, without outputs.
         notes: The repairs, one line each.
-        doubts: What a person should check, one line each.
+        doubts: What a person must check, one line each.
         unanswered: The ids of the answer cells in which the student has written nothing.
         python: The version of Python with which the notebook was saved; "" if it is unknown.
     """

@@ -6,7 +6,7 @@
             03_lora.ipynb, helper.py                 Sam's files
     downloaded/03_lora/archive/kim_03_lora.ipynb     Kim's notebook, for example from an e-mail
 
-In the archive of the LMS, the name of each file begins with the student's name. Only this beginning
+In the archive of the LMS, the name of each file begins with the student's name. This name alone
 decides who handed in the file. All files in a student's own archive belong to this student.
 nbgrader_config.py names two classes as nbgrader's plugins:
 

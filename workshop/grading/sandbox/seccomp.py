@@ -43,7 +43,7 @@ REFUSED = """
     modify_ldt          154   -    memfd_secret       447 447    personality       135  92
     syslog              103 116
 """
-# For these calls, the filter returns ENOSYS, like an older kernel that doesn't have the calls. So
+# For these calls, the filter returns ENOSYS, which means that the kernel doesn't have the call. So
 # libraries use something else, such as clone, or a file in /tmp or /dev/shm. memfd_create and
 # shmget are refused because `limits.watcher` can't measure their memory while it isn't mapped.
 MISSING = """

@@ -33,8 +33,8 @@ MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", 
 MAX_TEXT, MAX_DISPLAY = 200_000, 8_000_000
 # The note in the output of a cell after a skipped statement.
 SKIPPED = b"[grading goes on without this statement]\n"
-# Errors of a statement that may need a module, a file, the network, a person at the keyboard, or a
-# line magic.
+# Errors that a statement may raise if a module, a file, the network, a person at the keyboard, or a
+# line magic is missing.
 MISSING = (ImportError, OSError, EOFError, UsageError)
 # The note at the end of an output that is too large.
 TOO_LARGE = b"\n[the output is too large: the rest is not kept]\n"

@@ -49,8 +49,8 @@ def enforce(pid: int, memory: int) -> CgroupLimit | WatchedLimit:
     """Limit the memory of a process and of all processes that it starts from now on, together.
 
     Args:
-        pid: The first process of a PID namespace. If this process is killed, all other processes of
-            the namespace end.
+        pid: The pid of the first process in a PID namespace. If this process is killed, all other
+            processes in the namespace end.
         memory: Maximum memory in bytes (B).
     """
     parent = cgroups.parent()

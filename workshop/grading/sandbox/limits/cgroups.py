@@ -51,7 +51,7 @@ class CgroupLimit:
             raise
 
     def close(self) -> None:
-        """Kill the processes that are left, and remove the group."""
+        """Kill the processes that are still running, and remove the group."""
         with contextlib.suppress(OSError):
             self._write("cgroup.kill", 1)
         words = (self.folder / "memory.events").read_text().split()

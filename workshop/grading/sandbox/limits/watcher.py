@@ -66,7 +66,7 @@ class WatchedLimit:
             count += 1
 
     def _check(self) -> None:
-        """Measure the memory precisely, and kill the processes if they exceed the limit."""
+        """Measure the memory precisely, and kill the processes if they exceed the memory limit."""
         grown = self._grown()
         if grown > self._memory:
             # A process that starts another program is counted twice for a moment. So measure again.
@@ -87,7 +87,8 @@ class WatchedLimit:
             if rollup := _sizes(pid, "smaps_rollup"):
                 private += rollup["Private_Dirty"]
                 proportional += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
-            # A process can make smaps_rollup unreadable for all users except root.
+            # A process can make the file smaps_rollup unreadable for all users except root. Then the
+            # file status is used, which stays readable.
             else:
                 proportional += _resident(pid)
         return max(private, proportional - self._inherited)
