@@ -87,8 +87,8 @@ class WatchedLimit:
             if rollup := _sizes(pid, "smaps_rollup"):
                 private += rollup["Private_Dirty"]
                 proportional += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
-            # A process can make the file smaps_rollup unreadable for all users except root. Then the
-            # file status is used, which stays readable.
+            # A process can make the file smaps_rollup unreadable for all users except root. So
+            # the file status is used then, which stays readable.
             else:
                 proportional += _resident(pid)
         return max(private, proportional - self._inherited)
