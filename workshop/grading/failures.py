@@ -36,7 +36,8 @@ class Failures:
     Attributes:
         cells: All cells of the notebook except tests, by the name of the cell in error messages.
         errors: The error that ended each cell, by the cell's source; "" if there was no error.
-        skipped: The statements that were skipped because something was missing, with their errors.
+        skipped: The statements that were skipped because a module, a file or a name was missing,
+            with their errors.
     """
 
     cells: Mapping[str, Cell] = field(default_factory=dict)

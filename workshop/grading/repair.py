@@ -218,9 +218,9 @@ class _Repair:
     def _split(self, cell: _Piece) -> list[_Piece]:
         """Split a submitted cell into pieces: one for each released cell, and the student's own.
 
-        Text above the first grade_id comment belongs to this comment's answer. If this is a test's
-        comment, the text becomes a student's own cell. So does text below an unchanged test, and a
-        changed test that defines or imports something new.
+        Text above the first grade_id comment becomes part of the answer that the comment names. If
+        the comment names a test, the text becomes a student's own cell instead. So does text below
+        an unchanged test, and a changed test that defines or imports something new.
         """
         grade_id, text = cell.nbgrader.get("grade_id"), _trimmed(cell.source)
         for name in (grade_id, cell.id, self.ids_by_text.get(text)):

@@ -359,7 +359,7 @@ def _is_answer(message: Message, kind: str, request: dict[str, Any]) -> bool:
 
 
 def _exception_fields(message: Message) -> dict[str, Any]:
-    """Check and return the fields that describe an exception of the student's code."""
+    """Check and return the fields that describe an exception that the student's code raised."""
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
     places = [joined_lines(clean(line)) for line in place[:3]] if isinstance(place, list) else []
     return {
@@ -380,7 +380,8 @@ class _Outputs(list[Output]):
     Attributes:
         allowed: How many more bytes (B) of outputs are allowed; negative if the limit was exceeded.
         size: Size of the outputs that were kept, in bytes (B).
-        skipped: The statements that were skipped because something was missing, with the reasons.
+        skipped: The statements that were skipped because a module, a file or a name was missing,
+            with the reasons.
     """
 
     def __init__(self, allowed: int):

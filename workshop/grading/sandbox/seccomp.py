@@ -119,7 +119,7 @@ def install_program(instructions: list[Instruction], call: int) -> None:
 
 
 def call_numbers(machine: str, table: str = REFUSED + MISSING + CHECKED) -> dict[str, int]:
-    """Return the numbers of those system calls in a table that a machine has, by call name."""
+    """Return the number of each system call in a table that exists on a machine, by its name."""
     column, _ = MACHINES[machine]
     words = table.split()
     calls = zip(words[::3], words[1 + column :: 3], strict=True)

@@ -79,8 +79,8 @@ class CgroupLimit:
 def parent() -> Path | None:
     """Return the folder of a group that can contain new groups; None if there is no such group.
 
-    A group that contains processes can't contain groups with a memory limit. So the groups that
-    contain this process's group are tried, from the innermost group to the outermost group.
+    A group that contains processes can't contain groups with a memory limit. So the groups around
+    this process's group are searched for such a parent, from the innermost to the outermost.
     """
     for path in (path for controllers, path in memberships() if "" in controllers):
         own = ROOT / path.lstrip("/")

@@ -30,8 +30,9 @@ class WatchedLimit:
     share pages with a warm server and with each other. So two lower bounds of this memory are
     measured, and the larger bound is compared with the limit. The first bound counts only pages
     that a single process uses. The second bound divides each page among the processes that share
-    it, and subtracts the memory at the start. For one process, the result is exact. For several
-    processes, the result may be too small, by at most the first process's memory at its start.
+    it, and subtracts the memory at the start. If the submission has only one process, the larger
+    bound is exact. If it has several, the bound may be too small, by at most the memory that the
+    first process had at its start.
 
     Three kinds of memory are not measured: files in a tmpfs, whose size is limited; the kernel's
     buffers; and shared memory that a process has filled and then partly unmapped.
