@@ -324,9 +324,8 @@ class _Repair:
     def unanswered(self, cells: list[Cell]) -> list[str]:
         """Return the ids of the answer cells in which the student has written nothing.
 
-        This method also adds doubts: about answers that are in a place where the tests can't use
-        them, and about empty answers if another cell may contain the answer: one of the student's
-        own cells, a text cell that defines the function, or a cell beside an empty text answer.
+        This method also adds doubts about answers that are in a place where the tests can't use
+        them, and about empty answers whose text may be in another cell.
         """
         ids = [cell["id"] for cell in cells]
         sources = {cell["id"]: cell["source"] for cell in cells}

@@ -41,7 +41,7 @@ UNESCAPED = ("student", "first_name", "last_name", "notebook_path")
 
 
 class Harmless(Preprocessor):
-    """Builds a new notebook with only texts and pictures, which the templates escape.
+    """Builds a new notebook with only texts and pictures; the templates escape HTML in them.
 
     An output is shown as a picture, Markdown or text, and never as HTML. Only metadata about points
     are kept.
