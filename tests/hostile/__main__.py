@@ -40,14 +40,14 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-This page is for instructors who want to know how safe grading is. We graded the {count} submissions
-that `tests/hostile/submissions/` had on {date} with two graders: stock nbgrader {version} with its
-default settings, and `course grade`. {attacks} of the submissions attack the grader. The other
-{honest} are honest accidents, such as a deleted test cell. Stock nbgrader graded each submission in
-a separate container, between the submissions of two honest students.
+This page is for instructors who want to know how safe grading is. We graded {count} submissions
+with two graders: stock nbgrader with its default settings, and `course grade`. Of these submissions,
+{attacks} attack the grader. The other {honest} are honest accidents, such as a deleted test cell.
+Stock nbgrader graded each submission in a separate container, between the submissions of two honest
+students.
 
 A submission gains points if it gets more points than its honest answers deserve. The numbers were
-measured by `python -m tests.hostile` on {date}: {machine}.
+measured by `python -m tests.hostile` on {date}, with nbgrader {version}: {machine}.
 
 | what a submission did | with stock nbgrader | with `course grade` |
 |---|--:|--:|

@@ -169,7 +169,7 @@ def _check_maximum(header: list[str], rows: list[list[str]], place: int, points:
 
 
 def _keys(texts: list[str]) -> set[str]:
-    """Return the names that a student in this row of the table may have, simplified by `_simple`."""
+    """Return the names that the student of a table's row may have, simplified by `_simple`."""
     # If several students have the same name, `nbgrader zip_collect` adds the LMS's numbers.
     numbers = [text.removeprefix("Participant ") for text in texts]
     names = [texts[0] + number for number in numbers if number.isdecimal()]

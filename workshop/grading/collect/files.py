@@ -51,7 +51,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that reads untrusted data.
 
     Raises:
-        Refused: The function raised any exception: malicious files cause many kinds of exceptions.
+        Refused: The function raised an exception. Malicious files cause exceptions of many kinds.
     """
     try:
         return function(*arguments)

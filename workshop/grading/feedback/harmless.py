@@ -74,7 +74,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _without_pictures(source: str, attachments: dict[str, Any]) -> str:
-    """Turn the pictures in a text into attachments, so that they don't count as characters."""
+    """Turn pictures in a text into attachments, so that they don't count towards `MAX_TEXT`."""
 
     def attach(picture: re.Match[str]) -> str:
         name = f"picture-{len(attachments) + 1}"
