@@ -41,8 +41,8 @@ PAGE = """\
 # Hostile submissions, graded
 
 This page is for instructors who want to know how safe grading is. We graded {count} submissions
-with two graders: stock nbgrader with its default settings, and `course grade`. Of these submissions,
-{attacks} attack the grader. The other {honest} are honest accidents, such as a deleted test cell.
+with two graders: stock nbgrader with its default settings, and `course grade`. {attacks} of the
+submissions attack the grader. The other {honest} are honest accidents, such as a deleted test cell.
 Stock nbgrader graded each submission in a separate container, between the submissions of two honest
 students.
 
