@@ -12,7 +12,7 @@ files[FILE] += b"".join(digests)
 
 # === file_attempt_beside
 # tries: to look like the attempt above: a notebook and another file
-# must: no point; graded
+# must: no point; needs a person; says helpers.py
 # %% files
 files["helpers.py"] = b"x = 1"
 

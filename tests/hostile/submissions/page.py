@@ -21,11 +21,13 @@ display(HTML("<iframe src='http://127.0.0.1:47113'></iframe><form action='http:/
 display(HTML("<meta http-equiv='refresh' content='0;url=http://127.0.0.1:47113'>"))
 
 # === page_hidden_inputs
-# tries: to show the inputs of hidden tests in the feedback, by prints and by an error
+# tries: to show the inputs of hidden tests in the feedback. The message of a failed check shows the
+#     call, so only what an answer prints and displays is looked for
 # %% add(numbers)
 if numbers not in ([], [1, 2], [1, 2, 3], [3, 4, 5]):
     print("hidden-input", numbers)
-    raise RuntimeError(f"hidden-input {numbers}")
+    print("hidden-input", numbers, file=sys.stderr)
+    raise RuntimeError
 return sum(numbers)
 
 # === page_script
