@@ -40,7 +40,7 @@ DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)
 # Picture formats that can't contain scripts.
 PICTURES = ("image/png", "image/jpeg", "image/gif")
 CLEAR = "clear all outputs, save the notebook, and hand it in again"
-NO_NOTEBOOK = "the file is empty or no notebook (a zip file?): hand in the file that ends in .ipynb"
+OTHER = "the file is empty or no notebook (zip? web page?): hand in the file that ends in .ipynb"
 CUT_OFF = "the file is incomplete: the upload was cut off, so hand in the notebook again"
 SAVE_AGAIN = "open it in JupyterLab, save it, and hand it in again"
 
@@ -121,7 +121,7 @@ def _parsed(data: bytes) -> Any:
         raise Ungradable(f"the file has more than {MAX_NOTEBOOK / 1e6:,.0f} MB: {CLEAR}")
     text = data.decode(json.detect_encoding(data[:4]), "replace").strip("\ufeff\0 \t\r\n")
     if not text.startswith("{"):
-        raise Ungradable(NO_NOTEBOOK)
+        raise Ungradable(OTHER)
     try:
         return json.loads(text, object_hook=_without_outputs, parse_int=float)
     except json.JSONDecodeError as error:
