@@ -38,7 +38,7 @@ def _grade(converter: Autograde) -> None:
     """Grade the students that were chosen in nbgrader, and log a summary."""
     course = converter.coursedir
     folder, name, students = Path(course.root), course.assignment_id, course.student_id
-    left_out = converter.coursedir.student_id_exclude.split(",")
+    left_out = course.student_id_exclude.split(",")
     try:
         result = classroom.grade(
             folder,
