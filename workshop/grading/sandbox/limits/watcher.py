@@ -19,8 +19,8 @@ from course_utils.machine.units import format_bytes
 # Seconds between two measurements.
 INTERVAL = 0.1
 # A precise measurement takes milliseconds. So most measurements are quick estimates. A precise
-# measurement is made only every 10th time, and whenever an estimate exceeds the limit.
-EXACT = 10
+# measurement is made only once in this many seconds, and whenever an estimate exceeds the limit.
+EXACT = 1.0
 
 
 class WatchedLimit:
@@ -57,14 +57,14 @@ class WatchedLimit:
         self._thread.join()
 
     def _watch(self) -> None:
-        count = 0
+        due = 0.0
         while self._first.is_running() and not self.exceeded:
             most = sum(map(_resident, _processes(self._first.pid)))
-            if most > self._memory or count % EXACT == 0:
+            if most > self._memory or time.monotonic() >= due:
+                due = time.monotonic() + EXACT
                 self._check()
             if self._closed.wait(INTERVAL):
                 return
-            count += 1
 
     def _check(self) -> None:
         """Measure the memory precisely, and kill the processes if they exceed the memory limit."""
