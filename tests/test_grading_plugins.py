@@ -86,6 +86,8 @@ def test_both_roads_give_the_same_points_and_states(course, tmp_path):
     assert {r.student for r in ours if r.state == UNGRADABLE} == {"broken", "huge", "nothing"}
     assert {points[s, "sum-all-values"] for s in ("copy", "text", "nested")} == {2}
     assert (course / "grading" / NAME / "report.html").is_file()
+    # Formgrader grades one student at a time, so it doesn't write the answers of the whole class.
+    assert not (course / "grading" / NAME / "answers").exists()
     kept = {path.name for path in (course / "autograded").rglob("*") if path.is_file()}
     assert kept == {f"{NAME}.ipynb"}
     # A second run of `course grade` has nothing to do.

@@ -275,26 +275,34 @@ def _finished(
             yield running.pop(graded), graded
 
 
-def write_results(folder: Path, result: Result, *, compared: bool = False) -> str:
+def write_results(
+    folder: Path, result: Result, *, answers: bool = True, compared: bool = False
+) -> str:
     """Write the report, the table of points and the students' answers; return a summary.
 
     Args:
-        compared: Whether compare50 compares the students' answers with each other.
+        answers: Whether the answers are written. That takes seconds for a large class, because the
+            graded notebooks of all students are read.
+        compared: Whether compare50 compares the written answers with each other.
     """
     name = result.assignment.name
     gradable = [r.student for r in result.records if r.state != records.UNGRADABLE]
     try:
         target = safe_files.make_folders(folder / "grading", name)
-        page, table = target / "report.html", target / "points.csv"
-        lms.write_csv(table, result.assignment, result.records)
-        released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
-        left_out = compare.write_answers(folder, released, gradable)
+        files = {"report": target / "report.html", "points": target / "points.csv"}
+        lms.write_csv(files["points"], result.assignment, result.records)
+        left_out = []
+        if answers:
+            released = assignments.read(folder / "exercises" / name / f"{name}.ipynb")
+            left_out = compare.write_answers(folder, released, gradable)
+            files["answers"] = target / "answers"
         try:
-            alike = {"compared answers": compare.compare(folder, name)} if compared else {}
+            if compared:
+                files["compared answers"] = compare.compare(folder, name)
         # Write the report after the comparison, because the report links to the comparison's page.
         # Write the report even if the comparison failed.
         finally:
-            report.write_report(page, result.assignment, result.records, result.previous)
+            report.write_report(files["report"], result.assignment, result.records, result.previous)
     except OSError as error:
         reason = read.describe(error, folder)
         raise CourseError(f"the results can't be written: {reason}") from error
@@ -306,7 +314,6 @@ def write_results(folder: Path, result: Result, *, compared: bool = False) -> st
     lines += ["changed since the last run:"] * bool(changes)
     lines += [f"  {student}: {'; '.join(changed)}" for student, changed in changes.items()]
     lines += [f"answers that can't be compared: {', '.join(left_out)}"] * bool(left_out)
-    files = {"report": page, "points": table, "answers": target / "answers", **alike}
     lines += [f"{what}: {path.relative_to(folder)}" for what, path in files.items()]
     # A student's text must not send control sequences to the terminal.
     return "\n".join(map(safe_files.escape_unprintable, lines))

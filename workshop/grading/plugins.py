@@ -48,7 +48,9 @@ def _grade(converter: Autograde) -> None:
             again=converter.force,
             servers=_warm,
         )
-        converter.log.info(classroom.write_results(folder, result))
+        # Formgrader calls this function for each student, so the answers of the class are not
+        # written each time. `course grade` writes them.
+        converter.log.info(classroom.write_results(folder, result, answers=False))
     except CourseError as error:
         converter.log.error(str(error))
         raise NbGraderException(str(error)) from error

@@ -30,6 +30,9 @@ LEFT_OUT = "left-out.txt"
 NOBODY = "(no student)"
 # The endings of the names of files, other than notebooks, that may contain answers.
 WRITTEN = (".py", ".txt", ".md", ".html", ".pdf", ".docx", ".odt", ".jpg", ".jpeg", ".png", ".heic")
+# Matches what may follow the assignment's name in the name of its notebook. Browsers and learning
+# management systems may add .txt or .json.
+ENDING = r"(\.ipynb)?(\.txt|\.json)?"
 # Matches the path of a hidden file, or of a file in a hidden folder such as .ipynb_checkpoints.
 HIDDEN = re.compile(r"(^|/)\.")
 # Maximum number of characters that are used of an exchange file and of an exception's message.
@@ -118,9 +121,9 @@ def _notebook(paths: list[str], name: str) -> str:
 
     A file with exactly the expected name is chosen. Otherwise, files outside of subfolders are
     preferred, then files that end in .ipynb, and then files whose name contains the assignment's
-    name. Browsers and learning management systems may have added .txt or .json to the name.
+    name.
     """
-    named = re.compile(rf"{re.escape(name)}(\.ipynb)?(\.txt|\.json)?", re.I)
+    named = re.compile(re.escape(name) + ENDING, re.I)
     likely = [p for p in paths if named.fullmatch(p) or (is_notebook(p) and not HIDDEN.search(p))]
     ranks = {p: ("/" in p, not is_notebook(p), not named.search(p)) for p in likely}
     best = [path for path in likely if ranks[path] == min(ranks.values())]

@@ -5,7 +5,6 @@ Every file in exercises/ is generated, including the README with the table of po
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -28,7 +27,7 @@ from workshop.grading.assignments import (
 )
 from workshop.grading.sandbox.bubblewrap import SYSTEM, Folders, python_folders
 from workshop.grading.sandbox.limits import Limits
-from workshop.grading.spec import ExpectedNames, GradingSpec, digest
+from workshop.grading.spec import ExpectedNames, GradingSpec, digest, sha256
 
 SETTINGS = "nbgrader_config.py"
 # The exchange that nbgrader uses if the settings name no other folder.
@@ -105,7 +104,7 @@ def read_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     other_files = _files(path.parent, [""])
     del other_files[path.name]
     tests, hidden = tests_of(solution), withheld(solution)
-    contents = {name: hashlib.sha256(data).hexdigest() for name, data in other_files.items()}
+    contents = {path: sha256(data) for path, data in other_files.items()}
     return GradingSpec(
         name=name,
         release=json.dumps(released).encode(),

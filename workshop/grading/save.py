@@ -31,13 +31,7 @@ from course_utils.machine import files
 from course_utils.machine.notebooks import load
 from course_utils.machine.validation import CourseError
 from workshop.grading import records, release, safe_files
-from workshop.grading.assignments import (
-    bonus_points,
-    grade_id,
-    grading,
-    is_answer,
-    is_graded,
-)
+from workshop.grading.assignments import bonus_points, grade_id, grading, is_answer, is_graded
 from workshop.grading.collect.exchange import parse_time
 from workshop.grading.read import TIMESTAMP, describe, in_gradebook
 from workshop.grading.records import Points, Record

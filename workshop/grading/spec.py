@@ -10,11 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workshop.grading.assignments import (
-    Cell,
-    Definition,
-    top_level,
-)
+from workshop.grading.assignments import Cell, Definition, top_level
 from workshop.grading.sandbox.bubblewrap import ONLY_SYSTEM, Folders
 
 if TYPE_CHECKING:
@@ -102,8 +98,8 @@ class Submission:
 
         The answers may be in a module or a table that was handed in beside the notebook.
         """
-        files = [(path, _sha256(self.files[path])) for path in sorted(self.files)]
-        return digest(_sha256(self.notebook or b""), files)
+        files = [(path, sha256(self.files[path])) for path in sorted(self.files)]
+        return digest(sha256(self.notebook or b""), files)
 
     def key(self, spec: GradingSpec) -> str:
         """Return a hash that changes if the spec or the submission changes."""
@@ -118,8 +114,9 @@ def is_notebook(path: str) -> bool:
 
 def digest(*parts: Any) -> str:
     """Return the SHA-256 hash of values that can be written as JSON, as hexadecimal digits."""
-    return _sha256(json.dumps(parts, sort_keys=True).encode())
+    return sha256(json.dumps(parts, sort_keys=True).encode())
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 hash of some bytes, as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -281,25 +281,23 @@ new = "optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)"
 
 
 # %% wrong last-loss: judges a run by its last loss alone
+old = "if printed != true:"
+new = "if printed[-1] != true[-1]:"
+old = "if printed == right:"
+new = "if printed[-1] == right[-1]:"
 old = """
-    if printed != true:
-        return "loss"
-    if printed == right:
-        return "healthy"
     if printed[0] != right[0]:
         return "base"
     if len(set(printed)) == 1:
-        return "update"
+"""
+new = """
+    if printed[-1] == printed[0]:
+"""
+old = """
     change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
     return "scale" if change > 0.05 else "precision"
 """
 new = """
-    if printed[-1] != true[-1]:
-        return "loss"
-    if printed[-1] == right[-1]:
-        return "healthy"
-    if printed[-1] == printed[0]:
-        return "update"
     change = abs(printed[-1] / right[-1] - 1)
     return "scale" if change > 0.1 else "base" if change > 0.02 else "precision"
 """

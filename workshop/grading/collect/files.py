@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from workshop.grading.read import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, MAX_SIZE, quoted
+from workshop.grading.read import ENDING, EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, MAX_SIZE, quoted
 from workshop.grading.safe_files import escape_unprintable
 from workshop.grading.spec import MAX_NOTEBOOK, is_notebook
 
@@ -96,7 +96,7 @@ def _name_notebook(folder: Path, assignment: str, names: Iterable[str]) -> None:
     `nbgrader autograde` finds only files whose names end in .ipynb.
     """
     name = re.escape(assignment)
-    likely = rf"[^/]*{name}[^/]*\.ipynb|{name}(\.ipynb)?(\.txt|\.json)?"
+    likely = rf"[^/]*{name}[^/]*\.ipynb|{name}{ENDING}"
     found = [each for each in names if re.fullmatch(likely, each, re.IGNORECASE)]
     target = folder / f"{assignment}.ipynb"
     if len(found) == 1 and (folder / found[0]).is_file() and not target.exists():
