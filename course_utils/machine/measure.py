@@ -8,6 +8,7 @@ contains the numbers of a tensor.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class TensorMeter(TorchDispatchMode):
         trace: the value of `now` after each operation.
         phases: name → the part of `trace` since `begin(name)`. Operations before the first phase
             belong to no phase.
+        peaks: name of a phase → what was alive when the phase needed the most bytes: name of the
+            phase that made the tensors → their bytes.
 
     Example:
         >>> with TensorMeter() as meter:
@@ -40,18 +43,36 @@ class TensorMeter(TorchDispatchMode):
         8004
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Callable[[int], int] = int) -> None:
+        """Create a meter.
+
+        Args:
+            counted: returns how many bytes are counted for a storage of that many bytes.
+        """
         super().__init__()
+        self._counted = counted
         self.now = self.peak = 0
         self.trace: list[int] = []
         self.phases: dict[str, list[int]] = {}
-        self._alive: dict[int, int] = {}
+        self.peaks: dict[str, dict[str, int]] = {}
+        self._phase, self._most = "", -1
+        self._alive: dict[int, tuple[int, str]] = {}
+        self._made: Counter[str] = Counter()
 
     def begin(self, phase: str) -> None:
         """Begin a phase: from now on, `phases[phase]` grows with `trace`."""
         self.phases.setdefault(phase, [])
-        # The current phase is the last one.
-        self.phases[phase] = self.phases.pop(phase)
+        self._phase, self._most = phase, sum(self.peaks.get(phase, {}).values()) or -1
+        self._look()
+
+    def count_as(self, kind: str, tensor: Tensor) -> None:
+        """Count a tensor as made by `kind` in `peaks`, instead of by the phase that made it."""
+        for key in storages(tensor):
+            if key in self._alive:
+                size, made = self._alive[key]
+                self._alive[key] = size, kind
+                self._made[made] -= size
+                self._made[kind] += size
 
     def __torch_dispatch__(
         self,
@@ -62,23 +83,33 @@ class TensorMeter(TorchDispatchMode):
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
         # Views and in-place results share a storage that existed before the operation.
-        inputs = set(_storages((args, kwargs)))
-        for key, storage in _storages(result).items():
+        inputs = set(storages((args, kwargs)))
+        for key, storage in storages(result).items():
             if key not in inputs and key not in self._alive:
-                self._alive[key] = storage.nbytes()
-                self.now += storage.nbytes()
+                size = self._counted(storage.nbytes())
+                self._alive[key] = size, self._phase
+                self._made[self._phase] += size
+                self.now += size
                 weakref.finalize(storage, self._drop, key)
         self.peak = max(self.peak, self.now)
         self.trace.append(self.now)
         if self.phases:
-            self.phases[next(reversed(self.phases))].append(self.now)
+            self.phases[self._phase].append(self.now)
+            self._look()
         return result
 
+    def _look(self) -> None:
+        if self.now > self._most:
+            self._most = self.now
+            self.peaks[self._phase] = {name: size for name, size in self._made.items() if size}
+
     def _drop(self, key: int) -> None:
-        self.now -= self._alive.pop(key)
+        size, made = self._alive.pop(key)
+        self._made[made] -= size
+        self.now -= size
 
 
-def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
+def storages(values: Any) -> dict[int, torch.UntypedStorage]:
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -163,16 +163,29 @@ def estimate(
 @lru_cache(maxsize=4096)
 def _estimate(plan: Plan) -> Estimate:
     step = Step(plan)
-    peak = max(step.candidates(), key=lambda phase: phase.total)
-    transient = (*peak.transients, *_absent(peak, step.size))
+    return at_peak(plan.shape, plan.settings, step.terms, step.candidates())
+
+
+def at_peak(
+    shape: ModelShape,
+    settings: Settings,
+    terms: Sequence[MemoryTerm],
+    phases: Iterable[StepPhase],
+) -> Estimate:
+    """Return the estimate of a step with these `terms` at the phase that needs the most memory."""
+    size = dict.fromkeys(PARTS, 0)
+    for term in terms:
+        size[term.part] += term.size
+    peak = max(phases, key=lambda phase: phase.total)
+    transient = (*peak.transients, *_absent(peak, size))
     return Estimate(
-        shape=plan.shape,
-        settings=plan.settings,
-        **step.size | {"transient": total_bytes(transient)},
+        shape=shape,
+        settings=settings,
+        **size | {"transient": total_bytes(transient)},
         peak=peak.name,
         live_bytes=tuple(peak.live_bytes.items()),
         paged=peak.paged,
-        terms=(*step.terms, *transient),
+        terms=(*terms, *transient),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ SHARDED: dict[str | None, tuple[str, ...]] = {
     "fsdp": ("optimizer", "gradients", "weights"),
 }
 SHARDINGS = tuple(SHARDED)
+
+# TRL 1.16 computes the logits of so many tokens and words of the vocabulary at a time, and the
+# course converts so many logits to float32 at a time (course_utils.training.loss.CHUNK).
+TILE, ANSWER_CHUNK = (4096, 32768), 2**20
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,26 @@ OPTIMIZERS = {
     "sgd_momentum": Optimizer(1),
 }
 
+# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins. The
+# second dict contains the recipe of each method.
+#   trl           SFTTrainer: bfloat16 autocast over float32 weights, or over 16-bit weights that
+#                 its user chose; QLoRA's adapters in bfloat16; logits in tiles.
+#   transformers  Trainer: a model in the checkpoint's 16 bits, adapters in float32 by peft.
+#   course        `finetune`: float32 adapters, logits only where an answer token follows.
+TRAINERS: dict[str | None, tuple[dict[str, Any], dict[str, str]]] = {
+    None: ({"loss": "logits"}, {"full": "mixed", "lora": "fp32", "qlora": "fp32"}),
+    "trl": ({"loss": "tiled"}, {"full": "autocast", "lora": "autocast", "qlora": "bf16"}),
+    "transformers": (
+        {"loss": "logits", "gradient_checkpointing": False},
+        {"full": "bf16", "lora": "fp32", "qlora": "fp32"},
+    ),
+    "course": ({"loss": "answers"}, {"full": "autocast", "lora": "autocast", "qlora": "autocast"}),
+}
+
 CHOICES: dict[str, tuple[Any, ...]] = {
     "method": ("full", "lora", "qlora"),
+    "trainer": tuple(TRAINERS),
+    "loss": ("logits", "tiled", "answers"),
     "compute_dtype": tuple(DTYPE_BYTES),
     "recipe": tuple(RECIPES),
     "optimizer": tuple(OPTIMIZERS),
@@ -105,21 +128,24 @@ class Settings:
     """
 
     method: str = "full"
+    trainer: str | None = None
     batch_size: int = 1
-    sequence_length: int = 1024
-    rank: int = 16
-    targets: str | tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    compute_dtype: str = "float16"
+    sequence_length: int = 2048
+    rank: int = 8
+    targets: str | tuple[str, ...] = "all-linear"
+    compute_dtype: str = "bfloat16"
     recipe: str = "mixed"
+    loss: str = "logits"
+    answer_share: float = 1.0
     optimizer: str = "adamw"
     attention: str = "sdpa"
     gradient_checkpointing: bool = True
     block_size: int = 64
-    double_quant: bool = False
-    upcast: bool = True
+    double_quant: bool = True
+    upcast: bool = False
     unquantized: tuple[str, ...] = ()
     accumulation: int = 1
-    keep_output: bool = True
+    keep_output: bool = False
     gpus: int = 1
     sharding: str | None = None
     device: str = "cuda"
@@ -134,6 +160,9 @@ class Settings:
         for name in ("gradient_checkpointing", "double_quant", "upcast", "keep_output"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        share = self.answer_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f"answer_share must be a number above 0 and at most 1, got {share!r}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
@@ -148,11 +177,15 @@ class Settings:
     def of(cls, method: str, options: Mapping[str, Any]) -> Settings:
         """Build the settings from the options of `memory.estimate`.
 
-        The recipe defaults to "mixed" for full fine-tuning and to "fp32" for adapters.
+        The trainer sets the defaults of some options (see `TRAINERS`). It is None for full
+        fine-tuning, whose default is the slide's recipe, and "trl" for adapters.
         """
-        recipe = "mixed" if method == "full" else "fp32"
+        chosen = {"trainer": None if method == "full" else "trl", **options}
+        if chosen["trainer"] in TRAINERS and method in CHOICES["method"]:
+            common, recipes = TRAINERS[chosen["trainer"]]
+            chosen = {"recipe": recipes[method], **common, **chosen}
         try:
-            return cls(method=method, **{"recipe": recipe, **options})
+            return cls(method=method, **chosen)
         except TypeError as error:
             allowed = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"{str(error).split(') ')[-1]}; options are {allowed}") from None
@@ -161,6 +194,14 @@ class Settings:
     def tokens(self) -> int:
         """The number of tokens in one micro-batch."""
         return self.batch_size * self.sequence_length
+
+    @property
+    def loss_tokens(self) -> int:
+        """The number of tokens of a micro-batch for which logits are computed."""
+        if self.loss == "logits":
+            return self.tokens
+        share = self.answer_share if self.loss == "answers" else 1
+        return self.batch_size * max(1, math.ceil(share * (self.sequence_length - 1)))
 
     @property
     def trains_weights(self) -> bool:
@@ -175,6 +216,13 @@ class Settings:
     def precision(self) -> Precision:
         """The bytes that the chosen recipe uses for each kind of number."""
         return RECIPES[self.recipe]
+
+    @property
+    def load_dtype(self) -> str:
+        """The number format in which the model's weights are loaded."""
+        if self.trains_weights:
+            return "float32" if self.precision.weight == 4 else self.product_dtype
+        return self.compute_dtype
 
     @property
     def base_bytes(self) -> int:
@@ -203,7 +251,7 @@ class Settings:
     @property
     def adapter_bytes(self) -> int:
         """The bytes of a number in the matrix products of an adapter's A and B."""
-        return 2 if self.autocast else 4
+        return 2 if self.autocast else self.precision.weight
 
     @property
     def adapters_copy_input(self) -> bool:

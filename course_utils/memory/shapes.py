@@ -142,7 +142,7 @@ class ModelShape:
             ValueError: The config can't be read, lacks a field, has a value that is not allowed, or
                 describes a model that is not supported.
         """
-        values, where = _read_config(config)
+        values, where = read_config(config)
         where = str(name or values.get("_name_or_path") or where)
         if reason := unsupported(values):
             raise ValueError(f"{where} {reason}")
@@ -325,7 +325,11 @@ def _matches(name: str, target: str) -> bool:
 # --- reading a config -----------------------------------------------------------------------------
 
 
-def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
+def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
+    """Return the values of a model's config.json, and a name for the model.
+
+    The config is given as in `ModelShape.from_config`, which also lists the errors.
+    """
     if isinstance(config, Mapping):
         return dict(config), str(config.get("model_type", "the config"))
     if not isinstance(config, str | Path):

@@ -166,14 +166,14 @@ class Step:
         # Without checkpointing, `_layer_terms` already counts the tensors that the layer stored.
         stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
-        name = f"{self._layer_name(layer)}'s backward"
+        name = f"{layer_name(layer, self.plan.shape.layers)}'s backward"
         kept = [*self._inputs_of_recomputation(layer + 1), *self._kept_output]
         return self._phase("backward", name, [*kept, *self._layer_terms], **parts)
 
     def between(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer has just ended."""
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
-        name = f"after {self._layer_name(layer)}'s backward"
+        name = f"after {layer_name(layer, self.plan.shape.layers)}'s backward"
         kept = [*self._inputs_of_recomputation(layer), *self._kept_output]
         stream = _work(residual_gradient(self.plan))
         return self._phase("between", name, [*kept, stream], **parts)
@@ -241,10 +241,12 @@ class Step:
         total = self.size["gradients"]
         return max(self._permanent["gradients"], _gradients_above(self.plan, total, layer))
 
-    def _layer_name(self, layer: int) -> str:
-        if layer == self.plan.shape.layers - 1:
-            return "the last layer"
-        return f"layer {layer + 1}" if layer else "the first layer"
+
+def layer_name(layer: int, layers: int) -> str:
+    """Return the name of one of so many layers, given its index from 0."""
+    if layer == layers - 1:
+        return "the last layer"
+    return f"layer {layer + 1}" if layer else "the first layer"
 
 
 # --- memory in use during the entire step ---------------------------------------------------------
@@ -275,10 +277,15 @@ def _gathered_layers(plan: Plan) -> MemoryTerm:
     return _term("gathered layers", size, formula, "the current layer and the next; ZeRO, 5.3")
 
 
+def cublas_workspaces() -> MemoryTerm:
+    """Return the term of the workspaces that cuBLAS has for the two threads of a step."""
+    formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
+    return _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
+
+
 def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each kind of memory on a GPU that PyTorch does not use for tensors."""
-    formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
-    yield _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
+    yield cublas_workspaces()
     if plan.settings.method == "qlora":
         name, source = "unsplit remainders of blocks", "CUDACachingAllocator"
         yield _term(name, unsplit_remainders(plan), "see allocator", source)
