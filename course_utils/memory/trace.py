@@ -59,9 +59,7 @@ _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 BEFORE = "before the layers"
 
 
-def trace(
-    model: str | Path | Mapping[str, Any], method: str = "full", **options: Any
-) -> Estimate:
+def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
     """Return what `memory.estimate` returns, for any causal model that transformers can build.
 
     Of a model on the hub, only the config is downloaded. The arguments are those of `estimate`.
@@ -154,7 +152,9 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
     values.pop("quantization_config", None)
     kind = values.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
-        code = "; the course never runs code from a model's repository" if "auto_map" in values else ""
+        code = (
+            "; the course never runs code from a model's repository" if "auto_map" in values else ""
+        )
         raise ValueError(f"this version of transformers doesn't know model_type {kind!r}{code}")
     try:
         config = AutoConfig.for_model(kind, **values)
@@ -497,7 +497,9 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
                     seen.add(key)
                     sizes[kind] = sizes.get(kind, 0) + storage.nbytes()
     base = (p for name, p in model.named_parameters() if "lora_" not in name)
-    sizes[PARAMETERS] = sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in base)
+    sizes[PARAMETERS] = sum(
+        p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in base
+    )
     trained = [p for p in model.parameters() if p.requires_grad]
     numbers = sum(p.numel() for p in trained)
     optimizer = OPTIMIZERS[settings.optimizer]
