@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils import memory
 from course_utils.machine.units import MiB
 from course_utils.machine.validation import positive, whole_number
-from course_utils.memory import DTYPE_BYTES, GPUS, Plan, timeline
+from course_utils.memory import DTYPE_BYTES, GPU, Plan, timeline
 from course_utils.memory.step import Step
 
 if TYPE_CHECKING:
@@ -63,20 +63,19 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
     bound: the GPU of `memory.GPUS` reaches its nominal speed, and nothing else takes time. The
     other arguments are those of `memory.estimate`.
     """
-    if gpu not in GPUS:
-        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}")
+    known = GPU.of(gpu)
     plan = Plan.of(model, method, options)
     settings = plan.settings
     each = DTYPE_BYTES[settings.compute_dtype]
     if settings.trains_weights:
         each = settings.precision.value
-    if each not in GPUS[gpu].flops:
+    if each not in known.flops:
         raise ValueError(
             f"the speed of {gpu} with numbers of {each} B is unknown: add it to the table GPUS in "
             "course_utils/memory/gpus.py"
         )
     passes = 2 + settings.gradient_checkpointing + settings.trains_weights
-    return 2 * passes * plan.shape.parameters * settings.tokens / GPUS[gpu].flops[each]
+    return 2 * passes * plan.shape.parameters * settings.tokens / known.flops[each]
 
 
 # --- the optimizer states that may move to CPU memory ---------------------------------------------
@@ -405,7 +404,7 @@ def simulate(  # noqa: PLR0913
 
 def _pcie(gpu: str | int) -> int:
     """Return the generation of a GPU's bus, which is 3 for a GPU given by its bytes."""
-    generation = GPUS[gpu].pcie if isinstance(gpu, str) else 3
+    generation = GPU.of(gpu).pcie if isinstance(gpu, str) else 3
     if generation is None:
         raise ValueError(
             f"the PCIe generation of {gpu} is unknown: pass the bandwidth, or add the generation "

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from course_utils.machine.notebooks import load_node
-from course_utils.machine.units import GB
-from course_utils.memory import GPU, GPUS, estimate, largest, usable_bytes
+from course_utils.machine.units import GB, GiB
+from course_utils.memory import GPU, GPUS, RESERVE, estimate, largest, usable_bytes
 from course_utils.notebook.explorers import paging_answer
 from course_utils.paging import arithmetic_seconds, longest_text, pcie_x16, simulate
 from workshop.publishing.live import fit
@@ -66,3 +66,46 @@ def test_an_unknown_bus_or_speed_raises_an_error_that_says_what_to_do():
     assert simulate("smollm2-135m", "full", gpu="new", bandwidth=1e9, **RUN).bandwidth == 1e9
     with pytest.raises(ValueError, match="the speed of new with numbers of 2 B is unknown: add it"):
         arithmetic_seconds("new", "llama-7b", "qlora")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("rtx 4090", GPUS["RTX 4090"]),
+        ("4090", GPUS["RTX 4090"]),
+        ("NVIDIA GeForce RTX4090", GPUS["RTX 4090"]),
+        ("Tesla T4", GPUS["T4"]),
+        ("NVIDIA A100 80GB", GPUS["A100-80"]),
+        ("rtx a6000", int(0.91 * 48 * GiB)),
+        (" 12 GiB", 12 * GiB),
+        ("24564mib", 24564 * GiB // 1024),
+        ("12GB", int(0.91 * 12 * GiB)),
+        ("11.5 gb", int(0.91 * 11.5 * GiB)),
+    ],
+)
+def test_a_gpu_is_a_name_or_a_number_with_its_unit(name, size):
+    assert usable_bytes(name) == usable_bytes(size) == size - RESERVE
+
+
+@pytest.mark.parametrize(
+    "advertised", {"T4": 16, "RTX 4090": 24, "A100-40": 40, "H100": 80}.items()
+)
+def test_an_advertised_size_is_not_optimistic(advertised):
+    name, size = advertised
+    assert usable_bytes(f"{size} GB") <= usable_bytes(name)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        ("A100", "ambiguous GPU 'A100'; choose A100-40 or A100-80, or write its size"),
+        ("A10", "unknown GPU 'A10'; choose one of T4, .*H200"),
+        ("RTX", "unknown GPU 'RTX'"),
+        (12, '^12 is too little memory for a GPU; write its unit, as in "12 GB"$'),
+        ("0 GB", "'0 GB' is too little memory"),
+        (12e9, "the bytes of a GPU must be a whole number"),
+    ],
+)
+def test_no_gpu_is_guessed(gpu, message):
+    with pytest.raises(ValueError, match=message):
+        estimate("7b").fits(gpu)

@@ -374,7 +374,7 @@ def run_with(**changes):
         (lambda: pcie_x16(2), "PCIe must be 3, 4 or 5, got 2"),
         (lambda: longest_text("T4", TINY, "full", page_size=0), "page_size must be a whole number"),
         (lambda: paged_tensors("llama-7b", "full", gpus=8), "for one GPU only, got gpus=8"),
-        (lambda: arithmetic_seconds("V100", TINY, "full"), "unknown GPU 'V100'; choose one of T4"),
+        (lambda: arithmetic_seconds("P100", TINY, "full"), "unknown GPU 'P100'; choose one of T4"),
         (lambda: simulate("7b", "full", gpu="T4", lengths=(8,)), "only the number of parameters"),
         (run_with(lengths=()), "lengths must list the sequence_length of each step"),
         (run_with(lengths=5), "lengths must list the sequence_length of each step"),

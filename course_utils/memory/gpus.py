@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from course_utils.machine.units import GiB
+from course_utils.machine.units import MB, GiB, MiB
 from course_utils.machine.validation import positive
 
 
@@ -28,6 +29,25 @@ class GPU(int):
         gpu.pcie, gpu.flops = pcie, flops or {}
         return gpu
 
+    @classmethod
+    def of(cls, gpu: str | int) -> GPU:
+        """Return a GPU that is given by its name, its size with a unit, or its bytes.
+
+        A name is in `GPUS` or `MORE_GPUS`; case, spaces, "NVIDIA" and "RTX" don't matter. "12 GiB"
+        is exact. "12 GB" is a size that a vendor advertises, of which `ADVERTISED_GB` counts.
+        """
+        if not isinstance(gpu, str):
+            known = gpu if isinstance(gpu, GPU) else cls(positive("the bytes of a GPU", gpu))
+        elif size := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(gb|gib|mib)", gpu.strip().lower()):
+            known = cls(int(float(size[1]) * _UNITS[size[2]]))
+        else:
+            known = _named(gpu)
+        if known < MB:
+            raise ValueError(
+                f'{gpu!r} is too little memory for a GPU; write its unit, as in "12 GB"'
+            )
+        return known
+
 
 # The memory is what PyTorch reports in out-of-memory errors, which is less than the advertised
 # memory. It differs by up to 0.2 GiB between drivers, so the table contains the smallest number
@@ -41,6 +61,25 @@ GPUS = {
     "A100-80": GPU(int(79.15 * GiB), pcie=4, flops={2: 312e12, 4: 19.5e12}),
     "H100": GPU(int(79.10 * GiB), pcie=5, flops={2: 989e12, 4: 67e12}),
 }
+# The bytes counted for each advertised GB. A vendor's GB is a GiB, of which PyTorch reports only
+# 91% on a T4, whose error correction needs memory, and 98% on the other GPUs of `GPUS`.
+ADVERTISED_GB = 0.91 * GiB
+# The advertised GB of other GPUs, whose bus and speed are unknown here.
+MORE_GPUS = {
+    "RTX 4060": 8,
+    "RTX 3060": 12,
+    "RTX 4080": 16,
+    "V100": 16,
+    "RTX 3090": 24,
+    "A10G": 24,
+    "L4": 24,
+    "RTX 5090": 32,
+    "A6000": 48,
+    "L40S": 48,
+    "RTX PRO 6000": 96,
+    "H200": 141,
+}
+_UNITS = {"gb": ADVERTISED_GB, "gib": GiB, "mib": MiB}
 # The CUDA context and the driver need about this many bytes of a GPU's memory.
 RESERVE = GiB // 2
 
@@ -48,9 +87,22 @@ RESERVE = GiB // 2
 def usable_bytes(gpu: str | int) -> int:
     """Return the bytes of a GPU that tensors can use: all its memory except `RESERVE` for CUDA.
 
-    `gpu` is a name from `GPUS`, or the memory of a GPU in bytes.
+    `gpu` is a name or a size such as "12 GB", as in `GPU.of`, or the memory of a GPU in bytes.
     """
-    if isinstance(gpu, str) and gpu not in GPUS:
-        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}, or give its bytes")
-    size = GPUS[gpu] if isinstance(gpu, str) else positive("the bytes of a GPU", gpu)
-    return max(0, size - RESERVE)
+    return max(0, GPU.of(gpu) - RESERVE)
+
+
+def _named(name: str) -> GPU:
+    """Return a GPU by its name. "A100" is no name, because two GPUs begin with it."""
+    table = GPUS | {other: GPU(int(size * ADVERTISED_GB)) for other, size in MORE_GPUS.items()}
+    key = _plain(name)
+    found = [other for other in table if key in (_plain(other), _plain(other.partition("-")[0]))]
+    if len(found) == 1:
+        return table[found[0]]
+    choices = " or ".join(found) if found else f"one of {', '.join(table)}"
+    problem = "ambiguous" if found else "unknown"
+    raise ValueError(f'{problem} GPU {name!r}; choose {choices}, or write its size, as in "12 GB"')
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"nvidia|geforce|tesla|rtx|[\s-]|gb$", "", name.lower())
