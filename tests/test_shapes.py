@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from course_utils.memory import FAMILIES, PRESETS, ModelShape
+from course_utils.memory import FAMILIES, PRESETS, ModelShape, estimate, kv_cache_bytes, largest
+from course_utils.memory.families import TRACED
 from tests import steps
 from tests.hub import Hub
 from tests.steps import SIZES, SPECIAL
@@ -182,14 +183,77 @@ def test_a_config_is_read_from_the_hub_and_later_from_the_cache(tmp_path, monkey
 SMOLLM2 = ModelShape.preset("smollm2-135m")
 LLAMA, GPT2 = PRESETS["smollm2-135m"], PRESETS["gpt2"]
 GEMMA3 = PRESETS["gemma-3-270m"]
+# The fields of google/gemma-3-4b-it's config that its text part depends on.
+GEMMA3_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"model_type": "siglip_vision_model"},
+}
+
+
+def test_of_a_model_that_reads_images_only_the_text_part_is_described():
+    config = AutoConfig.for_model(**GEMMA3_4B)
+    shape = ModelShape.from_config(GEMMA3_4B)
+    text = on_meta(config.text_config)
+    assert shape.parameters == sum(p.numel() for p in text.parameters()) == 3_880_263_168
+    assert shape.name == "gemma3 (text only)" and shape.family == "gemma3_text"
+    assert shape.context == config.text_config.max_position_embeddings
+    # The same config after a round trip through a file, which contains every field.
+    assert ModelShape.from_config(config.to_dict()) == shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 64, "head_dim": 48}),
+        ("mixtral", {"num_local_experts": 4, "tie_word_embeddings": True}),
+        ("gpt_oss", {"num_local_experts": 4}),
+        ("olmoe", {"num_experts": 4, "attention_bias": True} | SPECIAL),
+    ],
+)
+def test_the_error_for_a_mixture_of_experts_gives_the_parameters_of_the_real_class(kind, fields):
+    config = AutoConfig.for_model(kind, **SIZES | fields)
+    real = sum(p.numel() for p in on_meta(config).parameters())
+    for values in (config.to_dict(), {"model_type": kind, **SIZES, **fields}):
+        with pytest.raises(ValueError, match=f"its {real:,} parameters .* in 16 bits; {TRACED}$"):
+            ModelShape.from_config(values)
+
+
+def test_a_folder_with_an_adapter_only_is_named_as_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="is an adapter, not a model"):
+        ModelShape.from_config(tmp_path)
+
+
+def test_a_sequence_is_at_most_as_long_as_the_config_allows():
+    shape = ModelShape.from_config(LLAMA | {"max_position_embeddings": 2048})
+    assert largest("sequence_length", "H100", shape) == shape.longest("sdpa") == 2048
+    message = "max_position_embeddings 2,048 in its config, so sequence_length .* got 2,049"
+    for call in (estimate, kv_cache_bytes):
+        with pytest.raises(ValueError, match=message):
+            call(shape, sequence_length=2049)
+    windowed = ModelShape.from_config(GEMMA3_4B)
+    assert (windowed.longest("sdpa"), windowed.longest("eager")) == (1023, 131_072)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "mixtral", **SIZES, "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 8}, f"experts; only .*ed; {TRACED}$"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder–decoder"),
-        ({"model_type": "mamba", "hidden_size": 8}, "'mamba', which is not supported"),
+        ({"model_type": "mamba", "hidden_size": 8}, f"'mamba'; supported are llama.*; {TRACED}$"),
+        (
+            {"peft_type": "LORA", "base_model_name_or_path": "owner/base"},
+            "is an adapter, not a model; use the config of its base model owner/base$",
+        ),
         (LLAMA | {"quantization_config": {"bits": 4}}, "use the config of the original model"),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "has no 'vocab_size'"),
         (
@@ -206,11 +270,10 @@ GEMMA3 = PRESETS["gemma-3-270m"]
         (GPT2 | {"attn_pdrop": 2}, "attn_pdrop must be a number from 0 to 1, got 2"),
         (LLAMA | {"hidden_size": "576"}, "hidden_size must be a whole number .* got '576'"),
         (LLAMA | {"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
-        (LLAMA | {"model_type": ["llama"]}, "model_type .*'llama'.*, which is not supported"),
-        (
-            {"model_type": "gemma3", "vision_config": {"hidden_size": 8}},
-            "^gemma3 also reads images; only models that read nothing but text are supported$",
-        ),
+        (LLAMA | {"model_type": ["llama"]}, r"model_type, \['llama'\]; supported are llama"),
+        ({"text_config": {"model_type": "qwen3_5_text"}}, "'qwen3_5_text'; supported are llama"),
+        (GEMMA3_4B | {"quantization_config": {}, "is_encoder_decoder": True}, "encoder–decoder"),
+        (GEMMA3_4B | {"architectures": ["Gemma3Model"]}, "gemma3 is a Gemma3Model; only"),
         (GEMMA3 | {"final_logit_softcapping": 30.0}, "final_logit_softcapping must be null: a cap"),
         (GEMMA3 | {"use_bidirectional_attention": True}, "also attends to later tokens"),
         (GEMMA3 | {"layer_types": "sliding"}, "layer_types must be a list of strings"),

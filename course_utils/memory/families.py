@@ -9,12 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import whole_number
 
 # A model is a mixture of experts if one of these fields of its config is above 1.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 # The names of transformers' classes for models that predict the next token have these endings.
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
+_CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# The fields of a model that also reads images or sounds that its text part may leave out.
+_OF_WHOLE = ("architectures", "is_encoder_decoder", "quantization_config", "tie_word_embeddings")
+# What to do about a model that this module doesn't support.
+TRACED = "`course fit NAME` computes it with PyTorch"
+
+
+def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the text part of a model that reads more than text, else the config."""
+    inner = values.get("text_config")
+    if not isinstance(inner, Mapping):
+        return values
+    return {key: values[key] for key in _OF_WHOLE if key in values} | dict(inner)
 
 
 def unsupported(values: Mapping[str, Any]) -> str | None:
@@ -22,20 +35,22 @@ def unsupported(values: Mapping[str, Any]) -> str | None:
 
     The reason is the end of a sentence that begins with the name of the model.
     """
+    if "peft_type" in values or "base_model_name_or_path" in values:
+        base = values.get("base_model_name_or_path")
+        return f"is an adapter, not a model; use the config of its base model {base}"
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
-        return "is a mixture of experts; only dense models are supported"
+        size = _experts_size(values)
+        return f"is a mixture of experts; only dense models are supported; {size}{TRACED}"
     if values.get("quantization_config"):
         return "is quantized; use the config of the original model"
-    if values.get("vision_config"):
-        return "also reads images; only models that read nothing but text are supported"
     if values.get("use_bidirectional_attention"):
         return "also attends to later tokens; only causal models are supported"
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         families = ", ".join(FAMILIES)
-        return f"has model_type {kind!r}, which is not supported; supported are {families}"
+        return f"has an unknown model_type, {kind!r}; supported are {families}; {TRACED}"
     classes = values.get("architectures")
     names = [str(name) for name in classes] if isinstance(classes, list) else []
     if names and not any(name.endswith(_CAUSAL) for name in names):
@@ -120,6 +135,12 @@ FUSED = ("silu", "gelu", GELU_TANH)
 ACTIVATIONS = (*FUSED, "gelu_new")
 # Fields of `ModelShape` that have the same values for all Gemma models.
 _GEMMA = {"norm": "gemma", "scaled": True}
+# The defaults of transformers' Gemma3TextConfig for fields that published configs leave out.
+_GEMMA3 = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 131_072,
+}
 
 
 def _rotary(
@@ -140,6 +161,7 @@ def _rotary(
         "head_dim": config.size("head_dim", head_dim or hidden // heads),
         "intermediate": config.size("intermediate_size"),
         "vocab": config.size("vocab_size"),
+        "context": config.optional_size("max_position_embeddings", None),
         "dropout": config.share("attention_dropout", 0.0),
     }
 
@@ -162,6 +184,43 @@ def _attention_biases(config: ConfigFields) -> frozenset[str]:
 def _mlp_biases(config: ConfigFields) -> frozenset[str]:
     has = config.flag("mlp_bias", False)
     return frozenset(("gate_proj", "up_proj", "down_proj") if has else ())
+
+
+# --- mixtures of experts: only their parameters are counted ---------------------------------------
+
+
+def _experts_size(values: Mapping[str, Any]) -> str:
+    try:
+        count = expert_parameters(ConfigFields(values))
+    except (KeyError, BadField):
+        return ""
+    return f"its {count:,} parameters alone need {format_bytes(2 * count)} in 16 bits; "
+
+
+def expert_parameters(config: ConfigFields) -> int:
+    """Return the number of parameters of a mixture of experts; KeyError for an unknown family."""
+    kind = config.values.get("model_type")
+    if kind not in ("qwen3_moe", "mixtral", "gpt_oss", "olmoe"):
+        raise KeyError(kind)
+    if config.values.get("mlp_only_layers") or config.size("decoder_sparse_step", 1) > 1:
+        raise KeyError("layers without experts")
+    oss = kind == "gpt_oss"
+    sizes = _rotary(config, head_dim=64 if oss else None)
+    hidden, heads, width = (sizes[name] for name in ("hidden", "heads", "head_dim"))
+    query, key = heads * width, sizes["kv_heads"] * width
+    named = "num_experts" if "num_experts" in config.values else "num_local_experts"
+    experts = config.size(named)
+    wide = config.size("moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size")
+    # Attention, two norms, the norms of queries and keys, and the experts with their router.
+    layer = 2 * hidden * (query + key + 1) + experts * hidden * (1 + 3 * wide)
+    layer += {"qwen3_moe": 2 * width, "olmoe": query + key}.get(kind, 0)
+    if config.flag("attention_bias", oss):
+        layer += query + 2 * key + hidden
+    if oss:
+        # A sink for each head, and the biases of the router and of the experts.
+        layer += heads + experts * (1 + 2 * wide + hidden)
+    tables = 1 if config.flag("tie_word_embeddings", False) else 2
+    return int(sizes["layers"] * layer + (tables * sizes["vocab"] + 1) * hidden)
 
 
 # --- sliding windows ------------------------------------------------------------------------------
@@ -264,10 +323,11 @@ def _gemma(config: ConfigFields) -> dict[str, Any]:
 
 
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of a Gemma 3 model that reads only text.
+    """Read the config of a Gemma 3 model, or of its text part, which leaves out default values.
 
     Like transformers, this ignores the field `attn_logit_softcapping`.
     """
+    config = ConfigFields({**_GEMMA3, **config.values})
     if config.values.get("final_logit_softcapping") is not None:
         raise BadField("final_logit_softcapping must be null: a cap on logits is not supported")
     pattern = config.size("sliding_window_pattern", 6)

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.machine.validation import names_of, positive
-from course_utils.memory.families import FAMILIES, PRESETS, BadField, ConfigFields, unsupported
+from course_utils.memory.families import (
+    FAMILIES,
+    PRESETS,
+    BadField,
+    ConfigFields,
+    text_part,
+    unsupported,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class ModelShape:
         post_norms: Whether the results of attention and of the MLP are normalized too, before they
             are added to the residual stream, as in Gemma 3.
         scaled: Whether the embedding's result is multiplied by a constant, as in Gemma.
+        context: The most tokens in a sequence according to the config, 0 if that is unknown.
         positions: Number of rows in the learned position table, 0 for rotary positions.
         rotary_width: How many numbers of each head are rotated; the default is head_dim.
         local_rotary: Whether layers with a sliding window rotate by other angles, as in Gemma 3.
@@ -68,6 +76,7 @@ class ModelShape:
     qk_norm: bool = False
     post_norms: bool = False
     scaled: bool = False
+    context: int = 0
     positions: int = 0
     rotary_width: int = 0
     local_rotary: bool = False
@@ -132,6 +141,9 @@ class ModelShape:
     ) -> ModelShape:
         """Return the shape of a model, read from its Hugging Face config.
 
+        Of a model that also reads images or sounds, only the text part is described. The name of
+        such a shape ends with "(text only)".
+
         Args:
             config: The config as a dict, the path of config.json or of its folder, or the name of a
                 repository on the hub, such as "owner/model", which is downloaded or in the cache.
@@ -144,11 +156,12 @@ class ModelShape:
         """
         values, where = read_config(config)
         where = str(name or values.get("_name_or_path") or where)
-        if reason := unsupported(values):
+        text = text_part(values)
+        if reason := unsupported(text):
             raise ValueError(f"{where} {reason}")
-        read = FAMILIES[values["model_type"]]
+        family, title = text["model_type"], where if text is values else f"{where} (text only)"
         try:
-            return cls(name=where, family=values["model_type"], **read(ConfigFields(values)))
+            return cls(name=title, family=family, **FAMILIES[family](ConfigFields(text)))
         except KeyError as error:
             raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
         except BadField as error:
@@ -175,16 +188,18 @@ class ModelShape:
 
     def longest(self, attention: str) -> int | None:
         """Return the largest sequence length for which memory is known, None without a limit."""
-        if self.window and attention == "sdpa":
-            return self.window - 1
-        return self.positions or None
+        window = self.window - 1 if self.window and attention == "sdpa" else 0
+        return min(filter(None, (window, self.positions, self.context)), default=None)
 
     def check_length(self, tokens: int) -> None:
-        """Raise ValueError if a sequence has more tokens than the model's table of positions."""
-        if self.positions and tokens > self.positions:
+        """Raise ValueError if a sequence has more tokens than the model allows."""
+        most = self.positions or self.context
+        if most and tokens > most:
+            has = f"a table of {most:,} positions"
+            has = has if self.positions else f"max_position_embeddings {most:,} in its config"
             raise ValueError(
-                f"{self.name} has a table of {self.positions:,} positions, so sequence_length must "
-                f"be at most {self.positions:,}, got {tokens:,}"
+                f"{self.name} has {has}, so sequence_length must be at most {most:,}, got "
+                f"{tokens:,}"
             )
 
     @property
@@ -339,7 +354,10 @@ def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any],
         )
     try:
         path = Path(config)
-        path = path / "config.json" if path.is_dir() else path
+        if path.is_dir():
+            adapter = path / "adapter_config.json"
+            path = path / "config.json"
+            path = path if path.exists() or not adapter.exists() else adapter
         path = path if path.is_file() else _from_hub(str(config))
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
