@@ -409,18 +409,29 @@ def test_sharding_needs_the_bytes_of_the_zero_paper():
     assert [round(total / GB, 1) for total in totals] == [120.0, 31.4, 16.6, 1.9]
 
 
-def test_gathered_layers_count_with_zero3():
-    sharded = estimate("llama-7b", gpus=8, sharding="zero3")
-    one = 4 * 4096**2 + 3 * 4096 * 11008
-    assert sharded.at_peak["gathered layers"] == 2 * one * 2
-    assert "gathered layers" not in estimate("llama-7b", gpus=1, sharding="zero3").at_peak
-    coded = estimate("llama-7b", "qlora", gpus=8, sharding="fsdp").at_peak["gathered layers"]
-    # The codes of two layers are gathered, with half a byte per weight.
-    assert coded == one
-    options = {"unquantized": ("down_proj",), "gpus": 8, "sharding": "fsdp", "upcast": False}
-    kept = estimate("llama-7b", "qlora", **options).at_peak["gathered layers"]
-    down = 4096 * 11008
-    assert kept == one - down + 2 * down * 2
+def gathered(model, *args, **options):
+    return estimate(model, *args, gpus=8, **options).at_peak.get("gathered weights")
+
+
+def test_two_layers_are_gathered_and_with_fsdp_also_the_embedding_and_the_head():
+    one, down = 4 * 4096**2 + 3 * 4096 * 11008, 4096 * 11008
+    root = 2 * 32000 * 4096 + 4096
+    assert gathered("llama-7b", sharding="zero3") == 2 * one * 2
+    assert gathered("llama-7b", sharding="zero2") is None
+    assert "gathered weights" not in estimate("llama-7b", sharding="zero3").at_peak
+    assert gathered("llama-7b", sharding="fsdp") == 2 * (2 * one + root)
+    # The codes of two layers are gathered with half a byte per weight, the root unit in float32.
+    assert gathered("llama-7b", "qlora", sharding="fsdp") == one + 4 * root
+    kept = {"unquantized": ("down_proj",), "sharding": "fsdp", "upcast": False}
+    assert gathered("llama-7b", "qlora", **kept) == one - down + 2 * (2 * down + root)
+
+
+def test_zero_gathers_an_embedding_that_is_larger_than_a_layer():
+    one, table = 2 * 2048 * (2048 + 512) + 3 * 2048 * 8192, 128256 * 2048
+    assert gathered("llama-3.2-1b", sharding="zero3") == 2 * (one + table)
+    # An embedding in float32 is larger than a layer in NF4.
+    coded = (4 * 4096**2 + 3 * 4096 * 11008) // 2
+    assert gathered("llama-7b", "qlora", sharding="zero3") == coded + 4 * 32000 * 4096
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3", "fsdp"])

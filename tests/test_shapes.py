@@ -236,7 +236,7 @@ def test_a_folder_with_an_adapter_only_is_named_as_one(tmp_path):
 def test_a_sequence_is_at_most_as_long_as_the_config_allows():
     shape = ModelShape.from_config(LLAMA | {"max_position_embeddings": 2048})
     assert largest("sequence_length", "H100", shape) == shape.longest("sdpa") == 2048
-    message = "max_position_embeddings 2,048 in its config, so sequence_length .* got 2,049"
+    message = "a config that allows 2,048 positions, so sequence_length .* got 2,049"
     for call in (estimate, kv_cache_bytes):
         with pytest.raises(ValueError, match=message):
             call(shape, sequence_length=2049)

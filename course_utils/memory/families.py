@@ -7,6 +7,7 @@ lacks a field. `PRESETS` contains the fields of well-known models' published con
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from course_utils.machine.units import format_bytes
@@ -41,7 +42,10 @@ def unsupported(values: Mapping[str, Any]) -> str | None:
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
-        size = _experts_size(values)
+        size = ""
+        with suppress(KeyError, BadField):
+            count = expert_parameters(ConfigFields(values))
+            size = f"its {count:,} parameters alone need {format_bytes(2 * count)} in 16 bits; "
         return f"is a mixture of experts; only dense models are supported; {size}{TRACED}"
     if values.get("quantization_config"):
         return "is quantized; use the config of the original model"
@@ -136,11 +140,7 @@ ACTIVATIONS = (*FUSED, "gelu_new")
 # Fields of `ModelShape` that have the same values for all Gemma models.
 _GEMMA = {"norm": "gemma", "scaled": True}
 # The defaults of transformers' Gemma3TextConfig for fields that published configs leave out.
-_GEMMA3 = {
-    "vocab_size": 262_208,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 131_072,
-}
+_GEMMA3 = {"vocab_size": 262208, "num_attention_heads": 8, "max_position_embeddings": 131072}
 
 
 def _rotary(
@@ -187,14 +187,6 @@ def _mlp_biases(config: ConfigFields) -> frozenset[str]:
 
 
 # --- mixtures of experts: only their parameters are counted ---------------------------------------
-
-
-def _experts_size(values: Mapping[str, Any]) -> str:
-    try:
-        count = expert_parameters(ConfigFields(values))
-    except (KeyError, BadField):
-        return ""
-    return f"its {count:,} parameters alone need {format_bytes(2 * count)} in 16 bits; "
 
 
 def expert_parameters(config: ConfigFields) -> int:

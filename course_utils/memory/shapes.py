@@ -195,11 +195,10 @@ class ModelShape:
         """Raise ValueError if a sequence has more tokens than the model allows."""
         most = self.positions or self.context
         if most and tokens > most:
-            has = f"a table of {most:,} positions"
-            has = has if self.positions else f"max_position_embeddings {most:,} in its config"
+            has = "a table of" if self.positions else "a config that allows"
             raise ValueError(
-                f"{self.name} has {has}, so sequence_length must be at most {most:,}, got "
-                f"{tokens:,}"
+                f"{self.name} has {has} {most:,} positions, so sequence_length must be at most "
+                f"{most:,}, got {tokens:,}"
             )
 
     @property
@@ -355,9 +354,9 @@ def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any],
     try:
         path = Path(config)
         if path.is_dir():
-            adapter = path / "adapter_config.json"
-            path = path / "config.json"
-            path = path if path.exists() or not adapter.exists() else adapter
+            # The folder of an adapter may contain no other config, and then the error says so.
+            files = [path / name for name in ("config.json", "adapter_config.json")]
+            path = next(filter(Path.exists, files), path)
         path = path if path.is_file() else _from_hub(str(config))
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:

@@ -264,17 +264,29 @@ def _work(term: MemoryTerm) -> MemoryTerm:
 def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each tensor or buffer outside the parts that exists all the time."""
     if plan.settings.shards("weights"):
-        yield _gathered_layers(plan)
+        yield _gathered_weights(plan)
     if plan.settings.device == "cuda":
         yield from _cuda_terms(plan)
 
 
-def _gathered_layers(plan: Plan) -> MemoryTerm:
-    """Return the term for the two layers whose weights each GPU gathers from the other GPUs."""
-    coded, each = sum(plan.quantized.values()), plan.settings.base_bytes
-    whole = plan.layer_weights - coded
-    formula, size = f"2 × ({whole:,} × {each} + {coded:,} × ½)", 2 * whole * each + coded
-    return _term("gathered layers", size, formula, "the current layer and the next; ZeRO, 5.3")
+def _gathered_weights(plan: Plan) -> MemoryTerm:
+    """Return the term for the whole weights that each GPU gathers from the other GPUs.
+
+    FSDP also keeps its root unit gathered: the embedding, the head and the last norm. ZeRO releases
+    all but the current module and the next, and one of them may be the embedding or the head.
+    """
+    shape, coded, each = plan.shape, sum(plan.quantized.values()), plan.settings.base_bytes
+    layer, table = plan.layer_weights - coded, shape.vocab * shape.hidden
+    # Two layers, and what else is gathered, both without the numbers in NF4.
+    layers, root, source = 2, 0, "the current layer and the next; ZeRO, 5.3"
+    if plan.settings.sharding == "fsdp":
+        root = shape.embedding_parameters + shape.hidden * shape.norm_tensors
+        source = "the current layer and the next, and FSDP's root unit"
+    elif table * each > layer * each + coded // 2:
+        layers, root, source = 1, table, "a layer, and the embedding or the head; ZeRO, 5.3"
+    size = (layers * layer + root) * each + layers * coded // 2
+    formula = f"{layers} × ({layer:,} × {each} + {coded:,} × ½) + {root:,} × {each}"
+    return _term("gathered weights", size, formula, source)
 
 
 def cublas_workspaces() -> MemoryTerm:
