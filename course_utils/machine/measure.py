@@ -110,6 +110,7 @@ class TensorMeter(TorchDispatchMode):
 
 
 def storages(values: Any) -> dict[int, torch.UntypedStorage]:
+    """Return the storages of all tensors in nested containers, each once: its key → the storage."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}

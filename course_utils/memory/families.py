@@ -31,16 +31,23 @@ def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: values[key] for key in _OF_WHOLE if key in values} | dict(inner)
 
 
-def unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return why this module doesn't support a config, or None if it does.
-
-    The reason is the end of a sentence that begins with the name of the model.
-    """
+def not_a_decoder(values: Mapping[str, Any]) -> str | None:
+    """Return why a config isn't that of a decoder-only model, or None, as `unsupported` does."""
     if "peft_type" in values or "base_model_name_or_path" in values:
         base = values.get("base_model_name_or_path")
         return f"is an adapter, not a model; use the config of its base model {base}"
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
+    return None
+
+
+def unsupported(values: Mapping[str, Any]) -> str | None:
+    """Return why this module doesn't support a config, or None if it does.
+
+    The reason is the end of a sentence that begins with the name of the model.
+    """
+    if reason := not_a_decoder(values):
+        return reason
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
         size = ""
         with suppress(KeyError, BadField):

@@ -20,15 +20,16 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
+from bitsandbytes.functional import quantize_4bit, quantize_blockwise
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -40,17 +41,24 @@ from course_utils.machine.measure import TensorMeter, storages
 from course_utils.machine.validation import first_line
 from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
-from course_utils.memory.families import PRESETS
+from course_utils.memory.families import PRESETS, not_a_decoder
 from course_utils.memory.settings import ANSWER_CHUNK, OPTIMIZERS, TILE, Settings
 from course_utils.memory.shapes import ModelShape, read_config
-from course_utils.memory.step import LOSS, UPDATE, StepPhase, cublas_workspaces, layer_name
+from course_utils.memory.step import (
+    LOSS,
+    UPDATE,
+    PhaseKind,
+    StepPhase,
+    cublas_workspaces,
+    layer_name,
+)
 from course_utils.memory.terms import LOGITS, PARTS, REST, WORK, MemoryTerm
 from course_utils.memory.weights import paged_bytes, state_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The line for fused experts, which bitsandbytes leaves in 16 bits because they are no linear layers.
+# The line for fused experts. bitsandbytes leaves them in 16 bits, as they are no linear layers.
 NOT_QUANTIZED = "experts, not quantized"
 # Entries of `Trace.permanent` that are no part of the memory during the whole step.
 PARAMETERS, SCRATCH, PAGED = "parameters of the model", "scratch of the optimizer", "paged states"
@@ -130,7 +138,10 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
         kind, _, layer = name.partition(" of layer ")
         shown = f"{layer_name(int(layer) - 1, last)}'s backward" if kind == "backward" else name
         kind = {LOSS: "loss", UPDATE: "update", BEFORE: "forward"}.get(name, kind)
-        yield StepPhase(kind, shown, permanent | moving, (*on_gpu, *terms), traced.permanent[PAGED])
+        known = cast(PhaseKind, kind)
+        yield StepPhase(
+            known, shown, permanent | moving, (*on_gpu, *terms), traced.permanent[PAGED]
+        )
 
 
 # --- the config -----------------------------------------------------------------------------------
@@ -139,41 +150,50 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
 def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConfig, str]:
     """Return the config of a causal language model, and its name. No code is downloaded.
 
-    The config of a model that also reads images is replaced by that of its text part.
+    The config of a model that also reads images is replaced by that of its text part, if
+    transformers can build this part alone.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    if isinstance(model, str) and model.strip().lower() in PRESETS:
-        name = model.strip().lower()
-        values = dict(PRESETS[name])
-    else:
-        values, name = read_config(model)
-    # The weights are counted as 16-bit numbers, whatever they are stored in.
-    values.pop("quantization_config", None)
+    name = str(model).strip().lower()
+    values, name = (dict(PRESETS[name]), name) if name in PRESETS else read_config(model)
+    if reason := not_a_decoder(values):
+        raise ValueError(f"{name} {reason}")
+    # The weights are counted in 16 bits or NF4, whatever the repository stores.
+    values = {key: value for key, value in values.items() if key != "quantization_config"}
     kind = values.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
-        code = (
-            "; the course never runs code from a model's repository" if "auto_map" in values else ""
-        )
-        raise ValueError(f"this version of transformers doesn't know model_type {kind!r}{code}")
+        code = "; code from a repository is never run" if "auto_map" in values else ""
+        raise ValueError(f"{name}: transformers doesn't know the model_type {kind!r}{code}")
     try:
         config = AutoConfig.for_model(kind, **values)
+        text = config.get_text_config(decoder=True)
     except Exception as error:  # Each config class checks its values with its own exceptions.
         raise ValueError(f"the config of {name} is wrong: {first_line(error)}") from error
-    text = config.get_text_config(decoder=True)
-    if text is not config:
-        config, name = text, f"{name} (text part)"
-    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{name} doesn't predict the next token of a text, as a decoder does")
-    given = values.get("text_config") or values
+    if text is not config and _builder(text):
+        config, name = text, f"{name} (text only)"
+    if not _builder(config):
+        raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
+    given = {**values, **(values.get("text_config") or {})}
     for field in ("hidden_size", "num_hidden_layers"):
-        if config.attribute_map.get(field, field) not in given and field not in given:
+        if not given.keys() & {field, text.attribute_map.get(field)}:
             raise ValueError(f"the config of {name} has no {field!r}")
     return config, name
 
 
+def _builder(config: PretrainedConfig) -> Any:
+    """Return the class of transformers that builds the model of a config, or None."""
+    import transformers as t
+
+    if type(config) in t.MODEL_FOR_CAUSAL_LM_MAPPING:
+        is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+        return None if is_encoder else t.AutoModelForCausalLM
+    reads_images = type(config) in t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return t.AutoModelForImageTextToText if reads_images else None
+
+
 def _check_length(config: PretrainedConfig, name: str, tokens: int) -> None:
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest and tokens > longest:
         raise ValueError(
             f"{name} reads at most {longest:,} tokens, so sequence_length must be at most "
@@ -184,16 +204,10 @@ def _check_length(config: PretrainedConfig, name: str, tokens: int) -> None:
 # --- the model ------------------------------------------------------------------------------------
 
 
-def build(config: PretrainedConfig, settings: Settings) -> nn.Module:
+def build(config: PretrainedConfig, settings: Settings) -> Any:
     """Return a model on the device "meta" with NF4 layers and adapters, ready for training."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config,
-            dtype=getattr(torch, settings.load_dtype),
-            attn_implementation=settings.attention,
-        )
+    options = {"attn_implementation": settings.attention}
+    model = _empty(config, dtype=getattr(torch, settings.load_dtype), **options)
     if settings.method == "qlora":
         _quantize(model, settings)
     if settings.gradient_checkpointing:
@@ -203,7 +217,13 @@ def build(config: PretrainedConfig, settings: Settings) -> nn.Module:
     return model.train()
 
 
-def _quantize(model: nn.Module, settings: Settings) -> None:
+def _empty(config: PretrainedConfig, **options: Any) -> Any:
+    """Return a model of transformers on the device "meta", so without numbers."""
+    with torch.device("meta"):
+        return _builder(config).from_config(config, **options)
+
+
+def _quantize(model: Any, settings: Settings) -> None:
     """Replace the layers that transformers would load in NF4."""
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
@@ -211,8 +231,6 @@ def _quantize(model: nn.Module, settings: Settings) -> None:
 
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=settings.double_quant,
         bnb_4bit_compute_dtype=getattr(torch, settings.compute_dtype),
         llm_int8_skip_modules=["lm_head", *settings.unquantized] if settings.unquantized else None,
     )
@@ -223,7 +241,7 @@ def _quantize(model: nn.Module, settings: Settings) -> None:
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-def _with_adapters(model: nn.Module, settings: Settings) -> nn.Module:
+def _with_adapters(model: Any, settings: Settings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
@@ -232,67 +250,55 @@ def _with_adapters(model: nn.Module, settings: Settings) -> nn.Module:
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
     if settings.precision.weight == 2:
-        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
+        for parameter in _trained(model):
             parameter.data = parameter.data.to(torch.bfloat16)
     return model
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _make_fake(model: nn.Module, settings: Settings) -> None:
     """Replace the tensors of a model by fake tensors on a CPU, inside a FakeTensorMode."""
     from bitsandbytes.nn import Linear4bit
 
-    made: dict[int, Tensor] = {}
+    made: dict[int, Any] = {}
     for module in model.modules():
+        coded = isinstance(module, Linear4bit)
         for store in (module._parameters, module._buffers):
             for name, tensor in store.items():
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
-                    made[id(tensor)] = _fake(module, name, tensor, settings)
+                    in_nf4 = coded and name == "weight"
+                    made[id(tensor)] = _in_nf4(tensor, settings) if in_nf4 else _fake(tensor)
                 store[name] = made[id(tensor)]
         if isinstance(module, Linear4bit) and module.bias is not None:
             # In the first forward pass, bitsandbytes converts the bias to the compute dtype.
             module.bias.data = module.bias.data.to(module.compute_dtype)
 
 
-def _fake(module: nn.Module, name: str, tensor: Tensor, settings: Settings) -> Tensor:
-    from bitsandbytes.nn import Linear4bit
-
-    if isinstance(module, Linear4bit) and name == "weight":
-        codes = torch.empty((tensor.numel() + 1) // 2, 1, dtype=torch.uint8)
-        weight = nn.Parameter(codes, requires_grad=False)
-        weight.quant_state = _quant_state(module, settings)
-        return weight
+def _fake(tensor: Tensor) -> Tensor:
     new = torch.empty(tensor.shape, dtype=tensor.dtype)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(new, requires_grad=tensor.requires_grad)
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if is_parameter else new
+
+
+def _in_nf4(weight: Tensor, settings: Settings) -> Any:
+    """Return fake codes of a weight matrix, with their constants as bitsandbytes makes them."""
+    codes, state = quantize_4bit(
+        torch.empty(weight.shape, dtype=getattr(torch, settings.compute_dtype)),
+        blocksize=settings.block_size,
+        compress_statistics=settings.double_quant,
+        quant_type="nf4",
+    )
+    new: Any = nn.Parameter(codes, requires_grad=False)
+    new.quant_state = state
     return new
 
 
-def _quant_state(layer: Any, settings: Settings) -> Any:
-    """Return the constants of a layer in NF4, as `nf4_bytes` counts them."""
-    from bitsandbytes.functional import QuantState
-
-    size = layer.in_features * layer.out_features
-    blocks = -(-size // settings.block_size)
-    constants: dict[str, Any] = {"absmax": torch.empty(blocks)}
-    if settings.double_quant:
-        second = QuantState(
-            torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float
-        )
-        constants = {"absmax": torch.empty(blocks, dtype=torch.uint8), "state2": second}
-        constants["offset"] = torch.empty(())
-    return QuantState(
-        shape=torch.Size((layer.out_features, layer.in_features)),
-        code=torch.empty(16),
-        blocksize=settings.block_size,
-        quant_type="nf4",
-        dtype=layer.compute_dtype,
-        **constants,
-    )
-
-
-def layers_of(model: nn.Module) -> nn.ModuleList:
+def layers_of(model: Any) -> nn.ModuleList:
     """Return the transformer layers of a causal language model, with or without adapters."""
     count = model.config.get_text_config().num_hidden_layers
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
@@ -302,86 +308,77 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 # --- the losses -----------------------------------------------------------------------------------
 
 
-def _loss(model: nn.Module, settings: Settings) -> Callable[[Tensor], tuple[Tensor, Any]]:
-    """Return a function from token ids to the loss and everything that the caller keeps."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-
-    def of_logits(ids: Tensor) -> tuple[Tensor, Any]:
+def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
+    """Return the loss of a batch, and everything else that the training loop keeps."""
+    if settings.loss == "logits":
         output = model(input_ids=ids, labels=ids, use_cache=False)
         return output.loss, output if settings.keep_output else None
-
-    def of_tiles(ids: Tensor) -> tuple[Tensor, Any]:
-        hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        # On a GPU, TRL copies the tokens that count. Here these are all tokens.
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        hidden = hidden.clone() if settings.device == "cuda" else hidden
-        head = base.get_output_embeddings()
-        outputs = _TiledLoss.apply(hidden, head.weight, head.bias, settings.device == "cuda")
-        return -outputs[0].sum(), outputs
-
-    def of_answers(ids: Tensor) -> tuple[Tensor, Any]:
+    if settings.loss == "answers":
         kept = torch.arange(settings.loss_tokens // settings.batch_size)
         logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
         return _AnswerLoss.apply(logits.flatten(0, 1)), None
-
-    return {"logits": of_logits, "tiled": of_tiles, "answers": of_answers}[settings.loss]
+    base = model if settings.trains_weights else model.get_base_model()
+    on_gpu = settings.device == "cuda"
+    hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    # On a GPU, TRL copies the tokens that count. Here these are all tokens.
+    hidden = hidden.clone() if on_gpu else hidden
+    outputs = _TiledLoss.apply(hidden, base.get_output_embeddings().weight, on_gpu)
+    return -outputs[0].sum(), outputs
 
 
 class _TiledLoss(torch.autograd.Function):
     """Allocates what the output layer of TRL's `SFTTrainer` allocates, which never has all logits.
 
-    One tile has the logits of 4,096 tokens and 32,768 words. On a GPU, a kernel changes the tile in
-    place. On a CPU, TRL computes with up to 3 (forward) or 7 (backward) float32 copies and a mask.
+    It computes the logits of one tile at a time, forward and again backward. On a GPU, a kernel
+    changes the tile in place. On a CPU, up to 3 (forward) or 7 (backward) float32 copies and a mask
+    exist, so 13 or 29 B for each logit.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Any, on_gpu: bool) -> Any:
-        ctx.on_gpu = on_gpu
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, on_gpu: bool) -> Any:
         autocast = torch.is_autocast_enabled("cpu")
         ctx.dtype = torch.get_autocast_dtype("cpu") if autocast else hidden.dtype
-        running = torch.empty(7, len(hidden))
-        ctx.save_for_backward(hidden, weight, bias)
-        _compute_tile(ctx, hidden, weight, bytes_each=13, bytes_per_token=20)
+        ctx.on_gpu, tokens = on_gpu, len(hidden)
+        ctx.save_for_backward(hidden, weight)
+        running = torch.empty(7, tokens)
+        _compute_tile(ctx, (hidden, weight), each=13, per_token=20)
         del running
-        ctx.log_sums = torch.empty(len(hidden))
-        entropy, is_best = torch.empty(len(hidden)), torch.empty(len(hidden), dtype=torch.bool)
+        ctx.log_sums, is_best = torch.empty(tokens), torch.empty(tokens, dtype=torch.bool)
         ctx.mark_non_differentiable(is_best)
         ctx.set_materialize_grads(False)
-        return torch.empty(len(hidden)), entropy, is_best
+        return torch.empty(tokens), torch.empty(tokens), is_best
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
         tensors = ctx.saved_tensors
-        needed = zip(tensors, ctx.needs_input_grad, strict=False)
-        sums = [torch.zeros(t.shape) if needs else None for t, needs in needed]
+        sums = [
+            torch.zeros(tensor.shape) if needed else None
+            for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False)
+        ]
         gradient = gradient.float().contiguous()
-        _compute_tile(ctx, *tensors[:2], *sums[:2], bytes_each=29)
-        gradients = (s if s is None else s.to(t.dtype) for s, t in zip(sums, tensors, strict=True))
-        return (*gradients, None)
+        _compute_tile(ctx, tensors, each=29, sums=sums)
+        return (
+            *(s if s is None else s.to(t.dtype) for s, t in zip(sums, tensors, strict=True)),
+            None,
+        )
 
 
 def _compute_tile(
-    ctx: Any,
-    hidden: Tensor,
-    weight: Tensor,
-    hidden_sum: Tensor | None = None,
-    weight_sum: Tensor | None = None,
-    *,
-    bytes_each: int,
-    bytes_per_token: int = 0,
+    ctx: Any, tensors: tuple[Tensor, Tensor], each: int, per_token: int = 0, sums: Any = ()
 ) -> None:
-    """Allocate what TRL needs for the first tile, which is the largest, and free it."""
+    """Allocate the first tile, which is the largest, and what is computed from it."""
+    hidden, weight = tensors
     rows, words = min(TILE[0], len(hidden)), min(TILE[1], len(weight))
     tile = torch.empty(rows, TILE[1], dtype=ctx.dtype)[:, :words]
-    hidden, weight = hidden[:rows].to(ctx.dtype), weight[:words].to(ctx.dtype)
+    factors = weight[:words].to(ctx.dtype), hidden[:rows].to(ctx.dtype)
     if ctx.on_gpu:
         return
-    work = torch.empty(bytes_each * rows * words + bytes_per_token * rows, dtype=torch.uint8)
+    work = torch.empty((each * words + per_token) * rows, dtype=torch.uint8)
     del work
-    if hidden_sum is not None:
-        hidden_sum[:rows].addmm_(tile.float(), weight.float())
-    if weight_sum is not None:
-        weight_sum[:words].addmm_(tile.t().float(), hidden.float())
+    for total, part, factor in zip(sums, (tile, tile.t()), factors, strict=False):
+        if total is not None:
+            total[: len(part)].addmm_(part.float(), factor.float())
 
 
 class _AnswerLoss(torch.autograd.Function):
@@ -395,10 +392,9 @@ class _AnswerLoss(torch.autograd.Function):
         return torch.empty(())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        logits, _ = ctx.saved_tensors
-        few = logits[: ctx.rows].float()
-        few - 1  # The difference to the logarithm of the sum.
+    def backward(ctx: Any, *_: Tensor) -> Tensor:
+        logits, log_sums = ctx.saved_tensors
+        logits[: ctx.rows].float() - log_sums[: ctx.rows, None]
         return logits
 
 
@@ -422,37 +418,51 @@ class Trace:
 def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
     """Trace the forward and backward pass of a micro-batch, with all layers of the model."""
     model = build(config, settings)
+    # bitsandbytes keeps this code book for the rest of the process, so it must not be a fake.
+    quantize_blockwise(torch.zeros(1))
     # Fake tensors have no numbers, so transformers can't see that the batch isn't packed.
     not_packed = patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None)
     with not_packed, FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model, settings)
-        trained = [p for p in model.parameters() if p.requires_grad]
         if settings.accumulation > 1:
-            for parameter in trained:
+            for parameter in _trained(model):
                 parameter.grad = torch.empty_like(parameter)
-        meter = TensorMeter(rounded if settings.device == "cuda" else int)
-        measure(model, settings, meter)
+        meter = _GpuMeter() if settings.device == "cuda" else TensorMeter()
+        ids = torch.zeros(settings.batch_size, settings.sequence_length, dtype=torch.long)
+        narrow = getattr(torch, settings.compute_dtype)
+        autocast = torch.autocast("cpu", narrow) if settings.autocast else nullcontext()
+        with _phases_marked(meter, model), meter:
+            meter.begin(BEFORE)
+            with autocast:
+                loss, kept = _loss(model, settings, ids)
+            loss.backward()
+            meter.begin(UPDATE)
+            del kept
         phases = {name: _by_part(name, made) for name, made in meter.peaks.items()}
         return Trace(_permanent(model, settings), phases)
 
 
-def measure(model: nn.Module, settings: Settings, meter: TensorMeter) -> None:
-    """Run the forward and backward pass of a micro-batch under a meter, phase by phase."""
-    ids = torch.zeros(settings.batch_size, settings.sequence_length, dtype=torch.long)
-    loss_of = _loss(model, settings)
-    narrow = getattr(torch, settings.compute_dtype)
-    autocast = torch.autocast("cpu", narrow) if settings.autocast else nullcontext()
-    with _phases_marked(meter, model), meter:
-        meter.begin(BEFORE)
-        with autocast:
-            loss, kept = loss_of(ids)
-        loss.backward()
-        meter.begin(UPDATE)
-        del kept
+class _GpuMeter(TensorMeter):
+    """Counts bytes as PyTorch's allocator on a GPU does, and what the softmax needs there."""
+
+    def __init__(self) -> None:
+        super().__init__(rounded)
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        scratch = None
+        if operation is torch.ops.aten._softmax_backward_data.default:
+            # On a GPU, the product of the gradient and the softmax is a tensor of its own.
+            with self:
+                scratch = torch.empty_like(args[0])
+        result = super().__torch_dispatch__(operation, types, args, kwargs)
+        del scratch
+        return result
 
 
 @contextmanager
-def _phases_marked(meter: TensorMeter, model: nn.Module) -> Iterator[None]:
+def _phases_marked(meter: TensorMeter, model: Any) -> Iterator[None]:
     """Begin a phase of the meter at each layer's forward and backward pass, and at the loss."""
     layers = layers_of(model)
     in_forward = True
@@ -476,9 +486,9 @@ def _phases_marked(meter: TensorMeter, model: nn.Module) -> Iterator[None]:
     for n, layer in enumerate(layers, 1):
         hooks.append(layer.register_forward_pre_hook(partial(before, f"forward of layer {n}")))
         hooks.append(layer.register_forward_hook(partial(after, n)))
-    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
-        hook = parameter.register_post_accumulate_grad_hook
-        hooks.append(hook(lambda p: meter.count_as("gradients", p.grad)))
+    for parameter in _trained(model):
+        on_gradient = parameter.register_post_accumulate_grad_hook
+        hooks.append(on_gradient(lambda p: meter.count_as("gradients", p.grad)))
     try:
         yield
     finally:
@@ -488,34 +498,32 @@ def _phases_marked(meter: TensorMeter, model: nn.Module) -> Iterator[None]:
 
 def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
     """Return the bytes of weights by kind, adapters, gradients and optimizer states."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     seen: set[int] = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         for kind, part in _tensors_of(name, tensor, settings):
             for key, storage in storages(part).items():
                 if key not in seen:
                     seen.add(key)
-                    sizes[kind] = sizes.get(kind, 0) + storage.nbytes()
-    base = (p for name, p in model.named_parameters() if "lora_" not in name)
-    sizes[PARAMETERS] = sum(
-        p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in base
-    )
-    trained = [p for p in model.parameters() if p.requires_grad]
+                    sizes[kind] += storage.nbytes()
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if "lora_" not in name:
+            sizes[PARAMETERS] += state.shape.numel() if state else parameter.numel()
+    trained, optimizer = _trained(model), OPTIMIZERS[settings.optimizer]
     numbers = sum(p.numel() for p in trained)
-    optimizer = OPTIMIZERS[settings.optimizer]
-    sizes["gradients"] = sum(p.nbytes for p in trained)
     states = sum(state_bytes(p.numel(), settings) for p in trained)
     books = 256 * 4 if optimizer.eight_bit else 0
+    sizes["gradients"] = sum(p.nbytes for p in trained)
     sizes["optimizer"] = numbers * settings.precision.master + optimizer.states * (states + books)
     sizes[PAGED] = optimizer.states * sum(paged_bytes(p.numel(), settings) for p in trained)
     sizes[SCRATCH] = optimizer.scratch * numbers * settings.precision.state
-    return sizes
+    return dict(sizes)
 
 
-def _tensors_of(name: str, tensor: Tensor, settings: Settings) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[str, Tensor]]:
     """Yield the kind of a tensor of the model and the tensor, with the constants of NF4."""
-    state = getattr(tensor, "quant_state", None)
-    if state is not None:
+    if state := getattr(tensor, "quant_state", None):
         yield "NF4 codes", tensor
         for part in filter(None, (state, state.state2)):
             yield "NF4 code books", part.code
@@ -524,25 +532,21 @@ def _tensors_of(name: str, tensor: Tensor, settings: Settings) -> Iterator[tuple
             yield "NF4 code books", state.offset
     elif "lora_" in name:
         yield "adapters", tensor
-    elif settings.method == "qlora" and tensor.ndim > 2:
-        yield NOT_QUANTIZED, tensor
+    elif settings.method == "qlora":
+        yield NOT_QUANTIZED if tensor.ndim > 2 else "not quantized", tensor
     else:
-        yield "not quantized" if settings.method == "qlora" else "weights", tensor
+        yield "weights", tensor
 
 
 def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
     """Return the bytes of each part of a phase, given the bytes by the phase that made them."""
-    parts: dict[str, int] = {}
+    parts: Counter[str] = Counter()
     for maker, size in made.items():
-        part = "activations"
-        if maker == "gradients":
-            part = maker
-        elif maker == LOSS:
-            part = LOGITS
-        elif maker.startswith("backward") or maker == phase.replace("backward", "forward") != phase:
-            part = WORK
-        parts[part] = parts.get(part, 0) + size
-    return parts
+        part = {"gradients": "gradients", LOSS: LOGITS}.get(maker, "activations")
+        # The backward pass of a layer also needs what the layer stored.
+        of_layer = maker == phase.replace("backward", "forward") != phase
+        parts[WORK if of_layer or maker.startswith("backward") else part] += size
+    return dict(parts)
 
 
 # --- deep models ----------------------------------------------------------------------------------
@@ -550,12 +554,11 @@ def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
 
 def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
     """Trace a step of a model, of which as few layers as possible are run."""
-    kinds = [_kind(layer) for layer in layers_of(_plain(config))]
+    kinds = [_kind(layer) for layer in layers_of(_empty(config))]
     if found := _blocks(kinds):
         shallow, deeper = (_with_layers(config, found.layers(n)) for n in (1, 2))
-        if [_kind(layer) for layer in layers_of(_plain(deeper))] == kinds[: found.layers(2)]:
-            traces = [run_step(part, settings) for part in (shallow, deeper)]
-            return _extended(*traces, found)
+        if [_kind(layer) for layer in layers_of(_empty(deeper))] == kinds[: found.layers(2)]:
+            return _extended(run_step(shallow, settings), run_step(deeper, settings), found)
     return run_step(config, settings)
 
 
@@ -580,13 +583,6 @@ class Blocks:
         return self.first + blocks * self.size + self.last
 
 
-def _plain(config: PretrainedConfig) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def _kind(layer: nn.Module) -> tuple[Any, ...]:
     """Return everything that distinguishes kinds of layers: modules, their settings and shapes."""
     return tuple(
@@ -605,7 +601,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _blocks(kinds: list[Any]) -> Blocks | None:
-    """Find the smallest blocks of layers that repeat, or None if tracing them would save nothing."""
+    """Find the smallest blocks of layers that repeat, or None if they would save no time."""
     count = len(kinds)
     for size in range(1, count // 3):
         for first in range(1, count - 3 * size):
