@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -93,6 +93,8 @@ def _traced(
     settings = Settings.of(method, options)
     config, name = causal_config(model)
     _check_length(config, name, settings.sequence_length)
+    if not _model_class(config)._supports_sdpa:  # Then transformers computes eager attention.
+        settings = replace(settings, attention="eager")
     try:
         traced = trace_step(config, settings)
     except _NEEDS_NUMBERS:
@@ -170,9 +172,9 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
         text = config.get_text_config(decoder=True)
     except Exception as error:  # Each config class checks its values with its own exceptions.
         raise ValueError(f"the config of {name} is wrong: {first_line(error)}") from error
-    if text is not config and _builder(text):
+    if text is not config and _model_class(text):
         config, name = text, f"{name} (text only)"
-    if not _builder(config):
+    if not _model_class(config):
         raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
     given = {**values, **(values.get("text_config") or {})}
     for field in ("hidden_size", "num_hidden_layers"):
@@ -181,15 +183,15 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
     return config, name
 
 
-def _builder(config: PretrainedConfig) -> Any:
-    """Return the class of transformers that builds the model of a config, or None."""
+def _model_class(config: PretrainedConfig) -> Any:
+    """Return the class of transformers for the language model of a config, or None."""
     import transformers as t
 
-    if type(config) in t.MODEL_FOR_CAUSAL_LM_MAPPING:
-        is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
-        return None if is_encoder else t.AutoModelForCausalLM
-    reads_images = type(config) in t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return t.AutoModelForImageTextToText if reads_images else None
+    for mapping in (t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, t.MODEL_FOR_CAUSAL_LM_MAPPING):
+        if type(config) in mapping:
+            is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+            return None if is_encoder else mapping[type(config)]
+    return None
 
 
 def _check_length(config: PretrainedConfig, name: str, tokens: int) -> None:
@@ -206,8 +208,8 @@ def _check_length(config: PretrainedConfig, name: str, tokens: int) -> None:
 
 def build(config: PretrainedConfig, settings: Settings) -> Any:
     """Return a model on the device "meta" with NF4 layers and adapters, ready for training."""
-    options = {"attn_implementation": settings.attention}
-    model = _empty(config, dtype=getattr(torch, settings.load_dtype), **options)
+    dtype = getattr(torch, settings.load_dtype)
+    model = _empty(config, dtype=dtype, attn_implementation=settings.attention)
     if settings.method == "qlora":
         _quantize(model, settings)
     if settings.gradient_checkpointing:
@@ -220,7 +222,7 @@ def build(config: PretrainedConfig, settings: Settings) -> Any:
 def _empty(config: PretrainedConfig, **options: Any) -> Any:
     """Return a model of transformers on the device "meta", so without numbers."""
     with torch.device("meta"):
-        return _builder(config).from_config(config, **options)
+        return _model_class(config)._from_config(copy.deepcopy(config), **options)
 
 
 def _quantize(model: Any, settings: Settings) -> None:
@@ -422,7 +424,9 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
     quantize_blockwise(torch.zeros(1))
     # Fake tensors have no numbers, so transformers can't see that the batch isn't packed.
     not_packed = patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None)
-    with not_packed, FakeTensorMode(allow_non_fake_inputs=True):
+    # `trace` reports an error of the model's code, which PyTorch would also print.
+    quiet = patch("torch._subclasses.fake_tensor.log.disabled", True)
+    with not_packed, quiet, FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model, settings)
         if settings.accumulation > 1:
             for parameter in _trained(model):
