@@ -11,12 +11,15 @@ Each command imports its modules only when it runs, so that `course --help` resp
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -415,6 +418,100 @@ def finetune(data: Path, **options: Any) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(0 if done else 130)
+
+
+@command("fit")
+@click.argument("model")
+@click.option("--gpu", metavar="NAME", help='GPU or its memory, such as T4 or "12 GB".')
+@click.option("--method", default="qlora", show_default=True, help="full, lora or qlora.")
+@click.option("--tokens", "sequence_length", type=int, help="Number of tokens in each text.")
+@click.option("--batch", "batch_size", type=int, help="Number of texts in a batch.")
+@click.option("--trainer", help="Trainer whose defaults apply: trl, transformers or course.")
+@click.option("--rank", type=int, help="Rank of the adapters.")
+@click.option("--targets", help="Layers with adapters: all-linear, or names separated by commas.")
+@click.option("--attention", help="sdpa or eager.")
+@click.option("--dtype", "compute_dtype", help="bfloat16, float16 or float32.")
+@click.option(
+    "--checkpointing/--no-checkpointing",
+    "gradient_checkpointing",
+    default=None,
+    help="Whether the backward pass recomputes activations instead of storing them.",
+)
+@click.option("--loss", help="Tokens with logits: logits (all), tiled or answers (answers only).")
+@click.option("--answers", "answer_share", type=float, help="Share of the tokens in answers.")
+@click.option("--optimizer", help="Optimizer, such as adamw or paged_adamw8bit.")
+@click.option("--device", help="cuda; or cpu, to count only tensors, as a step on a CPU has them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; sizes are in bytes.")
+def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -> None:
+    """Answer whether fine-tuning a model fits a GPU.
+
+    MODEL is a name of the course, OWNER/NAME on the Hugging Face hub, a folder or a config.json. No
+    weights are downloaded. Without --gpu, the answer is about the GPU in this machine. If the step
+    doesn't fit, the command lists changes with which it fits, and the exit status is 1.
+    """
+    from course_utils.memory import GPU, Settings
+    from course_utils.memory.fit import Answer, own_gpu, predict
+
+    options = {name: value for name, value in given.items() if value is not None}
+    if options.get("targets", "all-linear") != "all-linear":
+        options["targets"] = [name.strip() for name in options["targets"].split(",")]
+    try:
+        settings = Settings.of(method, options)
+        chosen = (gpu, GPU.of(gpu)) if gpu is not None else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if chosen is None and settings.device == "cuda":
+        chosen = own_gpu()
+    try:
+        found = predict(model, method, tracing=_seconds_shown, **options)
+    except ValueError as error:
+        raise CourseError(str(error)) from None
+    answer = Answer(found, *(chosen or ()))
+    click.echo(json.dumps(answer.as_json(), indent=2) if as_json else answer)
+    for warning in answer.warnings():
+        click.echo(f"Warning: {warning}", err=as_json)
+    if answer.fits is False and not as_json:
+        click.echo(_what_fits(answer, model, method, options))
+    sys.exit(1 if answer.fits is False else 0)
+
+
+def _what_fits(answer: Any, model: str, method: str, options: dict[str, Any]) -> str:
+    """Return a list of changes with which a training step fits the GPU."""
+    from course_utils.machine.units import format_bytes
+    from course_utils.memory import advice
+
+    if answer.traced:
+        bar = partial(click.progressbar, label="Tracing changes", file=sys.stderr)
+        others = advice.traced_alternatives(
+            model, method, gpu=answer.memory, progress=bar, **options
+        )
+    else:
+        others = advice.alternatives(model, method, gpu=answer.memory, **options)
+    rows = [f"{format_bytes(other.estimate.total):>12}  {other.words}" for other in others]
+    return "\n".join(
+        ["", "It fits with:", *rows] if rows else ["", "No change that is known fits."]
+    )
+
+
+@contextlib.contextmanager
+def _seconds_shown() -> Iterator[None]:
+    """Show on a terminal for how many seconds a model has been traced."""
+    done, started = threading.Event(), time.monotonic()
+
+    def show() -> None:
+        while not done.wait(1):
+            click.echo(f"\rTracing … {time.monotonic() - started:.0f} s", err=True, nl=False)
+
+    thread = threading.Thread(target=show, daemon=True)
+    if sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident:
+            thread.join()
+            click.echo("\r\033[K", err=True, nl=False)
 
 
 @command("serve", extras="serve")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isqrt
@@ -101,6 +101,41 @@ def alternatives(
     return found
 
 
+def traced_alternatives(
+    model: str | Path | Mapping[str, Any],
+    method: str = "full",
+    *,
+    gpu: str | int,
+    progress: Callable[[list[Change]], Iterable[Change]] = list,
+    **options: Any,
+) -> list[Alternative]:
+    """Return changes that would make a step fit a GPU, for a model that the formula doesn't know.
+
+    Each change is traced, which takes seconds. So a few changes are tried, and all of them together
+    if none is enough, but nothing is searched. `progress` may draw a progress bar.
+    """
+    from course_utils.memory.trace import trace
+
+    budget, settings = usable_bytes(gpu), Settings.of(method, options)
+    changes = [*_small_changes(settings), *list(_smaller_batches(settings))[-1:]]
+    changes += _other_methods(settings, options)
+    if (half := settings.sequence_length // 2) >= LEAST["sequence_length"]:
+        changes.append((f"texts of at most {half:,} tokens", {"sequence_length": half}))
+    found: list[Alternative] = []
+
+    def try_each(changes: list[Change]) -> None:
+        for words, new in progress(changes):
+            with suppress(ValueError):
+                changed = trace(**{"model": model, "method": method, **options} | new)
+                if changed.total <= budget:
+                    found.append(Alternative(words, new, changed))
+
+    try_each(changes)
+    if not found and len(changes) > 1:
+        try_each([_together(changes)])
+    return found
+
+
 def _larger_changes(
     settings: Settings, given: Mapping[str, Any], gpu: str | int
 ) -> Iterator[Iterable[Change]]:
@@ -111,7 +146,7 @@ def _larger_changes(
     length, rank = settings.sequence_length, settings.rank
     yield _smaller("sequence_length", "texts of at most {:,} tokens", length, given, gpu)
     yield _smaller("rank", "a rank of at most {:,}", rank, given, gpu)
-    for change in _other_methods(settings):
+    for change in _other_methods(settings, given):
         yield [change]
     yield _sharding(settings)
     yield _more_gpus(settings)
@@ -126,6 +161,8 @@ def _small_changes(settings: Settings) -> Iterator[Change]:
         yield "a base model in 16 bits", {"compute_dtype": "float16"}
     if settings.attention != "sdpa":
         yield "fused attention (SDPA)", {"attention": "sdpa"}
+    if settings.loss == "logits":
+        yield "a loss in tiles, as in TRL", {"loss": "tiled"}
     if settings.keep_output:
         yield "a loop that keeps only the loss", {"keep_output": False}
     optimizer = OPTIMIZERS[settings.optimizer]
@@ -179,17 +216,20 @@ def _smaller(
             yield words.format(most), {name: most}
 
 
-def _other_methods(settings: Settings) -> Iterator[Change]:
-    """Yield the methods that need less memory than the chosen one."""
-    usual: dict[str, Any] = {"recipe": "autocast"}
+def _other_methods(settings: Settings, given: Mapping[str, Any]) -> Iterator[Change]:
+    """Yield the methods that need less memory than the chosen one, with their usual recipes."""
+    trainer = {"trainer": given["trainer"]} if "trainer" in given else {}
+    usual: dict[str, Any] = {}
     in_float16 = ""
     if settings.compute_dtype == "float32":
         usual["compute_dtype"], in_float16 = "float16", " in float16"
     if settings.method == "full":
         usual["targets"] = "all-linear"
-        yield "LoRA on a 16-bit base", {"method": "lora", **usual}
+        recipe = Settings.of("lora", trainer).recipe
+        yield "LoRA on a 16-bit base", {"method": "lora", "recipe": recipe, **usual}
     if settings.method != "qlora":
-        smallest = {"double_quant": True, "upcast": False}
+        recipe = Settings.of("qlora", trainer).recipe
+        smallest = {"recipe": recipe, "double_quant": True, "upcast": False}
         yield f"QLoRA{in_float16} on an NF4 base", {"method": "qlora", **usual, **smallest}
 
 
