@@ -457,15 +457,15 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
         options["targets"] = [name.strip() for name in options["targets"].split(",")]
     try:
         settings = Settings.of(method, options)
-        chosen = (gpu, GPU.of(gpu)) if gpu is not None else None
+        chosen: tuple[str, int] | None = None if gpu is None else (gpu, GPU.of(gpu))
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_with_options(error)) from None
     if chosen is None and settings.device == "cuda":
         chosen = own_gpu()
     try:
         found = predict(model, method, tracing=_seconds_shown, **options)
     except ValueError as error:
-        raise CourseError(str(error)) from None
+        raise CourseError(_with_options(error)) from None
     answer = Answer(found, *(chosen or ()))
     click.echo(json.dumps(answer.as_json(), indent=2) if as_json else answer)
     for warning in answer.warnings():
@@ -475,22 +475,29 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
     sys.exit(1 if answer.fits is False else 0)
 
 
+def _with_options(error: ValueError) -> str:
+    """Return an error's message, in which `sequence_length` is called --tokens, and so on."""
+    message = str(error)
+    for option in click.get_current_context().command.params:
+        if option.name and "_" in option.name:
+            message = message.replace(option.name, option.opts[0])
+    return message
+
+
 def _what_fits(answer: Any, model: str, method: str, options: dict[str, Any]) -> str:
     """Return a list of changes with which a training step fits the GPU."""
     from course_utils.machine.units import format_bytes
     from course_utils.memory import advice
 
+    tried: Callable[..., list[Any]] = advice.alternatives
     if answer.traced:
-        bar = partial(click.progressbar, label="Tracing changes", file=sys.stderr)
-        others = advice.traced_alternatives(
-            model, method, gpu=answer.memory, progress=bar, **options
-        )
-    else:
-        others = advice.alternatives(model, method, gpu=answer.memory, **options)
+        from tqdm import tqdm
+
+        bar = partial(tqdm, desc="Tracing changes", leave=False)
+        tried = partial(advice.traced_alternatives, progress=bar)
+    others = tried(model, method, gpu=answer.memory, **options)
     rows = [f"{format_bytes(other.estimate.total):>12}  {other.words}" for other in others]
-    return "\n".join(
-        ["", "It fits with:", *rows] if rows else ["", "No change that is known fits."]
-    )
+    return "\n".join(["", "It fits with:" if rows else "No change that is known fits.", *rows])
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import PRESETS
+from course_utils.memory.fit import predict
 from course_utils.memory.gpus import usable_bytes
 from course_utils.memory.search import largest
 from course_utils.memory.settings import OPTIMIZERS, Settings
@@ -114,8 +115,6 @@ def traced_alternatives(
     Each change is traced, which takes seconds. So a few changes are tried, and all of them together
     if none is enough, but nothing is searched. `progress` may draw a progress bar.
     """
-    from course_utils.memory.trace import trace
-
     budget, settings = usable_bytes(gpu), Settings.of(method, options)
     changes = [*_small_changes(settings), *list(_smaller_batches(settings))[-1:]]
     changes += _other_methods(settings, options)
@@ -126,7 +125,7 @@ def traced_alternatives(
     def try_each(changes: list[Change]) -> None:
         for words, new in progress(changes):
             with suppress(ValueError):
-                changed = trace(**{"model": model, "method": method, **options} | new)
+                changed = predict(**{"model": model, "method": method, **options} | new)
                 if changed.total <= budget:
                     found.append(Alternative(words, new, changed))
 

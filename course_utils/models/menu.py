@@ -1,13 +1,14 @@
 """Predict the memory that QLoRA needs for each base model, before anything is downloaded.
 
 The predictions are those of the course's calculator, `course_utils.memory`, for the training run of
-lecture 07: adapters of rank 8 on all linear layers, and 8 examples per step. The calculator counts
-the logits of all tokens, but the course computes logits only where an answer token follows, so a
-run needs less than is predicted.
+lecture 07: adapters of rank 8 on all linear layers, and 8 examples per step. The course computes
+logits only where an answer token follows. How many tokens that is depends on the texts, so the
+prediction counts the logits of all tokens, and is an upper bound.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ import torch
 from course_utils.machine import runtime
 from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError, one_of
-from course_utils.memory import ModelShape, estimate
+from course_utils.memory import ModelShape
+from course_utils.memory.fit import predict
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
 from course_utils.models.supported import QUANTIZATIONS
 
@@ -93,13 +95,14 @@ def predicted_bytes(name: str, device: torch.device, quantization: str | None = 
     return predicted_peak(shape, device) if quantization else 2 * shape.parameters
 
 
-def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> int:
+def predicted_peak(model: ModelShape | Path, device: torch.device, **changes: Any) -> int:
     """Return the peak memory of QLoRA training as in lecture 07, in bytes (B).
 
     Args:
+        model: the shape of a model, or a folder with its config.
         changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
     """
-    return estimate(shape, "qlora", **_options(device) | changes).total
+    return predict(model, "qlora", **_options(device) | changes).total
 
 
 def _shape(name: str) -> ModelShape:
@@ -109,19 +112,20 @@ def _shape(name: str) -> ModelShape:
 def _options(device: torch.device) -> dict[str, Any]:
     """Return the options of `memory.estimate` for lecture 07's training on a device."""
     options = {
+        "trainer": "course",
         "batch_size": 8,
         "sequence_length": LONGEST,
         "rank": 8,
         "targets": "all-linear",
         "double_quant": True,
-        "upcast": False,
         "device": device.type,
     }
     # On a GPU, autocast computes in 16 bits (float16 and bfloat16 need the same memory), and the
     # optimizer has 8-bit states. On a CPU, the course's step computes without autocast.
     if device.type == "cuda":
-        return options | {"recipe": "autocast", "optimizer": "paged_adamw8bit"}
-    return options | {"compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch.")}
+        return options | {"optimizer": "paged_adamw8bit"}
+    dtype = str(runtime.compute_dtype(device)).removeprefix("torch.")
+    return options | {"recipe": "fp32", "compute_dtype": dtype}
 
 
 def _free(device: torch.device) -> int:

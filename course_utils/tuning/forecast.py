@@ -38,7 +38,8 @@ class Forecast:
     """The predicted memory and time of a run, computed before the weights are downloaded.
 
     Attributes:
-        memory: predicted peak memory of the training in bytes (B), in addition to `in_use`.
+        memory: predicted peak memory of the training in bytes (B), in addition to `in_use`, as
+            `course fit` computes it for the course's trainer.
         in_use: memory in bytes (B) that the process uses before the model is loaded, for Python and
             its libraries.
         free: free memory of the device in bytes (B).
@@ -77,16 +78,17 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     free = runtime.free_memory(device)
     lengths = [len(example["input_ids"]) for example in examples]
     longest = max(lengths)
+    answer = max(sum(label >= 0 for label in example["labels"]) for example in examples)
     most = recipe.micro_batch_size
     for size in [n for n in range(most, 0, -1) if most % n == 0]:
-        if (memory := _peak(base, device, recipe, size, longest)) <= free:
+        if (memory := _peak(base, recipe, size, longest, answer)) <= free:
             break
     else:
         needed = (
             f"{base.name} needs about {format_bytes(memory)} of memory to train on one text of "
             f"{longest} tokens at a time, but only {format_bytes(free)} are free on {device}"
         )
-        raise CourseError(f"{needed}. {_what_fits(base, device, recipe, longest, free)}")
+        raise CourseError(f"{needed}. {_what_fits(base, recipe, longest, answer, free)}")
     accumulation = recipe.accumulation * most // size
     recipe = replace(recipe, micro_batch_size=size, accumulation=accumulation)
     tokens = round(
@@ -99,28 +101,29 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     return Forecast(recipe, longest, tokens, steps, memory, in_use, free, seconds, device.type)
 
 
-def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: int) -> int:
-    """Predict the peak memory of training in bytes (B)."""
+def _peak(base: Base, recipe: Recipe, size: int, length: int, answer: int) -> int:
+    """Predict the peak memory of training on texts whose longest answer has `answer` tokens."""
     try:
         return predicted_peak(
-            base.shape,
-            device,
+            base.folder,
+            runtime.known_device(),
             batch_size=size,
             sequence_length=length,
             rank=recipe.rank,
+            answer_share=min(1, answer / max(1, length - 1)),
             gradient_checkpointing=recipe.gradient_checkpointing,
         )
     except ValueError as error:
         raise CourseError(f"the memory that this run needs can't be predicted: {error}") from error
 
 
-def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, free: int) -> str:
+def _what_fits(base: Base, recipe: Recipe, longest: int, answer: int, free: int) -> str:
     """Return a sentence that proposes shorter texts and another model, if these would fit."""
     fits = []
-    shorter = largest_number(lambda n: _peak(base, device, recipe, 1, n) <= free, longest)
+    shorter = largest_number(lambda n: _peak(base, recipe, 1, n, answer) <= free, longest)
     if shorter >= LEAST_LENGTH:
         fits.append(f"texts of at most {shorter} tokens (--max-length {shorter})")
-    if models := [row["model"] for row in menu(device, free) if row["fits"]]:
+    if models := [row["model"] for row in menu(free=free) if row["fits"]]:
         fits.append(f"the model {models[-1]} (--model {models[-1]})")
     if not fits:
         return "None of the models of the course would fit."

@@ -201,11 +201,13 @@ def costs(done: Tuned) -> list[tuple[str, str, str]]:
     of tokens per second.
     """
     speeds = [record["tokens_per_s"] for record in done.run.history]
+    before = done.forecast.in_use
+    measured = max(record["memory"] for record in done.run.history) - before
     return [
         (
-            "peak memory of training",
-            format_bytes(done.forecast.memory + done.forecast.in_use),
-            format_bytes(max(record["memory"] for record in done.run.history)),
+            f"memory of training, beside {format_bytes(before)} that were in use before",
+            format_bytes(done.forecast.memory),
+            format_bytes(max(0, measured)),
         ),
         ("training time", duration(done.forecast.seconds), duration(done.seconds)),
         ("steps", str(done.forecast.steps), str(len(done.run.history))),
