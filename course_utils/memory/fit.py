@@ -8,8 +8,10 @@ A trace imports PyTorch and runs the model's code from transformers, so it takes
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any
 
 from course_utils.machine.units import counted, format_bytes
 from course_utils.memory.estimates import Estimate, estimate
-from course_utils.memory.families import PRESETS
+from course_utils.memory.families import FAMILIES, PRESETS
 from course_utils.memory.gpus import GPUS, MORE_GPUS, usable_bytes
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape, read_config
@@ -38,13 +40,12 @@ def predict(
     """
     Settings.of(method, options)
     if isinstance(model, str) and "/" not in model and not Path(model).exists():
-        traceable = model.strip().lower() in PRESETS
+        traceable = family_known = model.strip().lower() in PRESETS
     elif traceable := not isinstance(model, ModelShape):
-        read_config(model)  # A config that can't be read is an error before PyTorch is imported.
-    shape = None
+        # A config that can't be read is an error here, before PyTorch is imported.
+        family_known = str(read_config(model)[0].get("model_type")) in FAMILIES
     try:
-        shape = ModelShape.of(model)
-        return estimate(shape, method, **options)
+        return estimate(model, method, **options)
     except ValueError as error:
         if not traceable:
             raise
@@ -53,15 +54,20 @@ def predict(
         with tracing():
             return _trace(model, method, options)
     except ValueError as error:
-        raise (refused if shape else error) from None
+        raise (refused if family_known else error) from None
 
 
 def _trace(model: Any, method: str, options: Mapping[str, Any]) -> Estimate:
-    from course_utils.memory.trace import trace
-    from course_utils.models.silence import silence_transformers
+    """Trace a step without the libraries' messages, such as PyTorch's traceback before an error."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from course_utils.memory.trace import trace
 
-    with silence_transformers():
-        return trace(model, method, **options)
+            return trace(model, method, **options)
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)
