@@ -31,9 +31,8 @@ def test_the_menu_predicts_lecture_07s_training():
     options = {"batch_size": recipe.micro_batch_size, "rank": recipe.rank}
     options |= {"targets": recipe.targets, "sequence_length": 192}
     dtype = str(runtime.compute_dtype("cpu")).removeprefix("torch.")
-    cpu = {"device": "cpu", "compute_dtype": dtype}
-    nf4 = {"double_quant": True, "upcast": False}
-    expected = estimate("qwen2.5-1.5b", "qlora", **options, **cpu, **nf4)
+    cpu = {"device": "cpu", "compute_dtype": dtype, "recipe": "fp32"}
+    expected = estimate("qwen2.5-1.5b", "qlora", trainer="course", **options, **cpu)
     assert row["predicted peak"] == expected.total
     assert row["parameters"] == 1_543_714_304 and row["download"] == 2 * row["parameters"]
     # On a GPU, autocast makes 16-bit copies, but the optimizer's states have 8 bits.

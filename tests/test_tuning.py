@@ -13,8 +13,9 @@ from huggingface_hub import ModelCard
 
 from course_utils import evaluation
 from course_utils.machine import runtime
+from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError
-from course_utils.memory import ModelShape
+from course_utils.memory import ModelShape, estimate
 from course_utils.models import BASE_MODELS, load_base
 from course_utils.training import Recipe, load_adapters
 from course_utils.tuning import finetune_file
@@ -107,6 +108,16 @@ def test_a_run_writes_a_report_that_escapes_the_texts_of_the_file(finished):
     assert "Where is &lt;script&gt;" in page and "<script" not in page and "<svg" in page
     assert str(done.folder / "report.html") in str(done)
     assert done.results()[0].after in done._repr_html_()
+
+
+def test_the_report_repeats_the_prediction_of_the_terminal(finished):
+    done, said = finished
+    predicted = format_bytes(done.forecast.memory)
+    (line,) = (line for line in said if "Training needs about" in line)
+    assert f"Training needs about {predicted} of memory on" in line
+    page = (done.folder / "report.html").read_text()
+    (row,) = (line for line in page.splitlines() if "memory of training" in line)
+    assert f"<td>{predicted}</td>" in row
 
 
 @pytest.mark.full
@@ -241,6 +252,15 @@ def base(tiny_base):
 
 
 EXAMPLES = [{"input_ids": [5] * n, "labels": [5] * n} for n in (100, 200, 400)]
+
+
+def test_the_memory_is_that_of_the_calculator_for_the_longest_answer(base):
+    rows = [{"input_ids": [5] * 101, "labels": [-100] * (101 - n) + [5] * n} for n in (20, 30)]
+    predicted = forecast(base, rows, Recipe()).memory
+    dtype = str(runtime.compute_dtype("cpu")).removeprefix("torch.")
+    options = {"trainer": "course", "recipe": "fp32", "compute_dtype": dtype, "device": "cpu"}
+    options |= {"batch_size": 8, "sequence_length": 101, "answer_share": 0.3}
+    assert predicted == estimate(base.folder, "qlora", **options).total
 
 
 def test_a_batch_that_does_not_fit_is_divided(base, monkeypatch):
