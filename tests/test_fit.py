@@ -251,7 +251,10 @@ def test_wrong_options_are_bad_usage(arguments, message):
     ("values", "message"),
     [
         (LLAMA | {"hidden_size": "wide"}, "hidden_size must be a whole number"),
-        (LLAMA | {"model_type": "x", "auto_map": {"AutoModel": "evil.Model"}}, "never runs code"),
+        (
+            LLAMA | {"model_type": "x", "auto_map": {"AutoModel": "evil.Model"}},
+            "code from a repository is never run",
+        ),
         ([], "it must contain a JSON object"),
     ],
 )
