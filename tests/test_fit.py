@@ -255,6 +255,7 @@ def test_wrong_options_are_bad_usage(arguments, message):
             LLAMA | {"model_type": "x", "auto_map": {"AutoModel": "evil.Model"}},
             "code from a repository is never run",
         ),
+        (MIXTURE | {"text_config": 5}, "config.json is wrong: 'int' object is not"),
         ([], "it must contain a JSON object"),
     ],
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.machine.units import counted, format_bytes
+from course_utils.machine.validation import first_line
 from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import FAMILIES, PRESETS
 from course_utils.memory.gpus import GPUS, MORE_GPUS, usable_bytes
@@ -66,6 +67,8 @@ def _trace(model: Any, method: str, options: Mapping[str, Any]) -> Estimate:
             from course_utils.memory.trace import trace
 
             return trace(model, method, **options)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"the config of {model!s:.300} is wrong: {first_line(error)}") from error
     finally:
         logging.disable(before)
 
