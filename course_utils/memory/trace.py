@@ -41,7 +41,7 @@ from course_utils.machine.measure import TensorMeter, storages
 from course_utils.machine.validation import first_line
 from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
-from course_utils.memory.families import PRESETS, not_a_decoder
+from course_utils.memory.families import PRESETS, not_a_decoder, text_part
 from course_utils.memory.settings import ANSWER_CHUNK, OPTIMIZERS, TILE, Settings
 from course_utils.memory.shapes import ModelShape, read_config
 from course_utils.memory.step import (
@@ -65,6 +65,7 @@ PARAMETERS, SCRATCH, PAGED = "parameters of the model", "scratch of the optimize
 SOURCE = "the model's own code"
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 BEFORE = "before the layers"
+MOST_LAYERS = 1000
 
 
 def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
@@ -158,28 +159,33 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
     from transformers import CONFIG_MAPPING, AutoConfig
 
     name = str(model).strip().lower()
-    values, name = (dict(PRESETS[name]), name) if name in PRESETS else read_config(model)
+    is_preset = name in PRESETS and not Path(name).exists()
+    values, name = (dict(PRESETS[name]), name) if is_preset else read_config(model)
     if reason := not_a_decoder(values):
         raise ValueError(f"{name} {reason}")
     # The weights are counted in 16 bits or NF4, whatever the repository stores.
     values = {key: value for key, value in values.items() if key != "quantization_config"}
     kind = values.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         code = "; code from a repository is never run" if "auto_map" in values else ""
         raise ValueError(f"{name}: transformers doesn't know the model_type {kind!r}{code}")
     try:
         config = AutoConfig.for_model(kind, **values)
         text = config.get_text_config(decoder=True)
     except Exception as error:  # Each config class checks its values with its own exceptions.
-        raise ValueError(f"the config of {name} is wrong: {first_line(error)}") from error
+        words = " ".join(str(error).split())
+        raise ValueError(f"the config of {name} is wrong: {words:.300}") from error
     if text is not config and _model_class(text):
         config, name = text, f"{name} (text only)"
     if not _model_class(config):
         raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
-    given = {**values, **(values.get("text_config") or {})}
+    given = {*values, *text_part(values)}
     for field in ("hidden_size", "num_hidden_layers"):
-        if not given.keys() & {field, text.attribute_map.get(field)}:
+        if not given & {field, text.attribute_map.get(field)}:
             raise ValueError(f"the config of {name} has no {field!r}")
+    if text.num_hidden_layers > MOST_LAYERS:
+        count = text.num_hidden_layers
+        raise ValueError(f"{name} has {count:,} layers; at most {MOST_LAYERS:,} can be traced")
     return config, name
 
 
