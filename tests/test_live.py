@@ -10,8 +10,10 @@ import pytest
 
 from course_utils import memory
 from course_utils.machine.units import format_bytes
-from course_utils.memory import GPUS, ModelShape, estimate, largest, usable_bytes
+from course_utils.memory import GPUS, MORE_GPUS, ModelShape, estimate, largest, usable_bytes
+from course_utils.memory.settings import TRAINERS
 from course_utils.notebook.controls import Control, used, values_of
+from workshop import cli
 from workshop.publishing import live
 from workshop.publishing.live import fit
 
@@ -72,7 +74,7 @@ def test_a_text_that_is_no_whole_number_in_its_range_is_refused(text):
 
 def test_an_unused_control_has_its_first_value_whatever_its_text():
     values = values_of(fit.CONTROLS, {"method": "full", "rank": "nonsense", "gpu": "H100"})
-    assert (values["rank"], values["gpu"]) == (16, "H100")
+    assert (values["rank"], values["gpu"]) == (fit.CONTROLS["rank"].value, "H100")
     assert "rank" not in used(fit.CONTROLS, values | {"rank": 0})
     with pytest.raises(ValueError, match="Rank r"):
         values_of(fit.CONTROLS, {"rank": "nonsense"})
@@ -94,15 +96,87 @@ def test_the_code_of_an_answer_gives_the_same_total(model, method, capsys):
     assert capsys.readouterr().out.endswith(f"{scope['e'].fits('T4')}\n")
 
 
+def estimate_of(texts):
+    """Return the estimate that a page with these texts shows."""
+    model, method, options = fit.arguments(values_of(fit.CONTROLS, texts))
+    return estimate(model, method, **options)
+
+
+@pytest.mark.parametrize("method", fit.METHODS)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"trainer": "transformers"},
+        {"trainer": "course", "loss": "answers", "answer_share": 0.2},
+        {"trainer": "transformers", "gradient_checkpointing": True},
+        {"loss": "logits"},
+        {"recipe": "autocast"},
+        {"gradient_checkpointing": False},
+        {"optimizer": "paged_adamw8bit", "batch_size": 3, "attention": "eager"},
+        {"rank": 64, "targets": ("q_proj", "v_proj")},
+        {"double_quant": False, "upcast": True, "compute_dtype": "float16"},
+    ],
+)
+def test_the_page_computes_what_python_computes_for_the_same_changes(method, changed):
+    texts, options = {"method": method}, {}
+    for name, value in changed.items():
+        key = "full_trainer" if (name, method) == ("trainer", "full") else name
+        if fit.CONTROLS[key].is_used({**changed, "method": method}):
+            options[name] = value
+            entered = round(100 * value) if name == "answer_share" else value
+            entered = ",".join(value) if isinstance(value, tuple) else entered
+            texts[key] = fit.CONTROLS[key].write(entered)
+    _, _, shown = fit.arguments(values_of(fit.CONTROLS, texts))
+    assert shown.items() <= options.items()
+    assert estimate_of(texts) == estimate("llama-3.1-8b", method, **options)
+
+
+def test_whatever_a_trainer_sets_the_form_leaves_to_the_trainer():
+    assert {*fit.TRAINERS, None} == set(TRAINERS)
+    for common, recipes in TRAINERS.values():
+        for name, value in [*common.items(), *(("recipe", each) for each in recipes.values())]:
+            control = fit.CONTROLS[name]
+            assert control.value == fit.AUTO and value in control.options
+    e = estimate_of({"trainer": "transformers"})
+    shown = f"loss (all logits), gradient checkpointing (off), recipe ({e.settings.recipe})."
+    assert shown in words(live.answer("fit", {"trainer": "transformers"}))
+
+
 def test_each_gpu_says_what_is_free_or_missing():
-    values = values_of(fit.CONTROLS, {"model": "llama-13b", "method": "lora"})
-    model, method, options = fit.arguments(values)
-    e = estimate(model, method, **options)
-    text = words(fit.answer(values))
-    for name in GPUS:
+    texts = {"model": "llama-13b", "method": "lora"}
+    e, text = estimate_of(texts), words(live.answer("fit", texts))
+    for name in (*GPUS, *MORE_GPUS):
         rest = format_bytes(abs(usable_bytes(name) - e.total))
         result = f"✓ fits, {rest} free" if e.fits(name) else f"✗ {rest} missing"
-        assert f"{name} {format_bytes(usable_bytes(name))} {result}" in text
+        row = rf"{name}\b[^✓✗]* {format_bytes(usable_bytes(name))} ([✓✗].*? (free|missing))"
+        assert re.search(row, text)[1] == result
+
+
+def test_a_gpu_may_be_given_by_its_size():
+    texts = {"gpu": "size", "size": "12"}
+    markup, e = live.answer("fit", texts), estimate_of(texts)
+    verdict = "Yes, it fits" if e.fits("12 GB") else "No, it does not fit"
+    assert words(markup).startswith(f"{verdict} on a GPU of 12 GB.")
+    assert f"use {format_bytes(usable_bytes('12 GB'))} of a GPU of 12 GB" in words(markup)
+    assert "e.fits('12 GB')" in code_of(markup)
+
+
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_the_bar_marks_the_chosen_gpu_and_those_nearest_to_the_need(method):
+    texts = {"method": method, "gpu": "RTX 5090"}
+    markup, e = live.answer("fit", texts), estimate_of(texts)
+    names = re.search(r"Marks: (.*?)\.\"", markup)[1]
+    shown = [each.partition(" at ")[0] for each in names.split(", ")]
+    sizes = {name: usable_bytes(name) for name in (*GPUS, *MORE_GPUS)}
+    assert shown[0] == "RTX 5090" and len(shown) <= 3
+    fitting, others = (
+        {n: s for n, s in sizes.items() if e.fits(n) is fits} for fits in (True, False)
+    )
+    if fitting:
+        assert min(fitting.values()) in map(usable_bytes, shown)
+    if others:
+        assert max(others.values()) in map(usable_bytes, shown)
 
 
 def settings_of_buttons(markup):
@@ -147,9 +221,8 @@ CONFIG = {
 def test_a_config_of_the_reader_is_read():
     own = {"model": "config", "config": json.dumps(CONFIG)}
     markup = live.answer("fit", own)
-    model, method, options = fit.arguments(values_of(fit.CONTROLS, own))
-    assert model == ModelShape.from_config(CONFIG)
-    assert f"total {estimate(model, method, **options).total:,}" in words(markup)
+    assert estimate_of(own).shape == ModelShape.from_config(CONFIG)
+    assert f"total {estimate_of(own).total:,}" in words(markup)
     assert "'config.json'" in code_of(markup)
 
 
@@ -165,7 +238,6 @@ def test_a_config_of_the_reader_is_read():
         ('{"vocab_size": ' + "9" * 5000 + "}", "The config is not valid JSON: "),
         (json.dumps(CONFIG | {"vocab_size": 10**12}), "'vocab_size' has more than 12 digits."),
         (json.dumps(CONFIG | {"num_hidden_layers": 1001}), "has 1,001 layers; at most 1,000 work."),
-        ('{"model_type": "mixtral", "num_local_experts": 8}', "only dense models are supported"),
         (json.dumps(CONFIG | {"hidden_size": "64"}), "hidden_size"),
         (json.dumps({k: v for k, v in CONFIG.items() if k != "vocab_size"}), "no 'vocab_size'"),
     ],
@@ -175,14 +247,41 @@ def test_a_config_that_can_t_be_read_gives_a_message(config, message):
     assert markup.startswith('<p role="alert">') and message in words(markup)
 
 
+MIXTURE = CONFIG | {"model_type": "mixtral", "num_local_experts": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MIXTURE, "alone need 904.58 kB in 16 bits. All experts are in memory"),
+        ({"model_type": "new"}, "its command has no option for gpus: course fit"),
+    ],
+)
+def test_a_config_that_only_pytorch_computes_gets_a_command(config, message):
+    own = {"model": "config", "config": json.dumps(config)}
+    chosen = {"loss": "answers", "answer_share": "20", "gradient_checkpointing": "0"}
+    texts = own | chosen | {"gpu": "size", "size": "12", "targets": "q_proj,v_proj", "gpus": "2"}
+    markup = live.answer("fit", texts)
+    assert markup.startswith('<p role="alert">') and message in words(markup)
+    assert code_of(markup) == (
+        "course fit config.json --method qlora --gpu '12 GB' --targets q_proj,v_proj "
+        "--loss answers --answers 0.2 --no-checkpointing"
+    )
+    options = {option for parameter in cli.fit.params for option in parameter.opts}
+    assert {f"--{flag}" for flag in fit.FLAGS.values()} <= options
+
+
 @pytest.mark.parametrize(
     ("texts", "label"),
     [
         ({"model": "7b"}, "Method: full fine-tuning"),
         ({"model": "gemma-3-1b"}, "Attention: eager"),
-        ({"compute_dtype": "float32"}, "Compute in: float16"),
+        ({"method": "lora", "compute_dtype": "float32"}, "Compute in: bfloat16"),
         ({"model": "gpt2", "sequence_length": "2000"}, "Tokens in a text: 1,024"),
-        ({"model": "gpt2", "targets": "q_proj,v_proj"}, "Adapters on: all linear layers"),
+        (
+            {"model": "gpt2", "sequence_length": "9", "targets": "q_proj,v_proj"},
+            "Adapters on: all linear layers",
+        ),
     ],
 )
 def test_settings_that_are_not_supported_get_buttons_that_work(texts, label):
@@ -197,7 +296,7 @@ def test_settings_that_are_not_supported_get_buttons_that_work(texts, label):
 def test_a_proposed_method_also_sets_the_fields_that_were_hidden():
     markup = live.answer("fit", {"method": "full", "rank": "512"})
     (change,) = (each for each in settings_of_buttons(markup) if each.get("method") == "qlora")
-    assert change["rank"] == "16" and change["block_size"] == "64"
+    assert change["rank"] == "8" and change["block_size"] == "64"
     hidden = {"rank": "512", "block_size": "32", "double_quant": "0", "upcast": "1"}
     markup = live.answer("fit", {"method": "full"} | hidden | change)
     assert words(markup).startswith("Yes, it fits")

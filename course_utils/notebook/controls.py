@@ -69,7 +69,7 @@ class Control:
         """Return the value that a text in a form or a link stands for: `write` the other way."""
         match self.kind:
             case "menu":
-                values = {str(value): value for value in self.options}
+                values = {self.write(value): value for value in self.options}
                 return values[one_of(self.label, text, values)]
             case "checkbox":
                 return one_of(self.label, text, ("0", "1")) == "1"
@@ -102,7 +102,7 @@ class Control:
 
     def write(self, value: Any) -> str:
         """Return the text that stands for a value."""
-        return str(int(value) if self.kind == "checkbox" else value)
+        return str(int(value) if isinstance(value, bool) else value)
 
 
 def same(values: Iterable[Any]) -> dict[Any, str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, cast
 
 from course_utils import memory
 from course_utils.machine.units import format_bytes
-from course_utils.memory import GPUS, Alternative, Estimate, ModelShape, usable_bytes
+from course_utils.memory import Alternative, Estimate, ModelShape, Settings, usable_bytes
+from course_utils.memory.families import TRACED
 from course_utils.notebook.controls import (
     ADAPTERS,
     METHODS,
@@ -33,8 +37,8 @@ from workshop.publishing.live.markup import (
     with_article,
 )
 
-# The key of the entry "your own config.json" in the menu of models.
-OWN = "config"
+# The keys of the entries "your own config.json", "another size" and "trainer's choice".
+OWN, SIZE, AUTO = "config", "size", "auto"
 TARGETS = {
     "all-linear": "all linear layers",
     "q_proj,k_proj,v_proj,o_proj": "attention: q, k, v, o",
@@ -48,12 +52,30 @@ LAYERS = ("num_hidden_layers", "n_layer")
 REPAIRS: tuple[dict[str, Any], ...] = (
     {"attention": "eager"},
     {"targets": "all-linear"},
-    {"compute_dtype": "float16"},
+    {"compute_dtype": "bfloat16"},
     {"recipe": "fp32"},
     {"method": "full"},
 )
-# Full fine-tuning uses the recipe of the slides. Adapters use the recipe of transformers' Trainer.
-USUAL = {"full": "mixed", "lora": "autocast", "qlora": "autocast"}
+USUAL = Settings.of("qlora", {})
+TRAINERS = {
+    "trl": "TRL's SFTTrainer",
+    "transformers": "transformers' Trainer",
+    "course": "this course's loop",
+}
+AS_TRAINER = {AUTO: "trainer's choice"}
+LOSSES = {"logits": "all logits", "tiled": "in tiles", "answers": "only answer tokens"}
+# The options of the command `course fit`.
+FLAGS = {
+    name: name for name in ("method", "gpu", "trainer", "rank", "targets", "attention", "loss")
+}
+FLAGS |= {
+    "sequence_length": "tokens",
+    "batch_size": "batch",
+    "compute_dtype": "dtype",
+    "gradient_checkpointing": "checkpointing",
+    "answer_share": "answers",
+    "optimizer": "optimizer",
+}
 OPTIMIZERS = {
     "adamw": "AdamW",
     "adamw_foreach": "AdamW, foreach variant",
@@ -71,6 +93,13 @@ SHARDINGS = {
     "fsdp": "FSDP: as ZeRO-3",
 }
 
+
+def _sizes() -> dict[str, int]:
+    """Return the bytes that tensors can use on each known GPU, from small to large."""
+    names = sorted([*memory.GPUS, *memory.MORE_GPUS], key=usable_bytes)
+    return {name: usable_bytes(name) for name in names}
+
+
 CONTROLS = {
     "model": Control(
         "Model",
@@ -80,18 +109,35 @@ CONTROLS = {
     "config": Control(
         "config.json of your model", "", most=100_000, only_if=Condition("model", (OWN,))
     ),
-    "method": Control("Method", "qlora", METHODS),
-    "gpu": Control("GPU", "T4", same(GPUS)),
-    "batch_size": Control("Texts in a batch", 1, most=1024),
-    "sequence_length": Control("Tokens in a text", 1024, most=1_048_576),
-    "rank": Control("Rank r", 16, most=4096, only_if=ADAPTERS),
+    "method": Control("Method", USUAL.method, METHODS),
+    "trainer": Control(
+        "Trainer", USUAL.trainer, TRAINERS | {None: "none: a plain loop"}, only_if=ADAPTERS
+    ),
+    "full_trainer": Control(
+        "Trainer",
+        Settings.of("full", {}).trainer,
+        {None: "none: the slide's recipe"} | TRAINERS,
+        only_if=Condition("method", ("full",)),
+    ),
+    "gpu": Control("GPU", "T4", same(_sizes()) | {SIZE: "another size"}),
+    "size": Control("Its memory in GB", 16, most=10_000, only_if=Condition("gpu", (SIZE,))),
+    "batch_size": Control("Texts in a batch", USUAL.batch_size, most=1024),
+    "sequence_length": Control("Tokens in a text", USUAL.sequence_length, most=1_048_576),
+    "rank": Control("Rank r", USUAL.rank, most=4096, only_if=ADAPTERS),
     "targets": Control("Adapters on", "all-linear", TARGETS, only_if=ADAPTERS),
-    "optimizer": Control("Optimizer", "adamw", OPTIMIZERS),
-    "attention": Control("Attention", "sdpa", {"sdpa": "fused (SDPA)", "eager": "eager"}),
-    "gpus": Control("Number of GPUs", 1, most=4096),
-    "sharding": Control("Divided among GPUs", None, SHARDINGS),
-    "gradient_checkpointing": Control("Gradient checkpointing", True),
-    "double_quant": Control("Double quantization", True, only_if=QLORA),
+    "optimizer": Control("Optimizer", USUAL.optimizer, OPTIMIZERS),
+    "loss": Control("Loss", AUTO, AS_TRAINER | LOSSES),
+    "answer_share": Control(
+        "% of tokens in answers", 100, most=100, only_if=Condition("loss", ("answers",))
+    ),
+    "gradient_checkpointing": Control(
+        "Gradient checkpointing", AUTO, AS_TRAINER | {True: "on", False: "off"}
+    ),
+    "attention": Control(
+        "Attention", USUAL.attention, {"sdpa": "fused (SDPA)", "eager": "eager"}, more=True
+    ),
+    "gpus": Control("Number of GPUs", 1, most=4096, more=True),
+    "sharding": Control("Divided among GPUs", None, SHARDINGS, more=True),
     "accumulation": Control(
         "Batches for each update",
         1,
@@ -101,44 +147,51 @@ CONTROLS = {
     ),
     "recipe": Control(
         "Recipe",
-        "usual",
-        {"usual": "usual for the method"} | same(memory.RECIPES),
+        AUTO,
+        AS_TRAINER | same(memory.RECIPES),
         help="The number formats of trained weights, gradients and states.",
         more=True,
     ),
-    "compute_dtype": Control("Compute in", "float16", same(memory.DTYPE_BYTES), more=True),
-    "block_size": Control(
-        "Weights in a block of NF4", 64, same(memory.BLOCK_SIZES), only_if=QLORA, more=True
+    "compute_dtype": Control(
+        "Compute in", USUAL.compute_dtype, same(memory.DTYPE_BYTES), more=True
     ),
+    "block_size": Control(
+        "Block size of NF4", USUAL.block_size, same(memory.BLOCK_SIZES), only_if=QLORA, more=True
+    ),
+    "double_quant": Control("Double quantization", USUAL.double_quant, only_if=QLORA, more=True),
     "upcast": Control(
         "Unquantized weights in float32",
-        False,
+        USUAL.upcast,
         only_if=QLORA,
-        help="peft's prepare_model_for_kbit_training converts them.",
+        help="As after peft's preparation for k-bit training.",
         more=True,
     ),
     "keep_output": Control(
-        "The loop keeps the logits", False, help="transformers' Trainer doesn't.", more=True
+        "The loop keeps the logits", USUAL.keep_output, help="Trainers don't.", more=True
     ),
 }
 
 
 def answer(values: Mapping[str, Any]) -> str:
     """Return the answer as HTML: yes or no, a bar, what would fit, every term, and Python code."""
-    model, method, options = arguments(values)
+    gpu = f"{values['size']} GB" if values["gpu"] == SIZE else values["gpu"]
+    try:
+        model, method, options = arguments(values)
+    except ValueError as error:
+        return _problem(str(error), gpu, values)
     try:
         found = memory.estimate(model, method, **options)
     except ValueError as error:
         return alert(error) + _repairs(values, model)
-    gpu = values["gpu"]
     return "".join(
         [
             _verdict(found, gpu),
+            _decided(found, values),
             _bar(found, gpu),
             _other_settings(found, gpu, options),
             _cards(found),
             _terms(found),
-            _python(values, method, options),
+            _python(values, gpu, options),
         ]
     )
 
@@ -163,15 +216,29 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Convert the values of the controls to arguments of `memory.estimate`."""
+    """Convert the values of the controls to arguments of `memory.estimate`.
+
+    Options are left out if they have their default values.
+    """
+    return _model(values), values["method"], _options(values)
+
+
+def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     method, options = values["method"], used(CONTROLS, values)
-    for name in ("model", "config", "method", "gpu"):
-        options.pop(name, None)
-    if options["recipe"] == "usual":
-        options["recipe"] = USUAL[method]
+    if method == "full":
+        options["trainer"] = options["full_trainer"]
+    if "answer_share" in options:
+        options["answer_share"] /= 100
     if "," in options.get("targets", ""):
         options["targets"] = tuple(options["targets"].split(","))
-    return _model(values), method, options
+    # The trainer sets the defaults of other options, and the method sets the trainer's.
+    defaults = vars(Settings.of(method, {"trainer": options["trainer"]}))
+    defaults = {**defaults, "trainer": Settings.of(method, {}).trainer}
+    return {
+        name: options[name]
+        for name, default in defaults.items()
+        if name in options and options[name] not in (AUTO, default)
+    }
 
 
 def _model(values: Mapping[str, Any]) -> ModelShape:
@@ -213,6 +280,31 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
     return _list("What would work instead?", buttons) if buttons else ""
 
 
+def _problem(problem: str, gpu: str, values: Mapping[str, Any]) -> str:
+    """Return what is wrong with a config, and the command that computes it if one can, as HTML."""
+    if TRACED not in problem:
+        return alert(problem)
+    command, missing = ["course", "fit", "config.json"], []
+    for name, value in {"method": values["method"], "gpu": gpu, **_options(values)}.items():
+        if name not in FLAGS or value is None:
+            missing.append(name)
+        elif isinstance(value, bool):
+            command.append(f"--{'' if value else 'no-'}{FLAGS[name]}")
+        else:
+            written = ",".join(value) if isinstance(value, tuple) else str(value)
+            command += [f"--{FLAGS[name]}", written]
+    words = "On your computer, the course computes such a model from its config alone"
+    if missing:
+        words += f", but its command has no option for {', '.join(missing)}"
+    if "experts" in problem:
+        words = (
+            "All experts are in memory, although each token uses few of them, and bitsandbytes "
+            f"leaves experts that share a tensor in 16 bits. {words}"
+        )
+    problem = problem.removesuffix(f"; {TRACED}")
+    return f"{alert(f'{problem}.')}<p>{text(words)}:</p>{_code(shlex.join(command), 'command')}"
+
+
 def _verdict(found: Estimate, gpu: str) -> str:
     budget = usable_bytes(gpu)
     rest, has = format_bytes(abs(budget - found.total)), format_bytes(budget)
@@ -233,11 +325,28 @@ def _verdict(found: Estimate, gpu: str) -> str:
     return f'<p class="live-verdict" data-say><strong>{text(first)}</strong> {text(more)}</p>'
 
 
+def _decided(found: Estimate, values: Mapping[str, Any]) -> str:
+    """Return the settings that the trainer chooses, as HTML."""
+    decided = [
+        f"{control.label.lower()} ({control.options[getattr(found.settings, name)]})"
+        for name, control in CONTROLS.items()
+        if values[name] == AUTO
+    ]
+    words = f"The trainer's choices: {', '.join(decided)}."
+    return f"<p><small>{text(words)}</small></p>" if decided else ""
+
+
 def _bar(found: Estimate, gpu: str) -> str:
-    """Return the bytes at the peak as one bar, with marks at the limits of GPUs."""
+    """Return the bytes at the peak as one bar, with marks at the limits of some GPUs.
+
+    These are the chosen GPU, the largest that has too little memory, and the smallest that has
+    enough.
+    """
     parts = {name: size for name, size in found.groups.items() if size > 0}
-    limits = {name: usable_bytes(name) for name in GPUS}
-    end = 1.06 * max(found.total, limits[gpu])
+    small = [name for name, size in _sizes().items() if size < found.total]
+    enough = [name for name, size in _sizes().items() if size >= found.total]
+    limits = {name: usable_bytes(name) for name in (gpu, *small[-1:], *enough[:1])}
+    end = 1.06 * max(found.total, *limits.values())
     chosen = colours(parts)
     labels = {f"{name} {format_bytes(parts[name])}": chosen[name] for name in parts}
     places = {name: size / end for name, size in limits.items()}
@@ -256,15 +365,18 @@ def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> st
     if found.fits(gpu):
         return _room(model, method, gpu, options) if model.known else ""
     found_others = memory.alternatives(model, method, gpu=gpu, **options)
-    others = [other for other in found_others if _allowed(other)]
-    if not others:
-        return f"<p>The course knows no change with which it fits on {with_article(gpu)}.</p>"
-    rows = (
+    rows = [
         f"<span>{format_bytes(other.estimate.total)}</span> "
         + _button(other.words, _complete(other))
-        for other in others
-    )
-    return _list(f"What would fit on {with_article(gpu)} instead?", rows)
+        for other in found_others
+        if _allowed(other)
+    ]
+    if larger := next(filter(found.fits, _sizes()), None):
+        button = _button(with_article(larger), {"gpu": larger})
+        rows.append(f"<span>{format_bytes(found.total)}</span> {button}")
+    if not rows:
+        return f"<p>The course knows no change with which it fits on {with_article(gpu)}.</p>"
+    return _list("What would fit instead?", rows)
 
 
 def _allowed(other: Alternative) -> bool:
@@ -286,7 +398,11 @@ def _complete(other: Alternative) -> dict[str, Any]:
         for name, control in CONTROLS.items()
         if "method" in changes and control.only_if in (ADAPTERS, QLORA) and control.is_used(changes)
     }
-    return revealed | dict(changes)
+    usual = vars(Settings.of(settings.method, {"trainer": settings.trainer}))
+    return {
+        name: AUTO if CONTROLS[name].value == AUTO and value == usual[name] else value
+        for name, value in {**revealed, **changes}.items()
+    }
 
 
 def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) -> str:
@@ -297,7 +413,7 @@ def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) 
     }
     buttons = []
     for name, words in sizes.items():
-        if name in options:
+        if name != "rank" or method != "full":
             limit = CONTROLS[name].most
             most = cast(int, memory.largest(name, gpu, model, method, **options))
             up_to = f"{most:,} {words}" if most <= limit else f"more than {limit:,} {words}"
@@ -321,12 +437,12 @@ def _button(words: str, changes: Mapping[str, Any]) -> str:
 
 def _cards(found: Estimate) -> str:
     rows = []
-    for name in GPUS:
-        budget = usable_bytes(name)
+    for budget, names in groupby(_sizes().items(), key=itemgetter(1)):
         rest = format_bytes(abs(budget - found.total))
-        result = f"✓ fits, {rest} free" if found.fits(name) else f"✗ {rest} missing"
-        rows.append((text(name), format_bytes(budget), result))
-    return table(("GPU", "for tensors", "this step"), rows)
+        result = f"✓ fits, {rest} free" if budget >= found.total else f"✗ {rest} missing"
+        rows.append((text(", ".join(name for name, _ in names)), format_bytes(budget), result))
+    shown = table(("GPU", "for tensors", "this step"), rows)
+    return f"<details><summary>All GPUs</summary>{shown}</details>"
 
 
 def _terms(found: Estimate) -> str:
@@ -341,19 +457,21 @@ def _terms(found: Estimate) -> str:
     return f"<details><summary>Every term of the sum</summary>{shown}</details>"
 
 
-def _python(values: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
-    """Return Python code that calls `memory.estimate`. Default values of options are left out."""
-    defaults = vars(memory.Settings.of(method, {}))
+def _python(values: Mapping[str, Any], gpu: str, options: Mapping[str, Any]) -> str:
+    """Return Python code that calls `memory.estimate`, as HTML."""
     model = "config.json" if values["model"] == OWN else values["model"]
-    chosen = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]
-    lines = [repr(model), repr(method), *chosen]
-    call = "".join(f"    {line},\n" for line in lines)
+    chosen = [f"{name}={value!r}" for name, value in options.items()]
+    call = "".join(f"    {line},\n" for line in (repr(model), repr(values["method"]), *chosen))
     code = (
         "from course_utils.memory import estimate\n\n"
-        f"e = estimate(\n{call})\nprint(e.explain())\nprint(e.fits({values['gpu']!r}))"
+        f"e = estimate(\n{call})\nprint(e.explain())\nprint(e.fits({gpu!r}))"
     )
+    return f"<details><summary>The same in Python</summary>{_code(code, 'code')}</details>"
+
+
+def _code(code: str, kind: str) -> str:
+    """Return code with a button that copies it; `kind` is the word for it."""
     return (
-        "<details><summary>The same in Python</summary>"
         f'<pre class="live-code" tabindex="0">{text(code)}</pre>'
-        '<button type="button" data-copy="code">Copy the code</button></details>'
+        f'<button type="button" data-copy="code">Copy the {kind}</button>'
     )
