@@ -166,14 +166,14 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(opened, scheme, wi
 def test_a_button_of_the_answer_sets_the_form_and_a_bad_number_gives_a_message(opened):
     live_page = opened()
     expect(live_page.page.locator(".live-waiting")).to_have_count(0)
-    live_page.change("fit", {"batch_size": "8", "sequence_length": "2048"})
+    live_page.change("fit", {"batch_size": "64"})
     expect(live_page.answer()).to_contain_text("What would fit instead?")
     live_page.answer().get_by_role("button", name="micro-batches of").click()
     expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
     size = int(live_page.tool().get_by_label("Texts in a batch").input_value())
     # This setting belongs to the folded settings.
     count = int(live_page.tool().locator('[name="accumulation"]').input_value())
-    assert size < 8 and size * count == 8
+    assert size < 64 and size * count == 64
     live_page.change("fit", {"sequence_length": "0"})
     message = "Tokens in a text must be a whole number from 1 to 1,048,576, but is 0."
     expect(live_page.answer().get_by_role("alert")).to_have_text(message)

@@ -187,7 +187,7 @@ def settings_of_buttons(markup):
 @pytest.mark.parametrize(
     "texts",
     [
-        {"batch_size": "8", "sequence_length": "2048"},
+        {"batch_size": "64"},
         {"method": "full"},
         {"model": "llama-65b"},
         {"attention": "eager", "sequence_length": "5000"},
@@ -313,18 +313,18 @@ def test_a_change_that_a_field_does_not_accept_is_not_proposed():
 
 def test_several_small_changes_are_proposed_together_if_none_is_enough():
     options = {"batch_size": 2, "keep_output": True, "attention": "eager", "sequence_length": 4096}
-    options |= {"double_quant": True, "upcast": False, "targets": "all-linear"}
+    options["loss"] = "logits"
     found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
     together = found[0]
-    assert together.words.startswith("all of these: fused attention (SDPA), a loop that keeps only")
-    assert set(together.changes) >= {"attention", "keep_output", "batch_size", "accumulation"}
+    assert together.words.startswith("all of these: fused attention (SDPA), a loss in tiles")
+    assert set(together.changes) >= {"attention", "loss", "batch_size", "accumulation"}
     for name, value in together.changes.items():
         alone = options | {name: value}
         assert not estimate("llama-3.1-8b", "qlora", **alone).fits("T4")
 
 
 def test_the_largest_micro_batch_that_fits_is_proposed():
-    options = {"batch_size": 24, "sequence_length": 1024, "double_quant": True, "upcast": False}
+    options = {"batch_size": 24, "sequence_length": 1024, "loss": "logits"}
     found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
     (split,) = (other for other in found if "batch_size" in other.changes)
     micro, count = split.changes["batch_size"], split.changes["accumulation"]
