@@ -342,7 +342,8 @@ def _bar(found: Estimate, gpu: str) -> str:
     These are the chosen GPU, the largest that has too little memory, and the smallest that has
     enough.
     """
-    parts = {name: size for name, size in found.groups.items() if size > 0}
+    # A part of a few bytes would only make the legend longer.
+    parts = {name: size for name, size in found.groups.items() if size > found.total / 10_000}
     small = [name for name, size in _sizes().items() if size < found.total]
     enough = [name for name, size in _sizes().items() if size >= found.total]
     limits = {name: usable_bytes(name) for name in (gpu, *small[-1:], *enough[:1])}
