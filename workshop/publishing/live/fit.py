@@ -216,10 +216,7 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Convert the values of the controls to arguments of `memory.estimate`.
-
-    Options are left out if they have their default values.
-    """
+    """Convert the values of the controls to arguments of `memory.estimate`, without defaults."""
     return _model(values), values["method"], _options(values)
 
 
@@ -337,13 +334,10 @@ def _decided(found: Estimate, values: Mapping[str, Any]) -> str:
 
 
 def _bar(found: Estimate, gpu: str) -> str:
-    """Return the bytes at the peak as one bar, with marks at the limits of some GPUs.
-
-    These are the chosen GPU, the largest that has too little memory, and the smallest that has
-    enough.
-    """
+    """Return the bytes at the peak as one bar, with marks at the limits of up to three GPUs."""
     # A part of a few bytes would only make the legend longer.
     parts = {name: size for name, size in found.groups.items() if size > found.total / 10_000}
+    # The chosen GPU, the largest that has too little memory, and the smallest that has enough.
     small = [name for name, size in _sizes().items() if size < found.total]
     enough = [name for name, size in _sizes().items() if size >= found.total]
     limits = {name: usable_bytes(name) for name in (gpu, *small[-1:], *enough[:1])}

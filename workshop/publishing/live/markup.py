@@ -24,10 +24,7 @@ def alert(words: object) -> str:
 
 
 def with_article(gpu: str) -> str:
-    """Return a GPU's name with its article, as its first letter is spoken: a T4, an L4, an H100.
-
-    A GPU may also be given by its size, such as "12 GB".
-    """
+    """Return a GPU with its article, as its name is spoken: a T4, an L4, a GPU of 12 GB."""
     if gpu.endswith(" GB"):
         return f"a GPU of {gpu}"
     return f"an {gpu}" if gpu[0] in "AEFHILMNORSX" else f"a {gpu}"
