@@ -13,7 +13,6 @@ from typing import Any, cast
 from course_utils import memory
 from course_utils.machine.units import format_bytes
 from course_utils.memory import Alternative, Estimate, ModelShape, Settings, usable_bytes
-from course_utils.memory.families import TRACED
 from course_utils.notebook.controls import (
     ADAPTERS,
     METHODS,
@@ -279,7 +278,7 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
 
 def _problem(problem: str, gpu: str, values: Mapping[str, Any]) -> str:
     """Return what is wrong with a config, and the command that computes it if one can, as HTML."""
-    if TRACED not in problem:
+    if memory.TRACED not in problem:
         return alert(problem)
     command, missing = ["course", "fit", "config.json"], []
     for name, value in {"method": values["method"], "gpu": gpu, **_options(values)}.items():
@@ -298,7 +297,7 @@ def _problem(problem: str, gpu: str, values: Mapping[str, Any]) -> str:
             "All experts are in memory, although each token uses few of them, and bitsandbytes "
             f"leaves experts that share a tensor in 16 bits. {words}"
         )
-    problem = problem.removesuffix(f"; {TRACED}")
+    problem = problem.removesuffix(f"; {memory.TRACED}")
     return f"{alert(f'{problem}.')}<p>{text(words)}:</p>{_code(shlex.join(command), 'command')}"
 
 
