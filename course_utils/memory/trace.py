@@ -428,11 +428,9 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
     model = build(config, settings)
     # bitsandbytes keeps this code book for the rest of the process, so it must not be a fake.
     quantize_blockwise(torch.zeros(1))
-    # Fake tensors have no numbers, so transformers can't see that the batch isn't packed.
-    not_packed = patch("transformers.masking_utils.find_packed_sequence_indices", lambda *_: None)
     # `trace` reports an error of the model's code, which PyTorch would also print.
     quiet = patch("torch._subclasses.fake_tensor.log.disabled", True)
-    with not_packed, quiet, FakeTensorMode(allow_non_fake_inputs=True):
+    with _numbers_known(), quiet, FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model, settings)
         if settings.accumulation > 1:
             for parameter in _trained(model):
@@ -450,6 +448,18 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
             del kept
         phases = {name: _by_part(name, made) for name, made in meter.peaks.items()}
         return Trace(_permanent(model, settings), phases)
+
+
+def _numbers_known() -> Any:
+    """Tell transformers that the batch is neither packed nor padded, which fake tensors can't."""
+    from transformers import masking_utils
+
+    needless = masking_utils._ignore_causal_mask_sdpa
+    return patch.multiple(
+        masking_utils,
+        find_packed_sequence_indices=lambda *_: None,
+        _ignore_causal_mask_sdpa=lambda _, *sizes, **options: needless(None, *sizes, **options),
+    )
 
 
 class _GpuMeter(TensorMeter):
