@@ -530,7 +530,9 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
         state = getattr(parameter, "quant_state", None)
         if "lora_" not in name:
             sizes[PARAMETERS] += state.shape.numel() if state else parameter.numel()
-    trained, optimizer = _trained(model), OPTIMIZERS[settings.optimizer]
+    # A module whose weight is read by other code than its own doesn't use its adapter.
+    trained = [p for p in _trained(model) if p.grad is not None]
+    optimizer = OPTIMIZERS[settings.optimizer]
     numbers = sum(p.numel() for p in trained)
     states = sum(state_bytes(p.numel(), settings) for p in trained)
     books = 256 * 4 if optimizer.eight_bit else 0
