@@ -534,13 +534,20 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
     trained = [p for p in _trained(model) if p.grad is not None]
     optimizer = OPTIMIZERS[settings.optimizer]
     numbers = sum(p.numel() for p in trained)
-    states = sum(state_bytes(p.numel(), settings) for p in trained)
+    # transformers keeps some weights in float32, such as routers. So are their states in "bf16".
+    states = sum(state_bytes(p.numel(), settings) * _widening(p, settings) for p in trained)
     books = 256 * 4 if optimizer.eight_bit else 0
     sizes["gradients"] = sum(p.nbytes for p in trained)
     sizes["optimizer"] = numbers * settings.precision.master + optimizer.states * (states + books)
     sizes[PAGED] = optimizer.states * sum(paged_bytes(p.numel(), settings) for p in trained)
     sizes[SCRATCH] = optimizer.scratch * numbers * settings.precision.state
     return dict(sizes)
+
+
+def _widening(parameter: Tensor, settings: Settings) -> int:
+    precision = settings.precision
+    small = precision.state == precision.weight == 2 and not OPTIMIZERS[settings.optimizer].eight_bit
+    return parameter.element_size() // 2 if small else 1
 
 
 def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[str, Tensor]]:
