@@ -82,8 +82,10 @@ class TensorMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        # Views and in-place results share a storage that existed before the operation.
-        inputs = set(storages((args, kwargs)))
+        # Views and in-place results share a storage that existed before the operation. A constant
+        # such as torch.tensor([1]) is made before the operation that hands it over.
+        is_constant = operation is torch.ops.aten.lift_fresh.default
+        inputs = set() if is_constant else set(storages((args, kwargs)))
         for key, storage in storages(result).items():
             if key not in inputs and key not in self._alive:
                 size = self._counted(storage.nbytes())
