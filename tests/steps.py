@@ -2,7 +2,7 @@
 
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from course_utils.machine.measure import (
     TensorMeter,
@@ -11,7 +11,7 @@ from course_utils.machine.measure import (
     saved_for_backward,
 )
 from course_utils.memory import ModelShape, Settings, estimate
-from course_utils.models import load_base, model_bytes
+from course_utils.models import finish_loading, model_bytes, nf4_config
 
 SIZES = {
     "vocab_size": 2048,
@@ -65,36 +65,85 @@ def config_of(name, configs=CONFIGS | WINDOWED | FEW_TOKENS):
     return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
 
 
-def random_model(name, dtype, **options):
-    """Return an untrained model of a config by name, in the number format `dtype`."""
+# The sizes of small models of any family, where a family has the field.
+SMALL = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "sliding_window": 64,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_k": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 32,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "layer_types": None,
+}
+
+
+def small_config(kind, **changes):
+    """Return the config of a small model of a family, without dropout."""
+    family = CONFIG_MAPPING[kind]
+    fields = {}
+    for name, value in family().to_dict().items():
+        names = [name, *(k for k, v in family.attribute_map.items() if v == name)]
+        if known := [k for k in names if k in SMALL and value is not None]:
+            fields[name] = SMALL[known[0]]
+        elif "drop" in name and isinstance(value, float):
+            fields[name] = 0.0
+        elif name.endswith("_token_id") and value is not None:
+            fields[name] = 1
+    return family(**fields | changes)
+
+
+def random_model(config, dtype, **options):
+    """Return an untrained model in the number format `dtype`."""
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config_of(name), dtype=getattr(torch, dtype), **options)
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), **options)
 
 
-def quantized_model(name, run: Settings, folder, tokenizer):
-    """Return a model in NF4, loaded from a subfolder of `folder`, which the first call writes."""
-    saved = folder / name
+def quantized_model(config, run: Settings, saved):
+    """Return a model in NF4, loaded from the folder `saved`, which the first call writes."""
     if not saved.exists():
-        random_model(name, run.compute_dtype).save_pretrained(saved)
-        tokenizer.save_pretrained(saved)
-    options = {"double_quant": run.double_quant, "device": "cpu"}
-    options["compute_dtype"] = getattr(torch, run.compute_dtype)
-    model, _ = load_base(path=saved, quantization="nf4", **options)
-    model.set_attn_implementation(run.attention)
+        random_model(config, run.compute_dtype).save_pretrained(saved)
+    dtype = getattr(torch, run.compute_dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        saved,
+        dtype=torch.float16 if dtype == torch.float16 else torch.bfloat16,
+        quantization_config=nf4_config(dtype, run.double_quant),
+        attn_implementation=run.attention,
+        device_map={"": "cpu"},
+    )
+    finish_loading(model)
     if run.upcast:
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
 
 
-def make_model(name, run: Settings, folder, tokenizer):
+def make_model(config, run: Settings, saved):
     """Return a model that is ready for training with the settings `run`."""
     if run.method == "qlora":
-        model = quantized_model(name, run, folder, tokenizer)
+        model = quantized_model(config, run, saved)
     else:
         dtype = run.compute_dtype
         if run.trains_weights:
             dtype = "float32" if run.precision.weight == 4 else "bfloat16"
-        model = random_model(name, dtype, attn_implementation=run.attention)
+        model = random_model(config, dtype, attn_implementation=run.attention)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not run.trains_weights:
@@ -143,10 +192,11 @@ def measure_step(model, run: Settings) -> dict[str, int]:
     }
 
 
-def step(name, folder, tokenizer, method, **options):
+def step(name, folder, _, method, **options):
     """Train the model of a config by name; return the measured bytes and the estimate."""
     options = {"batch_size": 2, "sequence_length": 128, "device": "cpu"} | options
     options = {"compute_dtype": "bfloat16", "targets": "all-linear", "rank": 8} | options
-    predicted = estimate(ModelShape.from_config(config_of(name).to_dict()), method, **options)
-    model = make_model(name, predicted.settings, folder, tokenizer)
+    config = config_of(name)
+    predicted = estimate(ModelShape.from_config(config.to_dict()), method, **options)
+    model = make_model(config, predicted.settings, folder / name)
     return measure_step(model, predicted.settings), predicted
