@@ -190,12 +190,12 @@ def gradient_bytes(model: nn.Module) -> int:
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the size of an optimizer's states, in bytes (B); a shared tensor is counted once.
 
-    Tensors of a single number, such as Adam's step counter, are not counted.
+    Tensors without dimensions, such as Adam's step counter, are not counted.
     """
     tensors = tree_leaves([list(state.values()) for state in optimizer.state.values()])
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in tensors
-        if isinstance(tensor, Tensor) and tensor.numel() > 1
+        if isinstance(tensor, Tensor) and tensor.ndim
     }
     return sum(storages.values())
