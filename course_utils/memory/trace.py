@@ -105,6 +105,8 @@ def _traced(
         ) from None
     # A wrong config, or code that can't run on fake tensors, raises any exception.
     except Exception as error:
+        if "scaled_dot_product_attention" in str(error):
+            raise ValueError(f"{name} needs attention='eager'; it has no other code") from error
         raise ValueError(f"{name} can't be traced: {first_line(error)}") from error
     shape = ModelShape.generic(traced.permanent[PARAMETERS], name)
     return shape, settings, list(_terms(traced)), tuple(_step_phases(traced, settings))
@@ -173,8 +175,16 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
         config = AutoConfig.for_model(kind, **values)
         text = config.get_text_config(decoder=True)
     except Exception as error:  # Each config class checks its values with its own exceptions.
-        words = " ".join(str(error).split())
-        raise ValueError(f"the config of {name} is wrong: {words:.300}") from error
+        reason = first_line(error.__cause__ or error)  # Strict classes put it into the cause.
+        raise ValueError(f"the config of {name} is wrong: {reason}") from error
+    heads, groups = (
+        getattr(text, f"num_{kind}_heads", None) for kind in ("attention", "key_value")
+    )
+    if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
+        raise ValueError(
+            f"the config of {name} is wrong: num_attention_heads ({heads}) must be a multiple of "
+            f"num_key_value_heads ({groups})"
+        )
     if text is not config and _model_class(text):
         config, name = text, f"{name} (text only)"
     if not _model_class(config):
@@ -545,9 +555,8 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
 
 
 def _widening(parameter: Tensor, settings: Settings) -> int:
-    precision = settings.precision
-    small = precision.state == precision.weight == 2 and not OPTIMIZERS[settings.optimizer].eight_bit
-    return parameter.element_size() // 2 if small else 1
+    narrow = settings.precision.state == 2 and not OPTIMIZERS[settings.optimizer].eight_bit
+    return parameter.element_size() // 2 if narrow else 1
 
 
 def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[str, Tensor]]:
