@@ -25,10 +25,10 @@ STATES |= {"mamba_chunk_size": 32}
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
 LINEAR |= {"linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"]}
 CONV = {"layer_types": ["conv", "full_attention"]}
-# All-linear adapters are impossible: llama4's router returns a tuple, and peft refuses some layers.
-SOME = ("q_proj", "up_proj", "down_proj")
+# Adapters on all linear layers fail: llama4's router returns a tuple, and peft refuses out_proj.
+SOME = {"llama4_text": ("q_proj", "up_proj"), "mamba2": ("in_proj",)}
 # Families that transformers computes with "eager" attention only.
-EAGER = ("bloom", "falcon_mamba", "gemma2", "gpt_oss", "mamba", "mamba2", "rwkv")
+EAGER = ("bloom", "gemma2", "gpt_oss", "mamba2")
 # Families with other sizes than those of `small_config`.
 FAMILIES = {
     "apertus": {},
@@ -47,7 +47,6 @@ FAMILIES = {
     "ernie4_5_moe": {},
     "exaone4": {},
     "falcon": {},
-    "falcon_mamba": {"state_size": 8},
     "gemma": {},
     "gemma2": {},
     "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"]},
@@ -68,7 +67,7 @@ FAMILIES = {
     "lfm2_moe": CONV,
     "llama": {},
     "llama4_text": {},
-    "mamba": {"state_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "chunk_size": 32},
     "minimax": {},
     "ministral3": {},
     "mistral": {},
@@ -120,7 +119,7 @@ def options_of(family, method):
     options = {"trainer": None, "loss": "logits", "device": "cpu", "batch_size": 2}
     options |= {"recipe": "bf16" if method == "full" else "fp32"}
     options["attention"] = "eager" if family in EAGER else "sdpa"
-    return options | ({"targets": SOME} if family == "llama4_text" else {})
+    return options | {"targets": SOME.get(family, "all-linear")}
 
 
 @pytest.mark.parametrize(("family", "method", "stored", "length"), all_cases())
@@ -128,7 +127,9 @@ def test_a_traced_step_equals_a_measured_one(family, method, stored, length, tmp
     config = small_config(family, **FAMILIES[family])
     options = options_of(family, method) | {"sequence_length": length}
     traced = trace(config.to_dict(), method, gradient_checkpointing=not stored, **options)
-    measured = measure_step(make_model(config, traced.settings, tmp_path), traced.settings)
+    measured = measure_step(
+        make_model(config, traced.settings, tmp_path / "model"), traced.settings
+    )
     permanent = ("weights", "adapters", "gradients", "optimizer")
     assert {part: traced.parts[part] for part in permanent} == {p: measured[p] for p in permanent}
     measured_total = sum(measured[p] for p in ("weights", "adapters", "optimizer", "peak"))
@@ -140,7 +141,7 @@ def test_a_traced_step_equals_a_measured_one(family, method, stored, length, tmp
 SLIDING = ["sliding_attention", "full_attention"]
 DEEP = {
     "llama": ({"num_hidden_layers": 9}, Blocks(9, 1, 1)),
-    "cohere2": ({"num_hidden_layers": 13, "layer_types": [*SLIDING * 6, SLIDING[0]]}, Blocks(13, 2, 2)),
+    "cohere2": ({"num_hidden_layers": 14, "layer_types": SLIDING * 7}, Blocks(14, 2, 2)),
     "deepseek_v3": (LATENT | {"num_hidden_layers": 10}, Blocks(10, 2, 1)),
     "gpt2": ({"n_layer": 9}, Blocks(9, 1, 1)),
 }
@@ -166,9 +167,18 @@ WRONG = {
         {k: v for k, v in LLAMA.items() if k != "hidden_size"},
         "the config of llama has no 'hidden_size'",
     ),
-    "a text as a number": (LLAMA | {"hidden_size": "64"}, "the config of llama is wrong: .*64"),
-    "heads of no size": (LLAMA | {"hidden_size": 66, "head_dim": None}, "llama.*66.*4"),
-    "groups of no size": (LLAMA | {"num_key_value_heads": 3}, "llama.*num_key_value_heads.*3"),
+    "a text as a number": (
+        LLAMA | {"hidden_size": "64"},
+        "config of llama is wrong: .*expected int",
+    ),
+    "heads of no size": (
+        LLAMA | {"hidden_size": 66, "head_dim": None},
+        "config of llama is wrong: .*66.*4",
+    ),
+    "groups of no size": (
+        LLAMA | {"num_key_value_heads": 3},
+        "must be a multiple of num_key_value_heads .3",
+    ),
     "an unknown family": (LLAMA | {"model_type": "lama"}, "doesn't know the model_type 'lama'"),
     "no family": ({"hidden_size": 64}, "doesn't know the model_type None"),
     "own code": (
@@ -179,7 +189,7 @@ WRONG = {
     "an encoder with a decoder": ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an enc"),
     "adapters": ({"peft_type": "LORA", "base_model_name_or_path": "a/b"}, "is an adapter.* a/b"),
     "a long text": (LLAMA | {"max_position_embeddings": 20}, "at most 20, got 24"),
-    "code that needs numbers": (small_config("reformer").to_dict(), "reformer can't be traced: "),
+    "another attention": (small_config("gemma2").to_dict(), "gemma2 needs attention='eager'"),
 }
 
 
