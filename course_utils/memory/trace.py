@@ -252,7 +252,7 @@ def _quantize(model: Any, settings: Settings) -> None:
         bnb_4bit_compute_dtype=getattr(torch, settings.compute_dtype),
         llm_int8_skip_modules=["lm_head", *settings.unquantized] if settings.unquantized else None,
     )
-    quantizer = AutoHfQuantizer.from_config(quantization)
+    quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
     quantizer.preprocess_model(model=model, device_map={"": "cpu"}, dtype=model.dtype)
     quantizer.postprocess_model(model)
     if settings.upcast:
