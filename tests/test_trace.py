@@ -28,7 +28,7 @@ CONV = {"layer_types": ["conv", "full_attention"]}
 # Adapters on all linear layers fail: llama4's router returns a tuple, and peft refuses out_proj.
 SOME = {"llama4_text": ("q_proj", "up_proj"), "mamba2": ("in_proj",)}
 # Families that transformers computes with "eager" attention only.
-EAGER = ("bloom", "gemma2", "gpt_oss", "mamba2")
+EAGER = ("bloom", "gemma2", "gpt_neo", "gpt_oss", "mamba2", "mpt")
 # Families with other sizes than those of `small_config`.
 FAMILIES = {
     "apertus": {},
@@ -61,8 +61,8 @@ FAMILIES = {
     "granite": {},
     "granitemoe": {},
     "helium": {},
-    "hunyuan_v1_dense": {},
-    "hunyuan_v1_moe": {},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
     "lfm2": CONV,
     "lfm2_moe": CONV,
     "llama": {},
@@ -73,7 +73,7 @@ FAMILIES = {
     "mistral": {},
     "mixtral": {},
     "mpt": {},
-    "nemotron": {},
+    "nemotron": {"head_dim": 16},
     "olmo": {},
     "olmo2": {},
     "olmo3": {},
