@@ -1,9 +1,8 @@
-"""Tests of `memory`: estimates against bytes measured here and on a T4, and against papers."""
+"""Tests of `memory`: estimates against traced steps, bytes measured on a T4, and papers."""
 
 import random
 import re
-from dataclasses import asdict
-from itertools import combinations, islice, pairwise, product
+from itertools import islice, pairwise, product
 
 import bitsandbytes
 import pytest
@@ -31,178 +30,75 @@ from course_utils.memory import (
     usable_bytes,
 )
 from course_utils.memory.plan import trainable_tensors
-from tests.steps import CONFIGS, WINDOWED, config_of, step
+from course_utils.memory.settings import TRAINERS
+from course_utils.memory.trace import trace
+from tests.steps import CONFIGS, config_of
 from workshop.benchmarks.calculators import t4_cases
 
 WAYS = {
     "full-bf16": ("full", {"recipe": "bf16"}),
-    "full-fp32": ("full", {"recipe": "fp32"}),
     "full-autocast": ("full", {"recipe": "autocast"}),
-    "lora": ("lora", {}),
-    "lora-fp32": ("lora", {"compute_dtype": "float32"}),
-    "lora-qv": ("lora", {"targets": ("q_proj", "v_proj")}),
+    "lora": ("lora", {"recipe": "fp32", "loss": "logits"}),
     "lora-v": ("lora", {"targets": ("v_proj",)}),
-    "lora-some": ("lora", {"targets": ("k_proj", "o_proj", "up_proj")}),
-    "lora-autocast": ("lora", {"recipe": "autocast"}),
-    "lora-o": ("lora", {"targets": ("o_proj",)}),
-    "lora-gate": ("lora", {"targets": ("gate_proj",)}),
-    "lora-up": ("lora", {"targets": ("up_proj", "down_proj")}),
-    "lora-down": ("lora", {"targets": ("down_proj",)}),
-    "lora-some-autocast": ("lora", {"recipe": "autocast", "targets": ("k_proj", "up_proj")}),
-    "qlora-upcast": ("qlora", {}),
-    "qlora-autocast": ("qlora", {"recipe": "autocast", "upcast": False}),
-    "qlora-upcast-autocast": ("qlora", {"recipe": "autocast"}),
-    "qlora": ("qlora", {"upcast": False, "double_quant": True}),
+    "lora-down": ("lora", {"targets": ("down_proj",), "loss": "answers"}),
+    "qlora": ("qlora", {}),
+    "qlora-upcast": ("qlora", {"recipe": "autocast", "upcast": True, "loss": "logits"}),
 }
 
 
-# Adapters on some of the layers, for families that store other tensors in the first layer.
-SOME_PARTIAL = (("qwen3", "lora-v"), ("gemma3", "lora-o"))
+# --- against a traced step ---
 
 
-def all_cases():
-    """Return all cases to measure: (config, way, attention, checkpointing)."""
-    cases = []
-    for case in product(CONFIGS, WAYS, ("sdpa", "eager"), ("stored", "checkpointing")):
-        config, way = case[:2]
-        partial = "targets" in WAYS[way][1]
-        if partial and config != "grouped" and (config, way) not in SOME_PARTIAL:
-            continue
-        if config in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
-            continue
-        if config == "phi3-ungrouped" and "autocast" not in way:
-            continue
-        cases.append(case)
-    return cases
-
-
-def cover(cases, size):
-    """Choose cases, greedily, until each combination of `size` values occurs in a chosen case.
-
-    Only combinations that occur in `cases` count; their values belong to different factors.
-    """
-
-    def parts(case):
-        return set(combinations(enumerate(case), size))
-
-    missing, chosen = set().union(*map(parts, cases)), []
-    # The order decides between equally good cases. A random order mixes the values of all factors.
-    cases = random.Random(0).sample(cases, len(cases))
-    while missing:
-        chosen.append(max(cases, key=lambda case: len(missing & parts(case))))
-        missing -= parts(chosen[-1])
-    return chosen
-
-
-CASES = all_cases()
-VALUES, PAIRS = cover(CASES, 1), cover(CASES, 2)
-
-
-def marks(case):
-    """Each value is measured in every run of the tests, and each pair of values in the full one."""
-    return () if case in VALUES else pytest.mark.full if case in PAIRS else pytest.mark.slow
-
-
-# --- against bytes measured on this machine ---
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """Return the folder of the models that are quantized; each is written once."""
-    return tmp_path_factory.mktemp("models")
+def draw(seed):
+    """Draw a config, a method and options of `estimate` and `trace`, the same for each seed."""
+    of = random.Random(seed)
+    config, method = of.choice(list(CONFIGS)), of.choice(("full", "lora", "qlora"))
+    choices = {
+        "batch_size": (1, 2, 3),
+        "sequence_length": (17, 64, 100, 128, 200),
+        "trainer": tuple(TRAINERS),
+        "answer_share": (1.0, 0.5, 0.1),
+        "attention": ("sdpa", "eager"),
+        "gradient_checkpointing": (True, False),
+        "accumulation": (1, 2),
+        "keep_output": (False, True),
+        "optimizer": ("adamw", "adamw8bit", "sgd", "sgd_momentum"),
+    }
+    if method != "full":
+        choices["rank"] = (2, 8, 32)
+    if method == "qlora":
+        choices |= {"upcast": (False, True), "double_quant": (False, True)}
+        choices["block_size"] = (32, 64, 128, 256)
+    options = {name: of.choice(values) for name, values in choices.items()}
+    layers = list(ModelShape.from_config(config_of(config).to_dict()).linear_layers())
+    some = {"loss": of.choice(("logits", "tiled", "answers"))}
+    some["recipe"] = of.choice(["fp32", "autocast", "bf16", *(RECIPES if method == "full" else ())])
+    if method != "full":
+        some["targets"] = tuple(of.sample(layers, of.randint(1, len(layers))))
+    if method == "qlora":
+        some["unquantized"] = (of.choice(layers),)
+    options |= {name: value for name, value in some.items() if of.random() < 0.4}
+    precise = method == "lora" and Settings.of(method, options).recipe != "autocast"
+    if precise and of.random() < 0.3:
+        options["compute_dtype"] = "float32"
+    return config, method, options | {"device": "cpu"}
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=marks(case), id="-".join(case)) for case in CASES]
+    "seed", [pytest.param(n, marks=() if n < 12 else pytest.mark.full) for n in range(200)]
 )
-def test_every_part_of_a_real_step_is_predicted(case, folder, tokenizer):
-    config, way, attention, checkpointing = case
-    method, options = WAYS[way]
-    options = options | {"gradient_checkpointing": checkpointing == "checkpointing"}
-    assert_predicted(*step(config, folder, tokenizer, method, attention=attention, **options))
-
-
-def assert_predicted(measured, predicted):
+def test_a_traced_step_has_the_estimated_bytes(seed):
+    config, method, options = draw(seed)
+    values = config_of(config).to_dict()
+    found, traced = (f(values, method, **options) for f in (estimate, trace))
     for part in ("weights", "adapters", "gradients", "optimizer"):
-        assert getattr(predicted, part) == measured[part], part
-    assert predicted.activations == pytest.approx(measured["activations"], rel=0.002)
-    assert_peak_predicted(measured, predicted)
-
-
-def assert_peak_predicted(measured, predicted, rel=0.005):
-    permanent = predicted.weights + predicted.adapters + predicted.optimizer
-    assert predicted.total - permanent == pytest.approx(measured["peak"], rel=rel)
-
-
-STORED = {"gradient_checkpointing": False}
-ON_PHI3 = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    ("config", "way", "more"),
-    [
-        # With one sequence, eager attention doesn't copy the values, but stores a view of them.
-        *(
-            (config, way, STORED | {"batch_size": 1})
-            for config in ("ungrouped", "phi3", "phi3-ungrouped")
-            for way in ("full-bf16", "lora")
-        ),
-        *(("phi3", "lora", STORED | {"targets": (target,)}) for target in ON_PHI3),
-    ],
-)
-def test_special_cases_of_a_step_are_predicted(config, way, more, attention, folder, tokenizer):
-    options = WAYS[way][1] | more | {"attention": attention}
-    assert_predicted(*step(config, folder, tokenizer, WAYS[way][0], **options))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("config", WINDOWED)
-@pytest.mark.parametrize("way", ["full-bf16", "lora", "qlora-upcast"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_eager_attention_with_a_sliding_window_is_predicted(
-    config, way, checkpointing, folder, tokenizer
-):
-    options = WAYS[way][1] | {"attention": "eager", "gradient_checkpointing": checkpointing}
-    measured, predicted = step(config, folder, tokenizer, WAYS[way][0], **options)
-    assert 0 < predicted.shape.window < predicted.settings.sequence_length
-    assert_predicted(measured, predicted)
-
-
-FEW_TOKENS = list(
-    product(
-        ("grouped", "phi3", "gemma", "gemma3"),
-        (way for way in WAYS if "targets" not in WAYS[way][1]),
-    )
-)
-
-
-@pytest.mark.parametrize(
-    ("config", "way"),
-    # The first ten cases are all ways of the first config.
-    [
-        pytest.param(*case, marks=() if n < 10 else pytest.mark.full if n % 3 else pytest.mark.slow)
-        for n, case in enumerate(FEW_TOKENS)
-    ],
-)
-def test_the_backward_pass_of_a_layer_is_predicted(config, way, folder, tokenizer):
-    """With few tokens in the vocabulary, memory peaks in a layer that is recomputed."""
-    method, options = WAYS[way]
-    measured, predicted = step(f"{config}-few-tokens", folder, tokenizer, method, **options)
-    assert predicted.peak.endswith("backward")
-    assert_peak_predicted(measured, predicted, rel=0.006)
-
-
-@pytest.mark.parametrize("way", ["full-fp32", "lora", "qlora-upcast"])
-def test_a_loop_that_keeps_only_the_loss_needs_less_by_the_logits(way, folder, tokenizer):
-    method, options = WAYS[way]
-    options = options | {"keep_output": False, "gradient_checkpointing": False}
-    measured, predicted = step("grouped", folder, tokenizer, method, **options)
-    assert_peak_predicted(measured, predicted)
-    with_output = estimate(predicted.shape, **asdict(predicted.settings) | {"keep_output": True})
-    logits = predicted.settings.tokens * predicted.shape.vocab * predicted.settings.stream_bytes
-    assert with_output.total - predicted.total == logits
+        assert getattr(found, part) == getattr(traced, part), (part, draw(seed))
+    # Known to be inexact: if all activations are stored and the loss has few logits, memory can
+    # peak in the forward pass of the last layer, which the formula has no phase for.
+    if traced.peak.startswith("forward") and not found.settings.gradient_checkpointing:
+        assert 0.9 < found.total / traced.total < 1
+        return
+    assert (found.total, found.peak) == (traced.total, traced.peak), draw(seed)
 
 
 @pytest.mark.parametrize(
@@ -284,9 +180,9 @@ def test_nf4_needs_the_bytes_of_the_qlora_paper():
 
 def test_the_weights_of_smollm2_in_nf4_are_exact():
     options = {"upcast": False, "compute_dtype": "bfloat16"}
-    assert estimate("smollm2-135m", "qlora", double_quant=True, **options).weights == 111_692_152
-    assert estimate("smollm2-135m", "qlora", **options).weights == 116_426_752
-    upcast = estimate("smollm2-135m", "qlora", double_quant=True).weights
+    assert estimate("smollm2-135m", "qlora", **options).weights == 111_692_152
+    assert estimate("smollm2-135m", "qlora", double_quant=False, **options).weights == 116_426_752
+    upcast = estimate("smollm2-135m", "qlora", upcast=True).weights
     table_and_norms = 49152 * 576 + 61 * 576
     assert upcast - 111_692_152 == 2 * table_and_norms
 
@@ -316,7 +212,7 @@ def test_parts_and_peak_add_up_to_the_total(way, preset):
     method, options = WAYS[way]
     if preset == "gpt2":
         options = options | {"targets": "all-linear"}
-    e = estimate(preset, method, **options)
+    e = estimate(preset, method, sequence_length=1024, **options)
     assert e.total == sum(e.parts.values()) == sum(e.at_peak.values())
     assert all(size > 0 for size in e.at_peak.values())
     assert tuple(e.groups) == GROUPS and min(e.groups.values()) >= 0
@@ -328,11 +224,12 @@ def test_parts_and_peak_add_up_to_the_total(way, preset):
 
 
 def test_logits_and_a_layers_backward_pass_have_groups():
-    loss = estimate("llama-7b", "lora", sequence_length=4096)
+    options = {"trainer": None, "keep_output": True, "sequence_length": 4096}
+    loss = estimate("llama-7b", "lora", **options)
     assert loss.peak == "the loss"
-    # These are the logits and two gradients.
-    assert loss.groups["logits and loss"] == 4096 * loss.shape.vocab * (2 + 4 + 4)
-    backward = estimate("llama-7b", "qlora", sequence_length=128, upcast=False)
+    # These are the logits and two gradients, the loss and its gradient.
+    assert loss.groups["logits and loss"] == 4096 * loss.shape.vocab * (2 + 4 + 4) + 2 * 4
+    backward = estimate("llama-7b", "qlora", trainer=None, sequence_length=128)
     assert "backward" in backward.peak
     assert backward.groups[WORK] == backward.at_peak[WORK] > 0
     workspaces = estimate("llama-7b").at_peak["cuBLAS workspaces"]
@@ -366,7 +263,7 @@ def test_every_term_of_a_layers_backward_has_a_formula_that_gives_its_bytes(
 
 
 def test_explain_shows_every_term_with_its_formula_and_source():
-    e = estimate("gpt2", "qlora", targets="all-linear", double_quant=True)
+    e = estimate("gpt2", "qlora", sequence_length=1024)
     assert f"{e.total:,} B" in str(e)
     explained = e.explain()
     for term in e.terms:
@@ -394,7 +291,7 @@ def test_full_fine_tuning_in_bf16_ignores_the_compute_dtype():
 
 
 def test_an_unquantized_layer_needs_16_bits_per_weight():
-    options = {"targets": "all-linear", "upcast": False}
+    options = {"double_quant": False}
     mixed = estimate("llama-7b", "qlora", unquantized=("down_proj",), **options)
     all_nf4 = estimate("llama-7b", "qlora", **options)
     n = 11008 * 4096
@@ -506,12 +403,11 @@ def test_activations_grow_and_shrink_layer_by_layer(method, checkpointing):
     steps = {b - a for a, b in pairwise(forward)}
     assert len(steps) == 1 and min(steps) > 0, "the layers must save equal numbers of bytes"
     e = estimate("tinyllama-1.1b", method, **options)
-    above = ("last norm", "input of the head", "token ids", "softmax of logits", "labels")
+    above = ("last norm", "input of the head", "softmax of logits")
     saved = [term for term in e.terms if term.part == "activations" and term.name not in above]
     assert forward[-1] == sum(term.size for term in saved) < loss == e.activations
     assert backward == sorted(backward, reverse=True) and at[-1] == 0
-    layer_input = 512 * 2048 * (4 if method == "qlora" else 2)
-    assert (min(steps) == layer_input) == checkpointing
+    assert (min(steps) == 512 * 2048 * 2) == checkpointing
 
 
 def test_the_first_update_creates_the_states():
@@ -537,7 +433,8 @@ def test_full_fine_tuning_trains_all_parameters(preset):
 
 def test_masks_and_tables_are_freed_with_the_last_layer_that_needs_them():
     """Layers 6, 12, 18 and 24 of Gemma 3 have no window; the layers below layer 6 have one."""
-    phases = timeline("gemma-3-1b", "qlora", attention="eager", sequence_length=600)
+    options = {"upcast": True, "attention": "eager", "sequence_length": 600}
+    phases = timeline("gemma-3-1b", "qlora", **options)
     one, tables = 600 * 600 * 4, 2 * 600 * 256 * 4
     at = {phase.name: phase.live_bytes for phase in phases}
     for name, kinds in {
@@ -570,8 +467,8 @@ def test_the_largest_model():
 
 
 def test_a_search_for_the_largest_model_skips_models_without_the_targets():
-    targets = ("attn.c_attn",)
-    assert largest("model", "T4", method="lora", targets=targets) == "gpt2"
+    options = {"targets": ("attn.c_attn",), "sequence_length": 1024}
+    assert largest("model", "T4", method="lora", **options) == "gpt2"
     with pytest.raises(ValueError, match="has no linear layer 'x'; choose from"):
         largest("model", "T4", method="lora", targets=("x",))
 
@@ -616,7 +513,7 @@ def searched(*args, **options):
         (on_7b(block_size=48), "block_size must be one of 32, 64"),
         (on_7b(sharding="zero4"), "sharding must be one of None, zero1"),
         (on_7b(batch_size=0), "batch_size must be a whole number of at least 1, got 0"),
-        (on_7b(seq_len=5), "'seq_len'; options are method, batch_size"),
+        (on_7b(seq_len=5), "'seq_len'; options are method, trainer, batch_size"),
         (on_7b(upcast="false"), "upcast must be True or False, got 'false'"),
         (on_7b(targets=None), "targets must be a name of a layer or a list of names, got None"),
         (on_7b(recipe="autocast", compute_dtype="float32"), "autocast computes in float16 or"),

@@ -28,40 +28,36 @@ from course_utils.memory.terms import MemoryTerm, total_bytes
 
 # The sources that several terms cite for their formulas.
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
-PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
+PEFT, AUTOCAST, NO_GRADIENT = "peft's LoRA layer", "torch.autocast", "needs no gradient"
 
 # The places where the inputs of linear layers are computed, in the order of the forward pass.
 SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each kind of tensor stored for the backward pass of one micro-batch."""
-    settings, t, h, vocab = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.vocab
-    if settings.gradient_checkpointing:
+    """Yield a term for each kind of tensor that the layers store for the backward pass."""
+    if plan.settings.gradient_checkpointing:
         yield from _checkpoints(plan)
     else:
-        yield from _saved_by_layers(plan, plan.shape.layers)
-    yield _norm(plan, "last norm")
-    if settings.trains_weights:
-        width = 2 if settings.autocast else settings.stream_bytes
-        yield _term("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
-        yield _term("token ids", 8 * t, f"{t} × 8", "backward of the embedding")
-    formula = f"{t} tokens × {vocab} logits × 4"
-    yield _term("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
-    yield _term("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
-    if cast := _cast_weights(plan):
+        yield from _saved_by_layers(plan, plan.shape.layers, plan.shape.layers)
+    if cast := saved_copies(plan, plan.shape.layers):
         yield _term("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
 
 
-def layers_saved(plan: Plan, layers: int) -> int:
-    """Return the bytes that the first `layers` layers store for the backward pass."""
+def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
+    """Return the bytes that the first `layers` layers store for the backward pass.
+
+    The tables that rotate queries and keys are counted for the first `rotated` layers, if these
+    are more.
+    """
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
-    return total_bytes(_saved_by_layers(plan, layers))
+    terms = _saved_by_layers(plan, layers, max(layers, rotated))
+    return total_bytes(terms) + 2 * saved_copies(plan, layers)
 
 
 def layer_saved(plan: Plan) -> int:
-    """Return the bytes that one layer stores for its backward pass."""
+    """Return the bytes that one layer stores for its backward pass, without copies of weights."""
     return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
@@ -107,44 +103,69 @@ def _layer_inputs(plan: Plan, layers: int) -> int:
     return layers * plan.tokens * plan.shape.hidden * plan.settings.stream_bytes
 
 
-def _saved_by_layers(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
+def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTerm]:
     shape, settings = plan.shape, plan.settings
     for term in (*_attention_half(plan), *_mlp_half(plan)):
         yield replace(term, size=layers * term.size, formula=f"{layers} layers × {term.formula}")
-    if not settings.trains_weights:
-        unsaved = _unsaved(plan)
-        yield _term("less: before the first adapter", -unsaved, "in one layer", "needs no gradient")
+    if layers and not settings.trains_weights:
+        yield _term("less: before the first adapter", -_unsaved(plan), "in one layer", NO_GRADIENT)
     if not shape.positions:
-        yield cos_and_sin(plan, "activations", layers)
+        yield cos_and_sin(plan, "activations", rotated)
+    elif settings.trains_weights:
+        length = settings.sequence_length
+        yield _term("position ids", 8 * length, f"{length} × 8", "backward of their embedding")
 
 
-def _cast_weights(plan: Plan) -> int:
-    """Return the number of weights of which autograd stores a 16-bit copy made by autocast."""
-    settings, shape = plan.settings, plan.shape
-    if not settings.autocast:
+def saved_copies(plan: Plan, layers: int) -> int:
+    """Return the number of weights in the first layers of which autograd stores a 16-bit copy."""
+    if plan.settings.gradient_checkpointing or not layers:
         return 0
-    head = shape.vocab * shape.hidden if settings.stream_bytes == 4 else 0
-    if settings.gradient_checkpointing:
-        return head
-    if settings.trains_weights:
-        return head + shape.layers * plan.layer_weights
     # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
     # doesn't store the 16-bit copies of these adapters' matrices A.
-    first = next(filter(None, map(plan.adapter_inputs, SOURCES)))
-    return head + shape.layers * plan.adapter_weights - settings.rank * sum(first)
+    return layers * converted_weights(plan) - _first_matrices(plan)
+
+
+def freed_copies(plan: Plan) -> int:
+    """Return the number of 16-bit copies that autocast keeps only until the forward pass ends."""
+    if not plan.settings.autocast:
+        return 0
+    trains = plan.settings.trains_weights
+    cached = plan.layer_weights + plan.shape.bias_parameters if trains else plan.adapter_weights
+    if plan.settings.gradient_checkpointing:
+        return plan.shape.layers * cached
+    return plan.shape.layers * plan.shape.bias_parameters if trains else _first_matrices(plan)
+
+
+def converted_weights(plan: Plan) -> int:
+    """Return the number of weights in one layer that autocast converts to 16 bits.
+
+    These are the trained weights, and those that peft's upcast converted to float32.
+    """
+    if not plan.settings.autocast:
+        return 0
+    if plan.settings.trains_weights:
+        return plan.layer_weights
+    upcast = plan.settings.method == "qlora" and plan.settings.upcast
+    return plan.adapter_weights + upcast * (plan.layer_weights - sum(plan.quantized.values()))
+
+
+def _first_matrices(plan: Plan) -> int:
+    if plan.settings.trains_weights or not plan.settings.autocast:
+        return 0
+    return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, SOURCES))))
 
 
 # --- what one layer stores for its backward pass --------------------------------------------------
 
 
 def _attention_half(plan: Plan) -> list[MemoryTerm]:
-    post_norm = [_norm(plan, "norm of attention's result")] if plan.shape.post_norms else []
+    post_norm = [norm(plan, "norm of attention's result")] if plan.shape.post_norms else []
     return [*_attention_inner(plan), *_inputs(plan, "attention"), *post_norm]
 
 
 def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the attention half stores, except the output projection's input."""
-    yield _norm(plan, "first norm")
+    yield norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
     if plan.shape.qk_norm:
         yield from _qk_norm(plan)
@@ -152,13 +173,13 @@ def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _mlp_half(plan: Plan) -> list[MemoryTerm]:
-    post_norm = [_norm(plan, "norm of the MLP's result")] if plan.shape.post_norms else []
+    post_norm = [norm(plan, "norm of the MLP's result")] if plan.shape.post_norms else []
     return [*_mlp_inner(plan), *_inputs(plan, "MLP"), *post_norm]
 
 
 def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP half stores, except the input of the last linear layer."""
-    yield _norm(plan, "second norm")
+    yield norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
     times, names = _activation(plan)
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
@@ -173,7 +194,7 @@ def _activation(plan: Plan) -> tuple[int, str]:
     return (4, "GELU in four steps") if function == "gelu_new" else (1, "input of GELU")
 
 
-def _norm(plan: Plan, name: str) -> MemoryTerm:
+def norm(plan: Plan, name: str) -> MemoryTerm:
     """Return the term for the tensors that a normalization layer stores for its backward pass.
 
     LayerNorm stores its input, and the mean and inverse standard deviation of each token. RMSNorm
@@ -188,6 +209,19 @@ def _norm(plan: Plan, name: str) -> MemoryTerm:
         formula = f"{t} × ({h} × {stream} + {two} for mean and deviation)"
         return _term(name, t * (h * stream + two), formula, "LayerNorm")
     return _term(name, *_rms_norm(plan, t, h, stream), "RMSNorm")
+
+
+def norm_backward(plan: Plan) -> MemoryTerm:
+    """Return the term for a normalization layer's input and the gradients in its backward pass.
+
+    The gradient of RMSNorm's input has two parts, through the product with 1/rms and through 1/rms
+    itself, and the second needs three more tensors: x, x × 2 and its product with the gradient.
+    """
+    t, h, stream = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
+    name = "a norm's input and gradients"
+    if plan.shape.norm == "layer":
+        return _term(name, 3 * t * h * stream, f"3 × {t} × {h} × {stream}", "LayerNorm")
+    return _term(name, 24 * t * h, f"6 × {t} × {h} × 4", "RMSNorm")
 
 
 def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, str]:
@@ -305,16 +339,16 @@ def _unsaved(plan: Plan) -> int:
     No tensor before the first adapter of the model needs a gradient.
     """
     shape, t = plan.shape, plan.tokens
-    unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
+    unsaved = norm(plan, "first norm").size + _unsaved_attention(plan)
     if shape.qk_norm:
         norms = zip(("q_proj", "k_proj"), _qk_norm(plan), strict=True)
         unsaved += sum(norm.size for name, norm in norms if name not in plan.adapted)
     if plan.adapter_inputs("first norm") or plan.adapter_inputs("attention"):
         return unsaved
     if shape.post_norms:
-        unsaved += _norm(plan, "norm of attention's result").size
+        unsaved += norm(plan, "norm of attention's result").size
     mlp = _unsaved_mlp_tensors(plan) * t * shape.intermediate * plan.settings.value_bytes
-    return unsaved + _norm(plan, "second norm").size + mlp
+    return unsaved + norm(plan, "second norm").size + mlp
 
 
 def _unsaved_mlp_tensors(plan: Plan) -> int:
@@ -332,7 +366,12 @@ def _unsaved_attention(plan: Plan) -> int:
     shape, settings = plan.shape, plan.settings
     trained = [name in plan.adapted for name in plan.readers["first norm"]]
     if not any(trained):
-        return total_bytes(_attention(plan))
+        # If the output projection's adapter reads the result, the result is stored for it.
+        shared = plan.adapter_inputs("attention") and _reads_result(plan, "attention")
+        shared = shared and settings.attention_bytes == settings.adapter_bytes
+        kept = shared and not settings.adapters_copy_input
+        result = plan.tokens * shape.query_width * settings.attention_bytes if kept else 0
+        return total_bytes(_attention(plan)) - result
     if settings.attention == "sdpa" or all(trained):
         return 0
     # Autograd stores a factor of a matrix product only if the other factor needs a gradient.
@@ -355,16 +394,26 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
     It needs the tensors that the layer stored, and their gradients. With checkpointing, the tensors
     are recomputed first, and the layer's input is counted by `layers_saved` instead.
     """
-    saved = [*_attention_half(plan), *_mlp_inner(plan)]
+    attention, mlp = _attention_half(plan), list(_mlp_inner(plan))
     candidates = [
-        [*saved, *_mlp_backward(plan)],
+        [*attention, *mlp, *_mlp_backward(plan)],
+        [*attention, *_second_norm_backward(plan)],
         list(_attention_backward(plan)),
     ]
     if plan.shape.post_norms:
-        candidates.append([*_attention_half(plan), *_mlp_half(plan), *_post_norm_backward(plan)])
+        candidates.append([*attention, *_mlp_half(plan), *_post_norm_backward(plan)])
     if plan.settings.gradient_checkpointing:
-        candidates.append([*saved, *_mlp_forward(plan)])
+        candidates.append([*attention, *mlp, *_mlp_forward(plan)])
+    if plan.shape.fused and "gate_up_proj" in plan.quantized:
+        candidates.append([*attention, *_fused_backward(plan)])
     return [*max(candidates, key=total_bytes), *_during_backward(plan)]
+
+
+def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the first layer lacks in comparison with the others, without checkpointing."""
+    if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
+        size = _unsaved(plan) + 2 * _first_matrices(plan)
+        yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
 
 
 def residual_gradient(plan: Plan) -> MemoryTerm:
@@ -382,12 +431,12 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     settings = plan.settings
     gradient = residual_gradient(plan)
     yield gradient
-    if not settings.gradient_checkpointing:
-        return
     if settings.autocast and not settings.trains_weights:
-        adapters = plan.adapter_weights
+        adapters = converted_weights(plan)
         copies = f"{adapters:,} × 2"
         yield _term("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
+    if not settings.gradient_checkpointing:
+        return
     # `layers_saved` counts the layer's input, which checkpointing stores. A LayerNorm uses this
     # tensor itself in its backward pass, not a float32 copy. So does an RMSNorm if the residual
     # stream is float32. In these two cases the terms of the layer count the input a second time, so
@@ -411,6 +460,9 @@ def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     # original of the residual stream, but GPT-2 keeps the result of attention, too.
     if settings.stream_bytes == 2:
         count = 1 if plan.shape.norm == "layer" and not plan.shape.positions else 2
+        # Adapters in 16 bits store the normalization layer's result itself.
+        reads = settings.adapter_bytes == 2 and not settings.adapters_copy_input
+        count -= reads and bool(plan.adapter_inputs("second norm"))
         formula = f"{count} × {t} × {h} × 2"
         yield _term("residual and norm", count * t * h * 2, formula, "RMSNorm")
     # Under autocast, the adapters store 16-bit copies of the float32 result.
@@ -423,7 +475,7 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
 
     Autograd recomputes the layer when it needs the first of these tensors.
     """
-    settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, 0
+    settings, t, width, each = plan.settings, plan.tokens, plan.shape.hidden, 0
     if plan.shape.post_norms:
         # Gemma's RMSNorm converts its float32 result to the format of the residual stream.
         each = 4 if settings.stream_bytes == 2 else 0
@@ -432,8 +484,11 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
         # Without 4-bit weights, peft adds the results of base and adapter in float32.
         if settings.method == "lora" and each > settings.value_bytes:
             each += settings.value_bytes
+    elif plan.readers["MLP"][0] in plan.quantized:
+        # bitsandbytes computes the gradient of the input from the weights, which it keeps itself.
+        width, each = plan.shape.intermediate, settings.value_bytes
     if each:
-        yield _term("first gradients", t * h * each, f"{t} × {h} × {each}", AUTOGRAD)
+        yield _term("first gradients", t * width * each, f"{t} × {width} × {each}", AUTOGRAD)
 
 
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
@@ -450,6 +505,9 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     each = max(2 * narrow, v + (v if settings.adapters_copy_input else narrow))
     width = plan.layers[name][1]
     yield _term("results of B", t * width * each, f"{t} × {width} × {each}", PEFT)
+    if settings.adapters_copy_input and v == 2:
+        h = plan.shape.hidden
+        yield _term("float32 copy of A's input", 4 * t * h, f"{t} × {h} × 4", PEFT)
     # The terms of the MLP count its tensors that are computed after this layer, too.
     if later := _computed_after(plan, name):
         formula = f"{later} × {t} × {wide} × {v}"
@@ -474,11 +532,13 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
     if not plan.adapter_inputs("MLP"):
         return
     each, copies = v, settings.adapters_copy_input
-    if v == 2 and (copies or not settings.autocast):
+    if v == 2 and settings.precision.weight == 4 and (copies or not settings.autocast):
         each += 4
     if settings.autocast and (copies or v == 4):
         each += 2
     yield _term("the MLP's product and copies", t * wide * each, f"{t} × {wide} × {each}", PEFT)
+    rank, narrow = settings.rank, settings.adapter_bytes
+    yield _term("input of B from MLP", t * rank * narrow, f"{t} × rank {rank} × {narrow}", PEFT)
     # The recomputation ends with the last tensor that autograd stores. If the MLP's result is
     # normalized, this tensor comes after the results of base and adapter.
     each = v + (2 * settings.adapter_bytes if plan.shape.post_norms else 0)
@@ -493,18 +553,66 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     wide, v = shape.intermediate, settings.value_bytes
-    if settings.trains_weights:
-        last = shape.hidden * wide
-        yield from _weight_gradients(plan, [last])
-        yield from _recast(plan, plan.layer_weights - last)
     # The gradient of a product exists at the same time as the gradients of its two factors, and the
     # sum of the gradients from base and adapter at the same time as these two gradients.
     three = shape.gated or shape.activation == "gelu_new" or plan.adapter_inputs("MLP")
     inner = 3 if three else 2
     formula = f"{inner} × {t} × {wide} × {v}"
-    gradients = [_term("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
-    dequantized = list(_dequantized(plan)) if settings.method == "qlora" else []
-    yield from max(gradients, dequantized, key=total_bytes)
+    candidates = [[_term("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]]
+    if settings.trains_weights:
+        last, bias = shape.hidden * wide, shape.hidden * (plan.readers["MLP"][0] in shape.biases)
+        candidates[0] += _weight_gradients(plan, [last + bias])
+        candidates.append(list(_last_gradients(plan, last, bias)))
+        yield from _recast(plan, plan.layer_weights - last)
+    else:
+        yield from _finished_adapters(plan, ["MLP"])
+    if plan.readers["MLP"][0] in plan.quantized:
+        candidates.append(list(_dequantized(plan)))
+    yield from max(candidates, key=total_bytes)
+
+
+def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]:
+    """Yield what exists when the gradients of the last linear layer have been computed.
+
+    These are its input and the input's gradient, and the gradient of its weights. Under autocast,
+    the gradient of its result and the weights have a 16-bit copy, too.
+    """
+    settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
+    v = settings.value_bytes
+    each = 2 if settings.autocast else settings.precision.gradient
+    yield _term("MLP's product and gradient", 2 * t * wide * v, f"2 × {t} × {wide} × {v}", WEIGHTS)
+    count, formula = weights + bias, f"{weights + bias:,} × {each}"
+    yield _term("gradients of its weights", count * each, formula, WEIGHTS)
+    if settings.autocast:
+        count = weights + t * plan.shape.hidden
+        yield _term("16-bit copies of factors", 2 * count, f"{count:,} × 2", AUTOCAST)
+
+
+def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
+    """Yield the gradients of the adapters that read `sources`; they replace 16-bit copies."""
+    names = [name for source in sources for name in plan.readers[source] if name in plan.adapted]
+    count = plan.settings.rank * sum(sum(plan.adapted[name]) for name in names)
+    yield from _weight_gradients(plan, [count])
+    if plan.settings.autocast and count:
+        yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
+
+
+def _fused_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the gradient of the input of Phi-3's gate and up needs in QLoRA.
+
+    Their matrix has twice the size of the MLP's last.
+    """
+    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
+    narrow, wide = DTYPE_BYTES[settings.compute_dtype], 2 * plan.shape.intermediate
+    yield norm(plan, "second norm")
+    yield from _finished_adapters(plan, ["second norm", "MLP"])
+    formula = f"{h} × {wide} × {narrow}"
+    yield _term("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
+    formula = f"{t} × ({wide} + {h}) × {narrow}"
+    yield _term("gradients around it", t * (wide + h) * narrow, formula, "bitsandbytes")
+    if plan.adapter_inputs("second norm"):
+        v = settings.value_bytes
+        yield _term("the adapter's gradient", t * h * v, f"{t} × {h} × {v}", PEFT)
 
 
 def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -530,10 +638,26 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     the parts of the input's gradient, through the product with 1/rms and through 1/rms itself.
     """
     t, h = plan.tokens, plan.shape.hidden
+    yield _term("less: 1/rms and 1 + weight", -4 * (t + h), f"({t} + {h}) × 4", AUTOGRAD)
     if plan.settings.trains_weights:
         yield _term("less: normalized input", -4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
+        yield from _weight_gradients(plan, [h])
         yield from _recast(plan, plan.layer_weights)
     yield _term("gradients in the norm", 20 * t * h, f"5 × {t} × {h} × 4", "RMSNorm")
+
+
+def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the tensors of the second norm's backward pass, after the gradients of the MLP."""
+    yield norm_backward(plan)
+    if not plan.settings.trains_weights:
+        yield from _finished_adapters(plan, ["second norm", "MLP"])
+        return
+    names = (*plan.readers["second norm"], *plan.readers["MLP"])
+    weights = sum(plan.sizes[name] for name in names)
+    biases = sum(plan.layers[name][1] for name in names if name in plan.shape.biases)
+    norms = plan.shape.norm_layers // 2 * plan.shape.norm_tensors * plan.shape.hidden
+    yield from _weight_gradients(plan, [weights, biases, norms])
+    yield from _recast(plan, plan.layer_weights - weights)
 
 
 def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -543,7 +667,9 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
         sizes = list(plan.sizes.values())
         # The gradients of the weights of q_proj, k_proj and v_proj are computed later.
         first = len(plan.readers["first norm"])
-        yield from _weight_gradients(plan, sizes[first:])
+        biases = sum(plan.layers[n][1] for n in plan.shape.biases - {*plan.readers["first norm"]})
+        norms = (plan.shape.norm_layers - 1) * plan.shape.norm_tensors * plan.shape.hidden
+        yield from _weight_gradients(plan, [*sizes[first:], biases, norms])
         yield from _recast(plan, sum(sizes[:first]))
     if settings.attention == "eager":
         yield from _eager_backward(plan)
@@ -573,11 +699,13 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[MemoryTerm]:
     """Yield the gradients of weight matrices of the current layer, given the matrices' sizes."""
     count, each = sum(sizes), plan.settings.precision.gradient
-    yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
+    # With several micro-batches, autograd adds each gradient to the one that exists already.
+    if plan.settings.accumulation == 1:
+        yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
 
 
 def _recast(plan: Plan, weights: int) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies of `weights` weights that autocast makes in a recomputation."""
-    if plan.settings.autocast and plan.settings.gradient_checkpointing:
+    if plan.settings.autocast:
         formula = f"{weights:,} × 2"
         yield _term("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

@@ -127,6 +127,11 @@ def estimate(
             or its name on the hub).
         method: "full" (every weight is trained), "lora" (adapters on a 16-bit base) or "qlora"
             (adapters on a base in NF4).
+        trainer: None, "trl", "transformers" or "course", whose defaults are in `TRAINERS`.
+        loss: "logits" (all logits exist at a time), "tiled" (TRL's SFTTrainer: logits of up to
+            4,096 tokens and 32,768 words) or "answers" (the course's loss: logits only where a
+            token of an answer follows, which their gradient overwrites).
+        answer_share: Fraction of a sequence's tokens that belong to answers, for "answers".
         batch_size: Number of sequences in one micro-batch.
         sequence_length: Number of tokens in each sequence.
         accumulation: Number of micro-batches per update. With 2 or more, gradients exist during the
@@ -147,7 +152,7 @@ def estimate(
             in NF4 (embedding, head, norms), and so the residual stream, from 16 bits to float32.
         keep_output: Whether the model's output, which contains the logits, stays in memory during
             the backward pass, as after `output = model(...)`. transformers' Trainer keeps only the
-            loss.
+            loss. It has no effect on the losses "tiled" and "answers".
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
         device: "cpu" counts only tensors. "cuda" also counts the other memory that PyTorch

@@ -68,6 +68,18 @@ class Plan:
         """
         return self.tokens * self.settings.sequence_length * self.shape.heads
 
+    @property
+    def logit_bytes(self) -> int:
+        """The bytes of a logit in the output layer's result."""
+        return 2 if self.settings.autocast else self.settings.stream_bytes
+
+    @property
+    def head_copy(self) -> int:
+        """The number of the output layer's weights that autocast converts to 16 bits."""
+        settings = self.settings
+        converted = self.logit_bytes < settings.stream_bytes and settings.loss != "tiled"
+        return self.shape.vocab * self.shape.hidden if converted else 0
+
     @cached_property
     def layers(self) -> dict[str, tuple[int, int]]:
         """The linear layers of one transformer layer: name → (d_in, d_out)."""

@@ -20,16 +20,22 @@ from course_utils.memory.activations import (
     causal_masks,
     cos_and_sin,
     layer_backward,
-    layer_saved,
     layers_saved,
     residual_gradient,
     saved_mask,
     saved_terms,
+    unsaved_in_first,
 )
-from course_utils.memory.allocator import fresh_block
+from course_utils.memory.output import (
+    after_loss,
+    during_backward,
+    held_gradient,
+    moments,
+    output_saved,
+)
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import OPTIMIZERS
-from course_utils.memory.terms import LOGITS, PARTS, WORK, MemoryTerm, grouped, total_bytes
+from course_utils.memory.terms import PARTS, WORK, MemoryTerm, grouped, total_bytes
 from course_utils.memory.weights import (
     on_one_gpu,
     paged_states,
@@ -43,6 +49,7 @@ from course_utils.memory.weights import (
 PhaseKind = Literal["forward", "loss", "backward", "between", "update"]
 # The names of two phases of a step.
 LOSS, UPDATE = "the loss", "the update"
+PEFT_LEAF = "peft: a leaf that needs a gradient"
 # The default size of PyTorch's cuBLAS workspace on GPUs older than Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
@@ -113,8 +120,9 @@ class Step:
     @cached_property
     def terms(self) -> tuple[MemoryTerm, ...]:
         """The terms of all parts except "transient"."""
-        saved = saved_terms(self.plan) if self.plan.shape.known else ()
-        return (*weight_terms(self.plan), *trainable_terms(self.plan), *saved)
+        plan = self.plan
+        saved = (*saved_terms(plan), *output_saved(plan)) if plan.shape.known else ()
+        return (*weight_terms(plan), *trainable_terms(plan), *saved)
 
     @cached_property
     def size(self) -> dict[str, int]:
@@ -155,10 +163,14 @@ class Step:
         return self._phase("forward", f"forward of layer {layer + 1}", kept, activations=saved)
 
     def loss(self) -> StepPhase:
-        """Return the memory in use when the loss is computed and all activations are stored."""
+        """Return the memory in use when the last norm, the output layer and the loss need most."""
         kept = self._inputs_of_recomputation(self.plan.shape.layers)
-        transients = [*kept, *self._kept_output, _loss_copies(self.plan)]
-        return self._phase("loss", LOSS, transients, activations=self.size["activations"])
+        below = self.size["activations"] - total_bytes(output_saved(self.plan))
+        phases = (
+            self._phase("loss", LOSS, [*kept, *terms], activations=below + stored)
+            for stored, terms in moments(self.plan)
+        )
+        return max(phases, key=lambda phase: phase.total)
 
     def backward(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer needs the most memory."""
@@ -167,14 +179,20 @@ class Step:
         stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{layer_name(layer, self.plan.shape.layers)}'s backward"
-        kept = [*self._inputs_of_recomputation(layer + 1), *self._kept_output]
-        return self._phase("backward", name, [*kept, *self._layer_terms], **parts)
+        kept = [*self._inputs_of_recomputation(layer + 1), *self._during_backward]
+        first = map(_work, unsaved_in_first(self.plan)) if layer == 0 else ()
+        inside = self._phase("backward", name, [*kept, *self._layer_terms, *first], **parts)
+        if layer or not self.plan.settings.trains_weights:
+            return inside
+        terms = [*self._during_backward, *map(_work, _embedding_backward(self.plan))]
+        last = self._phase("backward", name, terms, gradients=self.size["gradients"])
+        return max(inside, last, key=lambda phase: phase.total)
 
     def between(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer has just ended."""
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {layer_name(layer, self.plan.shape.layers)}'s backward"
-        kept = [*self._inputs_of_recomputation(layer), *self._kept_output]
+        kept = [*self._inputs_of_recomputation(layer), *self._during_backward]
         stream = _work(residual_gradient(self.plan))
         return self._phase("between", name, [*kept, stream], **parts)
 
@@ -218,23 +236,22 @@ class Step:
         return list(_inputs_of_recomputation(plan, layers)) if recomputes else []
 
     @cached_property
+    def _during_backward(self) -> list[MemoryTerm]:
+        """Return the terms of what exists from the loss until the last gradient is computed."""
+        held = held_gradient(self.plan) if self.plan.settings.accumulation > 1 else ()
+        return [*during_backward(self.plan), *held]
+
+    @cached_property
     def _kept_output(self) -> list[MemoryTerm]:
-        kept = self.plan.shape.known and self.plan.settings.keep_output
-        return [_logits(self.plan)] if kept else []
+        return list(after_loss(self.plan)) if self.plan.shape.known else []
 
     @cached_property
     def _layer_terms(self) -> list[MemoryTerm]:
         return [_work(term) for term in layer_backward(self.plan)]
 
-    @cached_property
-    def _layer_saved(self) -> int:
-        return layer_saved(self.plan)
-
     def _saved_below(self, layers: int) -> int:
         """Return the bytes that the lowest `layers` layers stored for their backward passes."""
-        if self.plan.settings.gradient_checkpointing:
-            return layers_saved(self.plan, layers)
-        return layers * self._layer_saved
+        return layers_saved(self.plan, layers, layers + 1)
 
     def _gradients(self, layer: int) -> int:
         """Return the bytes of the gradients that exist when the backward pass reaches `layer`."""
@@ -319,38 +336,14 @@ def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
         yield _term("causal mask", size, formula, "stored for the recomputation")
     if not shape.positions:
         yield cos_and_sin(plan, "transient", layers)
-    elif not settings.trains_weights:
+    elif not settings.trains_weights and layers:
         size, formula = t * shape.hidden * each, f"{t} tokens × {shape.hidden} × {each}"
-        yield _term("token embeddings", size, formula, "peft: a leaf that needs a gradient")
-
-
-def _logits(plan: Plan) -> MemoryTerm:
-    """Return the term for the logits, which stay in memory as long as the model's output."""
-    each = 2 if plan.settings.autocast else plan.settings.stream_bytes
-    formula = f"{plan.tokens} tokens × {plan.shape.vocab} logits × {each}{_in_blocks(plan)}"
-    size = _block(plan, plan.tokens * plan.shape.vocab * each)
-    return _term("logits", size, formula, "the model's output", LOGITS)
-
-
-def _loss_copies(plan: Plan) -> MemoryTerm:
-    """Return the term for the gradients of the logits and of their softmax.
-
-    The softmax itself is counted as an activation.
-    """
-    full = 4 * plan.tokens * plan.shape.vocab
-    # The softmax also occupies a block. The bytes by which this block exceeds the softmax are
-    # counted here.
-    size = 3 * _block(plan, full) - full
-    formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} logits × 4{_in_blocks(plan)}"
-    return _term("gradients of logits", size, formula, "cross entropy", LOGITS)
-
-
-def _in_blocks(plan: Plan) -> str:
-    return ", in whole blocks" if plan.settings.device == "cuda" else ""
-
-
-def _block(plan: Plan, size: int) -> int:
-    return fresh_block(size) if plan.settings.device == "cuda" else size
+        yield _term("token embeddings", size, formula, PEFT_LEAF)
+    if layers:
+        yield _term("position ids", 8 * s, f"{s} × 8", "stored for the recomputation")
+    elif not settings.trains_weights:
+        size, formula = 2 * t * shape.hidden * each, f"2 × {t} tokens × {shape.hidden} × {each}"
+        yield _term("token embeddings and gradient", size, formula, PEFT_LEAF)
 
 
 def _gradients_above(plan: Plan, total: int, layer: int) -> int:
@@ -359,19 +352,28 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
     above = shape.layers - 1 - layer
     if not plan.settings.trains_weights:
         return total * above // shape.layers
-    head = shape.vocab * shape.hidden
+    head = (shape.vocab + shape.norm_tensors) * shape.hidden
     one = plan.layer_weights + shape.bias_parameters + shape.norm_parameters
     return total * (head + one * above) // shape.parameters
 
 
+def _embedding_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the embedding's backward pass, the last of a step, adds to all gradients."""
+    vocab, h, each = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
+    table, formula = vocab * h * each, f"{vocab} × {h} × {each}"
+    if plan.shape.tied:
+        name = "two gradients of the embedding"
+        yield _term(name, 2 * table, f"2 × {formula}", "autograd, before their sum")
+        return
+    yield residual_gradient(plan)
+    if plan.settings.accumulation > 1:
+        yield _term("gradient of the embedding", table, formula, "autograd")
+
+
 def _update_scratch(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that exist only during the update or immediately before the update."""
-    shape, settings, precision = plan.shape, plan.settings, plan.settings.precision
+    """Yield the tensors that exist only during the update."""
+    settings, precision = plan.settings, plan.settings.precision
     if scratch := OPTIMIZERS[settings.optimizer].scratch * plan.trained * precision.state:
         formula = f"{plan.trained:,} × {precision.state}"
         term = _term("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
         yield on_one_gpu(term, settings, "optimizer")
-    elif settings.trains_weights and shape.tied:
-        size = 2 * shape.vocab * shape.hidden * precision.gradient
-        formula = f"2 × {shape.vocab} × {shape.hidden} × {precision.gradient}"
-        yield _term("two gradients of the embedding", size, formula, "autograd, before their sum")

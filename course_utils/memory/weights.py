@@ -83,7 +83,7 @@ def _nf4_weights(plan: Plan) -> Iterator[MemoryTerm]:
         # This call raises a ValueError, because only the model's number of parameters is known.
         shape.target_layers("all-linear")
     yield from _nf4_terms(plan)
-    biases = shape.layers * shape.bias_parameters
+    biases = shape.layers * sum(plan.layers[n][1] for n in shape.biases & plan.quantized.keys())
     rest = shape.parameters - shape.layers * sum(plan.quantized.values()) - biases
     why = "float32 by peft's upcast" if settings.upcast else "16 bits"
     yield _weights(plan, "not quantized", rest, settings.base_bytes, why)

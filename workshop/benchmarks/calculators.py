@@ -46,15 +46,24 @@ SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 # Options of `estimate`.
 Options = dict[str, Any]
-ON_CPU: Options = {"compute_dtype": "bfloat16", "device": "cpu"}
+# A loop of one's own, which computes all logits and keeps the model's output.
+LOOP: Options = {"trainer": None, "keep_output": True}
+ON_CPU: Options = LOOP | {"compute_dtype": "bfloat16", "device": "cpu", "double_quant": False}
 ADAPTERS = ON_CPU | {"rank": 8, "targets": "all-linear"}
 DOUBLE = ADAPTERS | {"double_quant": True}
+# fitcheck's loop on a T4, with peft's upcast.
+ON_T4: Options = LOOP | {
+    "compute_dtype": "float16",
+    "targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "double_quant": False,
+    "upcast": True,
+}
 # Settings of training steps: a method and the options of `estimate`, by name.
 SETTINGS: dict[str, tuple[str, Options]] = {
-    "full, float32": ("full", {"recipe": "fp32", "device": "cpu"}),
+    "full, float32": ("full", LOOP | {"recipe": "fp32", "device": "cpu"}),
     "LoRA, bfloat16": ("lora", ADAPTERS),
     "QLoRA, 16-bit rest": ("qlora", DOUBLE | {"upcast": False}),
-    "QLoRA, peft's upcast": ("qlora", DOUBLE),
+    "QLoRA, peft's upcast": ("qlora", DOUBLE | {"upcast": True}),
 }
 
 
@@ -66,7 +75,7 @@ def t4_cases() -> Iterator[dict]:
     lines = T4_PEAKS.read_text(encoding="utf-8").splitlines()
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
         batch, length = int(row["batch_size"]), int(row["sequence_length"])
-        options = {"rank": int(row["lora_rank"]), "attention": row["attention"]}
+        options = ON_T4 | {"rank": int(row["lora_rank"]), "attention": row["attention"]}
         yield {
             "case": f"{row['model'].split('/')[1]}, {row['attention']}, {batch} × {length}",
             "model": row["model"],
@@ -83,8 +92,12 @@ def weight_cases() -> Iterator[dict]:
         ("bfloat16", "lora", ON_CPU),
         ("NF4", "qlora", ON_CPU | {"upcast": False}),
         ("NF4, double quantization", "qlora", ON_CPU | {"upcast": False, "double_quant": True}),
-        ("NF4, peft's upcast", "qlora", ON_CPU),
-        ("NF4, double quantization, peft's upcast", "qlora", ON_CPU | {"double_quant": True}),
+        ("NF4, peft's upcast", "qlora", ON_CPU | {"upcast": True}),
+        (
+            "NF4, double quantization, peft's upcast",
+            "qlora",
+            ON_CPU | {"double_quant": True, "upcast": True},
+        ),
     ):
         size = model_bytes(load(method, options))
         setting = {"model": SMALL, "method": method, "options": options}
@@ -128,7 +141,7 @@ def load(method: str, options: Options) -> PreTrainedModel:
         compute_dtype=torch.bfloat16,
         device="cpu",
     )
-    if method == "qlora" and options.get("upcast", True):
+    if method == "qlora" and options.get("upcast", False):
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.float() if method == "full" else model
 

@@ -1,0 +1,284 @@
+"""Compute the bytes of the last normalization layer, the output layer and the loss.
+
+The loss decides how many logits exist at a time. Let t be the tokens of a micro-batch, n those
+whose next token counts, V the vocabulary:
+
+    logits     t × V logits, their softmax in float32, and a gradient of each
+    answers    n × V logits, which their gradient overwrites; a part of them in float32
+    tiled      the logits of up to 4,096 tokens and 32,768 words of the vocabulary
+
+Memory can peak in the forward or the backward pass of the loss, when the gradient of the output
+layer's weights is computed, or in the backward pass of the last normalization layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from course_utils.memory.activations import (
+    AUTOCAST,
+    AUTOGRAD,
+    CROSS_ENTROPY,
+    WEIGHTS,
+    freed_copies,
+    norm,
+    norm_backward,
+)
+from course_utils.memory.allocator import fresh_block
+from course_utils.memory.plan import Plan
+from course_utils.memory.settings import ANSWER_CHUNK, TILE
+from course_utils.memory.terms import LOGITS, MemoryTerm, total_bytes
+
+TRL, COURSE = "TRL's tiled loss", "course_utils.training.loss"
+
+
+def output_saved(plan: Plan) -> list[MemoryTerm]:
+    """Return what the last norm, the output layer and the loss store for the backward pass."""
+    return [norm(plan, "last norm"), *_head_saved(plan), *_loss_saved(plan)]
+
+
+def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
+    return MemoryTerm("transient", name, size, formula, source, LOGITS)
+
+
+def _saved(name: str, size: int, formula: str, source: str) -> MemoryTerm:
+    return MemoryTerm("activations", name, size, formula, source)
+
+
+# --- what autograd stores -------------------------------------------------------------------------
+
+
+def _head_saved(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the input of the output layer, and the 16-bit copy of its weights by autocast."""
+    settings, n, h = plan.settings, plan.settings.loss_tokens, plan.shape.hidden
+    each = settings.stream_bytes
+    if settings.loss == "tiled":
+        # A single sequence without its last token is a view of all tokens.
+        n = n if settings.batch_size > 1 or settings.device == "cuda" else plan.tokens
+        yield _saved("input of the head", n * h * each, f"{n} × {h} × {each}", TRL)
+        return
+    if settings.trains_weights:
+        each = 2 if settings.autocast else each
+        yield _saved("input of the head", n * h * each, f"{n} × {h} × {each}", WEIGHTS)
+    if settings.loss == "answers":
+        count = n // settings.batch_size
+        yield _saved("places of the answers", 8 * count, f"{count} × 8", COURSE)
+    if copied := plan.head_copy:
+        yield _saved("16-bit copy of the head", 2 * copied, f"{copied:,} × 2", AUTOCAST)
+
+
+def _loss_saved(plan: Plan) -> Iterator[MemoryTerm]:
+    n, vocab = plan.settings.loss_tokens, plan.shape.vocab
+    if plan.settings.loss == "logits":
+        formula = f"{n} tokens × {vocab} logits × 4"
+        yield _saved("softmax of logits", 4 * n * vocab, formula, CROSS_ENTROPY)
+    elif plan.settings.loss == "answers":
+        each = plan.logit_bytes
+        formula = f"{n} tokens × {vocab} logits × {each}"
+        yield _saved("logits", each * n * vocab, formula, COURSE)
+        yield _saved("logarithms of sums", 4 * n, f"{n} × 4", COURSE)
+
+
+# --- the moments at which memory can peak ---------------------------------------------------------
+
+
+def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
+    """Yield what is in memory when the loss needs the most, in addition to the layers' tensors.
+
+    Each moment has the bytes stored for the backward pass, and the terms of all other tensors.
+    """
+    settings = plan.settings
+    last_norm = norm(plan, "last norm").size
+    above = last_norm + total_bytes(_head_saved(plan))
+    stored = above + total_bytes(_loss_saved(plan))
+    forward, backward = {
+        "logits": (_logits_forward, _logits_backward),
+        "tiled": (_tiled_forward, _tiled_backward),
+        "answers": (_answers_forward, _answers_backward),
+    }[settings.loss]
+    yield stored, [*forward(plan), *_copies_of_forward(plan)]
+    yield stored, [*backward(plan), *during_backward(plan)]
+    if settings.trains_weights and settings.loss != "tiled":
+        yield above, [*_head_backward(plan), *during_backward(plan)]
+        if settings.autocast:
+            yield last_norm, [*_widened(plan), *during_backward(plan)]
+    yield 0, [*_norm_backward(plan), *during_backward(plan)]
+
+
+def during_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what exists from the loss until the backward pass ends, besides activations."""
+    yield _term("gradient of the loss", 4, "1 × 4", AUTOGRAD)
+    yield from after_loss(plan)
+
+
+def after_loss(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the caller of the model keeps until the update: the loss, and its output."""
+    settings, n = plan.settings, plan.settings.loss_tokens
+    yield _term("the loss", 4, "1 × 4", AUTOGRAD)
+    if settings.loss == "tiled":
+        names = "loss, entropy, sum and hit of each token"
+        yield _term(names, 13 * n, f"{n} × (3 × 4 + 1)", TRL)
+    elif settings.loss == "logits" and settings.keep_output:
+        yield _logits(plan, "the model's output")
+
+
+def _logits(plan: Plan, source: str) -> MemoryTerm:
+    n, vocab, each = plan.settings.loss_tokens, plan.shape.vocab, plan.logit_bytes
+    formula = f"{n} tokens × {vocab} logits × {each}{_in_blocks(plan)}"
+    return _term("logits", _block(plan, n * vocab * each), formula, source)
+
+
+def _logits_forward(plan: Plan) -> Iterator[MemoryTerm]:
+    t, batch = plan.tokens, plan.settings.batch_size
+    yield _logits(plan, "the model's output")
+    if plan.logit_bytes == 2:
+        size, formula = 4 * t * plan.shape.vocab, f"{t} tokens × {plan.shape.vocab} logits × 4"
+        yield _term("float32 logits", _block(plan, size), formula, CROSS_ENTROPY)
+    # The labels are padded by one token and shifted, which copies several sequences. The loss has
+    # two numbers, the sum and the number of tokens.
+    count = 1 + t + batch + (t if batch > 1 else 0)
+    yield _term("labels", 8 * count, f"8 × {count}", CROSS_ENTROPY)
+    yield from _norm_result(plan)
+
+
+def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the last norm's result, which the model keeps until it returns the logits.
+
+    Only the part of it whose logits are computed is stored, or a 16-bit copy of this part.
+    """
+    settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
+    stored = settings.trains_weights and not settings.autocast
+    n = settings.loss_tokens
+    count, size = (0 if stored else n), 0
+    formula = f"{count} × {h} × {each}"
+    if settings.loss == "answers":
+        # The logarithms of sums, which are counted as activations, don't exist yet.
+        count, size = count + t, -4 * n
+        formula = f"{count} × {h} × {each} - {n} × 4"
+    yield _term("result of the last norm", size + count * h * each, formula, AUTOGRAD)
+
+
+def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the gradients of the logits and of their softmax, which is an activation."""
+    n, vocab = plan.tokens, plan.shape.vocab
+    full = 4 * n * vocab
+    # The softmax also occupies a block. The bytes by which this block exceeds the softmax are
+    # counted here.
+    size = 3 * _block(plan, full) - full
+    formula = f"2 × {n} tokens × {vocab} logits × 4{_in_blocks(plan)}"
+    yield _term("gradients of logits", size, formula, CROSS_ENTROPY)
+
+
+def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
+    few = [_few_logits(plan, 1)] if plan.logit_bytes == 2 else []
+    yield from max(few, list(_norm_result(plan)), key=total_bytes)
+
+
+def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the float32 copies of a few logits, and their differences to the sum's logarithm."""
+    yield _few_logits(plan, 2 if plan.logit_bytes == 2 else 1)
+
+
+def _few_logits(plan: Plan, copies: int) -> MemoryTerm:
+    vocab = plan.shape.vocab
+    rows = min(max(1, ANSWER_CHUNK // vocab), plan.settings.loss_tokens)
+    size, formula = copies * 4 * rows * vocab, f"{copies} × {rows} × {vocab} × 4"
+    return _term("float32 logits of a few tokens", size, formula, COURSE)
+
+
+def _tile(plan: Plan) -> tuple[int, int, list[MemoryTerm]]:
+    """Return the tokens and the words of a tile, and the tile with the operands of its product."""
+    settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
+    rows, words = min(TILE[0], settings.loss_tokens), min(TILE[1], vocab)
+    each = plan.logit_bytes
+    size, formula = rows * TILE[1] * each, f"{rows} tokens × {TILE[1]} logits × {each}"
+    terms = [_term("a tile of logits", _block(plan, size), formula, TRL)]
+    if each != settings.stream_bytes:
+        size, formula = (rows + words) * h * each, f"({rows} + {words}) × {h} × {each}"
+        terms.append(_term("16-bit operands of a tile", size, formula, TRL))
+    return rows, words, terms
+
+
+def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
+    rows, words, tile = _tile(plan)
+    n = plan.settings.loss_tokens
+    yield _term("running sums", 28 * n, f"{n} × 7 × 4", TRL)
+    yield from tile
+    if plan.settings.device == "cpu":
+        size, formula = rows * (13 * words + 20), f"{rows} × (13 × {words} + 20)"
+        yield _term("work on a tile", size, formula, TRL)
+
+
+def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the float32 gradients of the tokens and of the head, and a tile or their copies."""
+    settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
+    n = settings.loss_tokens
+    rows, words, tile = _tile(plan)
+    sums = (n + vocab) * h if settings.trains_weights else n * h
+    yield _term("float32 gradients", 4 * sums, f"{sums:,} × 4", TRL)
+    yield _term("gradients of the loss", 4 * n + 4, f"4 × {n} + 4", AUTOGRAD)
+    each = settings.stream_bytes
+    copies = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)] if each == 2 else []
+    if settings.device == "cpu":
+        work, formula = 29 * rows * words, f"29 × {rows} × {words}"
+        # If the head has few words for its width, float32 copies of a product need more.
+        product = 4 * (rows + h) * words if plan.logit_bytes == 2 else 0
+        if product > work:
+            work, formula = product, f"4 × ({rows} + {h}) × {words}"
+        tile.append(_term("work on a tile", work, formula, TRL))
+    yield from max(tile, copies, key=total_bytes)
+
+
+def _head_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the gradients of the logits, the output layer's weights and their input."""
+    settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
+    n, each, words = settings.loss_tokens, plan.logit_bytes, plan.shape.vocab * plan.shape.hidden
+    yield _term("gradient of logits", each * n * vocab, f"{n} × {vocab} × {each}", AUTOGRAD)
+    yield _term("gradient of the head", each * words, f"{vocab} × {h} × {each}", WEIGHTS)
+    yield _term("gradient of its input", each * n * h, f"{n} × {h} × {each}", AUTOGRAD)
+
+
+def _widened(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the 16-bit gradient of the head and its float32 copy, and the gradient of its input."""
+    n, h, vocab = plan.settings.loss_tokens, plan.shape.hidden, plan.shape.vocab
+    yield _term("gradients of the head", 6 * vocab * h, f"{vocab} × {h} × (2 + 4)", AUTOCAST)
+    yield _term("gradient of its input", 4 * n * h, f"{n} × {h} × 4", AUTOCAST)
+    if plan.settings.loss == "answers":
+        count = n // plan.settings.batch_size
+        yield _term("places of the answers", 8 * count, f"{count} × 8", COURSE)
+
+
+def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the gradient of a tied head, which waits for that of the embedding."""
+    settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
+    if settings.trains_weights and plan.shape.tied:
+        each = settings.precision.gradient
+        yield _term("gradient of the head", vocab * h * each, f"{vocab} × {h} × {each}", WEIGHTS)
+
+
+def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the backward pass of the last norm, and the gradients that exist by then."""
+    settings, h = plan.settings, plan.shape.hidden
+    yield norm_backward(plan)
+    yield from held_gradient(plan)
+    if settings.trains_weights and settings.accumulation == 1:
+        head = 0 if plan.shape.tied else plan.shape.vocab * h
+        count, each = head + h * plan.shape.norm_tensors, settings.precision.gradient
+        yield _term("first gradients", count * each, f"{count:,} × {each}", WEIGHTS)
+
+
+# --- the forward pass under autocast --------------------------------------------------------------
+
+
+def _copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the 16-bit copies of trained weights that autocast frees after the forward pass."""
+    if cached := freed_copies(plan):
+        yield _term("16-bit copies of weights", 2 * cached, f"{cached:,} × 2", AUTOCAST)
+
+
+def _in_blocks(plan: Plan) -> str:
+    return ", in whole blocks" if plan.settings.device == "cuda" else ""
+
+
+def _block(plan: Plan, size: int) -> int:
+    return fresh_block(size) if plan.settings.device == "cuda" else size
