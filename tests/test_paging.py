@@ -32,7 +32,7 @@ from course_utils.paging import (
 
 # None of these runs needs as many bytes.
 UNLIMITED = 10**15
-LLAMA = {"rank": 64, "targets": "all-linear", "double_quant": True, "upcast": False}
+LLAMA = {"rank": 64, "trainer": None, "compute_dtype": "float16", "keep_output": True}
 TINY = ModelShape.from_config(
     {
         "model_type": "llama",
@@ -152,7 +152,7 @@ def test_adapters_of_rank_8_never_page_and_of_rank_64_do():
 @pytest.mark.parametrize("model", ["llama-7b", "gpt2", "qwen2.5-0.5b", TINY])
 @pytest.mark.parametrize(("method", "more"), [("full", {}), ("lora", {"rank": 24})])
 def test_paged_tensors_add_up_to_the_estimate(model, method, more, optimizer):
-    options = {"optimizer": optimizer, "targets": "all-linear", "recipe": "fp32"} | more
+    options = {"optimizer": optimizer, "recipe": "fp32", "sequence_length": 512} | more
     found = estimate(model, method, **options)
     tensors = paged_tensors(model, method, **options)
     assert sum(t.paged for t in tensors) == found.paged

@@ -14,6 +14,7 @@ layer's weights is computed, or in the backward pass of the last normalization l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from course_utils.memory.activations import (
     AUTOCAST,
@@ -259,7 +260,7 @@ def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
 def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the backward pass of the last norm, and the gradients that exist by then."""
     settings, h = plan.settings, plan.shape.hidden
-    yield norm_backward(plan)
+    yield replace(norm_backward(plan), part="transient", group=LOGITS)
     yield from held_gradient(plan)
     if settings.trains_weights and settings.accumulation == 1:
         head = 0 if plan.shape.tied else plan.shape.vocab * h
