@@ -90,12 +90,17 @@ OPTIMIZERS = {
     "sgd_momentum": Optimizer(1),
 }
 
-# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins. The
-# second dict contains the recipe of each method.
-#   trl           SFTTrainer: bfloat16 autocast over float32 weights, or over 16-bit weights that
-#                 its user chose; QLoRA's adapters in bfloat16; logits in tiles.
-#   transformers  Trainer: a model in the checkpoint's 16 bits, adapters in float32 by peft.
-#   course        `finetune`: float32 adapters, logits only where an answer token follows.
+# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins, which
+# tests/test_trainers.py measures. The second dict contains the recipe of each method.
+#   trl           SFTTrainer: bfloat16 autocast, logits in tiles, QLoRA's adapters in bfloat16. It
+#                 trains float32 weights. For adapters, `compute_dtype` is also the format of the
+#                 weights, as with model_init_kwargs={"dtype": "bfloat16"}. Without that, TRL loads
+#                 them in float32 (`upcast`).
+#   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model has the format
+#                 of its checkpoint, and peft's adapters are in float32. For a user of bf16=True, the
+#                 recipe is "autocast".
+#   course        `finetune` with autograd: autocast, float32 adapters, logits only where an answer
+#                 token follows, and on a GPU paged 8-bit Adam.
 TRAINERS: dict[str | None, tuple[dict[str, Any], dict[str, str]]] = {
     None: ({"loss": "logits"}, {"full": "mixed", "lora": "fp32", "qlora": "fp32"}),
     "trl": ({"loss": "tiled"}, {"full": "autocast", "lora": "autocast", "qlora": "bf16"}),
@@ -103,7 +108,10 @@ TRAINERS: dict[str | None, tuple[dict[str, Any], dict[str, str]]] = {
         {"loss": "logits", "gradient_checkpointing": False},
         {"full": "bf16", "lora": "fp32", "qlora": "fp32"},
     ),
-    "course": ({"loss": "answers"}, {"full": "autocast", "lora": "autocast", "qlora": "autocast"}),
+    "course": (
+        {"loss": "answers", "optimizer": "paged_adamw8bit"},
+        {"full": "autocast", "lora": "autocast", "qlora": "autocast"},
+    ),
 }
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -183,7 +191,14 @@ class Settings:
         chosen = {"trainer": None if method == "full" else "trl", **options}
         if chosen["trainer"] in TRAINERS and method in CHOICES["method"]:
             common, recipes = TRAINERS[chosen["trainer"]]
-            chosen = {"recipe": recipes[method], **common, **chosen}
+            preset = {"recipe": recipes[method], **common}
+            if chosen.get("device") == "cpu":
+                preset.pop("optimizer", None)
+            # In float32, there is no autocast, and a whole model is float32, not bfloat16.
+            in_16_bits = preset["recipe"] == "autocast" or recipes["full"] == "bf16"
+            if chosen.get("compute_dtype") == "float32" and in_16_bits:
+                preset["recipe"] = "fp32"
+            chosen = preset | chosen
         try:
             return cls(method=method, **chosen)
         except TypeError as error:
@@ -260,7 +275,8 @@ class Settings:
         Under autocast, peft converts the input to float32, and autocast converts this copy to 16
         bits. peft's 4-bit layers skip this, but they detect autocast only on a GPU.
         """
-        return self.autocast and not (self.method == "qlora" and self.device == "cuda")
+        in_float32 = self.autocast and self.precision.weight == 4
+        return in_float32 and not (self.method == "qlora" and self.device == "cuda")
 
     @property
     def product_dtype(self) -> str:
@@ -270,4 +286,5 @@ class Settings:
     @property
     def autocast(self) -> bool:
         """Whether autocast computes matrix products in 16 bits, even if the weights are float32."""
-        return self.recipe == "autocast"
+        in_16_bits = self.trainer == "trl" and self.recipe == "bf16" and not self.trains_weights
+        return self.recipe == "autocast" or in_16_bits
