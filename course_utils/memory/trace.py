@@ -334,6 +334,8 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
     if settings.loss == "answers":
         kept = torch.arange(settings.loss_tokens // settings.batch_size)
         logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+        # With mixed precision, accelerate converts everything that a model returns to float32.
+        logits = logits.float() if settings.autocast else logits
         return _AnswerLoss.apply(logits.flatten(0, 1)), None
     base = model if settings.trains_weights else model.get_base_model()
     on_gpu = settings.device == "cuda"
