@@ -54,6 +54,7 @@ from course_utils.memory.step import (
 )
 from course_utils.memory.terms import LOGITS, PARTS, REST, WORK, MemoryTerm
 from course_utils.memory.weights import paged_bytes, state_bytes
+from course_utils.sft import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -343,8 +344,11 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
     hidden = hidden.reshape(-1, hidden.shape[-1])
     # On a GPU, TRL copies the tokens that count. Here these are all tokens.
     hidden = hidden.clone() if on_gpu else hidden
-    outputs = _TiledLoss.apply(hidden, base.get_output_embeddings().weight, on_gpu)
-    return -outputs[0].sum(), outputs
+    counts = ids[:, 1:] != IGNORE
+    targets = ids[:, 1:].clamp(min=0).flatten()
+    made = _TiledLoss.apply(hidden, base.get_output_embeddings().weight, targets, on_gpu)
+    outputs = [each.view(counts.shape).masked_fill(~counts, 0) for each in made]
+    return -outputs[0].sum(), None
 
 
 class _TiledLoss(torch.autograd.Function):
@@ -356,22 +360,23 @@ class _TiledLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, on_gpu: bool) -> Any:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, on_gpu: bool) -> Any:
         autocast = torch.is_autocast_enabled("cpu")
         ctx.dtype = torch.get_autocast_dtype("cpu") if autocast else hidden.dtype
         ctx.on_gpu, tokens = on_gpu, len(hidden)
-        ctx.save_for_backward(hidden, weight)
         running = torch.empty(7, tokens)
         _compute_tile(ctx, (hidden, weight), each=13, per_token=20)
         del running
-        ctx.log_sums, is_best = torch.empty(tokens), torch.empty(tokens, dtype=torch.bool)
+        log_sums, log_probs, entropy = (torch.empty(tokens) for _ in range(3))
+        is_best = torch.empty(tokens, dtype=torch.bool)
+        ctx.save_for_backward(hidden, weight, targets, log_sums, entropy)
         ctx.mark_non_differentiable(is_best)
         ctx.set_materialize_grads(False)
-        return torch.empty(tokens), torch.empty(tokens), is_best
+        return log_probs, entropy, is_best
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
-        tensors = ctx.saved_tensors
+        tensors = ctx.saved_tensors[:2]
         sums = [
             torch.zeros(tensor.shape) if needed else None
             for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False)
@@ -380,6 +385,7 @@ class _TiledLoss(torch.autograd.Function):
         _compute_tile(ctx, tensors, each=29, sums=sums)
         return (
             *(s if s is None else s.to(t.dtype) for s, t in zip(sums, tensors, strict=True)),
+            None,
             None,
         )
 
