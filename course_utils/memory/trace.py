@@ -334,7 +334,9 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
         return output.loss, output if settings.keep_output else None
     if settings.loss == "answers":
         kept = torch.arange(settings.loss_tokens // settings.batch_size)
-        logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+        # Each row has its own positions, because padding is on the left.
+        ids = {"input_ids": ids, "position_ids": ids.clone()}
+        logits = model(**ids, logits_to_keep=kept, use_cache=False).logits
         # With mixed precision, accelerate converts everything that a model returns to float32.
         logits = logits.float() if settings.autocast else logits
         return _AnswerLoss.apply(logits.flatten(0, 1)), None
@@ -420,7 +422,9 @@ class _AnswerLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Tensor:
         logits, log_sums = ctx.saved_tensors
-        logits[: ctx.rows].float() - log_sums[: ctx.rows, None]
+        parts = (tensor[: 2 * ctx.rows].split(ctx.rows) for tensor in (logits, log_sums))
+        for z, log_sum in zip(*parts, strict=True):
+            p = z.float() - log_sum[:, None]  # noqa: F841 - It exists until the next is computed.
         return logits
 
 
