@@ -90,15 +90,15 @@ OPTIMIZERS = {
     "sgd_momentum": Optimizer(1),
 }
 
-# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins, which
-# tests/test_trainers.py measures. The second dict contains the recipe of each method.
-#   trl           SFTTrainer: bfloat16 autocast, logits in tiles, QLoRA's adapters in bfloat16. It
-#                 trains float32 weights. For adapters, `compute_dtype` is also the format of the
-#                 weights, as with model_init_kwargs={"dtype": "bfloat16"}. Without that, TRL loads
-#                 them in float32 (`upcast`).
-#   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model has the format
-#                 of its checkpoint, and peft's adapters are in float32. For a user of bf16=True, the
-#                 recipe is "autocast".
+# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins.
+# tests/test_trainers.py measures it. The second dict contains the recipe of each method.
+#   trl           SFTTrainer: bfloat16 autocast, logits in tiles, QLoRA's adapters in bfloat16. Full
+#                 fine-tuning has float32 weights. With adapters, the weights that are not quantized
+#                 have `compute_dtype`, as with model_init_kwargs={"dtype": "bfloat16"}. Without
+#                 this argument, TRL loads them in float32: for QLoRA, that is `upcast`.
+#   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model has the
+#                 format of its checkpoint, and peft's adapters are float32. The recipe of users of
+#                 bf16=True is "autocast".
 #   course        `finetune` with autograd: autocast, float32 adapters, logits only where an answer
 #                 token follows, and on a GPU paged 8-bit Adam.
 TRAINERS: dict[str | None, tuple[dict[str, Any], dict[str, str]]] = {
@@ -194,9 +194,9 @@ class Settings:
             preset = {"recipe": recipes[method], **common}
             if chosen.get("device") == "cpu":
                 preset.pop("optimizer", None)
-            # In float32, there is no autocast, and a whole model is float32, not bfloat16.
+            # In float32, there is no autocast, and a model that is trained whole is float32.
             in_16_bits = preset["recipe"] == "autocast" or recipes["full"] == "bf16"
-            if chosen.get("compute_dtype") == "float32" and in_16_bits:
+            if in_16_bits and chosen.get("compute_dtype") == "float32":
                 preset["recipe"] = "fp32"
             chosen = preset | chosen
         try:
@@ -286,5 +286,6 @@ class Settings:
     @property
     def autocast(self) -> bool:
         """Whether autocast computes matrix products in 16 bits, even if the weights are float32."""
-        in_16_bits = self.trainer == "trl" and self.recipe == "bf16" and not self.trains_weights
-        return self.recipe == "autocast" or in_16_bits
+        # If all numbers of TRL's QLoRA have 16 bits, its autocast changes nothing.
+        widened = self.trainer == "trl" and self.recipe == "bf16" and self.upcast
+        return self.recipe == "autocast" or (widened and self.compute_dtype != "float32")
