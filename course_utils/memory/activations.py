@@ -130,7 +130,7 @@ def freed_copies(plan: Plan) -> int:
     if not plan.settings.autocast:
         return 0
     trains = plan.settings.trains_weights
-    cached = plan.layer_weights + plan.shape.bias_parameters if trains else plan.adapter_weights
+    cached = plan.layer_weights + plan.shape.bias_parameters if trains else _cast_adapters(plan)
     if plan.settings.gradient_checkpointing:
         return plan.shape.layers * cached
     return plan.shape.layers * plan.shape.bias_parameters if trains else _first_matrices(plan)
@@ -146,11 +146,15 @@ def converted_weights(plan: Plan) -> int:
     if plan.settings.trains_weights:
         return plan.layer_weights
     upcast = plan.settings.method == "qlora" and plan.settings.upcast
-    return plan.adapter_weights + upcast * (plan.layer_weights - sum(plan.quantized.values()))
+    return _cast_adapters(plan) + upcast * (plan.layer_weights - sum(plan.quantized.values()))
+
+
+def _cast_adapters(plan: Plan) -> int:
+    return plan.adapter_weights if plan.settings.precision.weight == 4 else 0
 
 
 def _first_matrices(plan: Plan) -> int:
-    if plan.settings.trains_weights or not plan.settings.autocast:
+    if plan.settings.trains_weights or not plan.settings.autocast or not _cast_adapters(plan):
         return 0
     return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, SOURCES))))
 
