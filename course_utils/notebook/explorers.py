@@ -285,6 +285,7 @@ def _numbers(distribution: str) -> Tensor:
 
 # The model of the slides, of which only the number of parameters, seven billion, is known.
 SLIDE = "7b"
+TRAINERS = {"trl": "TRL: logits in tiles", "transformers": "transformers: all logits"}
 STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
 MAX_SEQUENCES, MAX_TOKENS, MAX_RANK = 1024, 131_072, 1024
 
@@ -295,6 +296,7 @@ def memory_explorer() -> widgets.VBox:
     controls = {
         "model": Control("model", "llama-7b", same([SLIDE, *PRESETS])),
         "method": Control("method", "qlora", METHODS),
+        "trainer": Control("trainer", "trl", TRAINERS),
         "recipe": Control("recipe", "mixed", same(RECIPES), only_if=full),
         "optimizer": Control("optimizer", "adamw", same(OPTIMIZERS)),
         "attention": Control("attention", "sdpa", same(["sdpa", "eager"])),
@@ -304,7 +306,6 @@ def memory_explorer() -> widgets.VBox:
         "rank": Control("rank r", 16, most=MAX_RANK, only_if=ADAPTERS),
         "gradient_checkpointing": Control("gradient checkpointing", True),
         "double_quant": Control("double quantization", True, only_if=QLORA),
-        "upcast": Control("float32 upcast", False, only_if=QLORA),
     }
     return with_controls(controls, memory_answer)
 
@@ -314,8 +315,6 @@ def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Pi
 
     The options are those of `memory.estimate`. Adapters are on all linear layers.
     """
-    if method != "full":
-        options["targets"] = "all-linear"
     shape = memory.ModelShape.preset(model)
     estimate = memory.estimate(shape, method, **options)
     usable = {name: memory.usable_bytes(name) for name in memory.GPUS}
@@ -354,12 +353,11 @@ def paging_answer(
     """Return a timeline of the four steps, and text about the run with and without paging.
 
     The options are those of `memory.estimate`, and `longest`: the number of tokens per text in step
-    3, where the other steps have `sequence_length`. Adapters are on all linear layers. Full
-    fine-tuning is in float32. `paged` decides which of the two runs is drawn.
+    3, where the other steps have `sequence_length`. What is trained is in float32, and all logits
+    are in memory at once. `paged` decides which of the two runs is drawn.
     """
     usual, longest = options.pop("sequence_length"), options.pop("longest")
-    options |= {"recipe": "fp32"} if method == "full" else {"targets": "all-linear"}
-    options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
+    options |= {"recipe": "fp32", "loss": "logits", "keep_output": True}
     ways = {pages: dict(options) for pages in (True, False)}
     ways[True]["optimizer"] = f"paged_{options['optimizer']}"
     runs = {
