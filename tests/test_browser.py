@@ -19,7 +19,7 @@ WINDOW = {"width": 1280, "height": 1500}
 FIRST = {
     "bins_explorer": "0.0714 to 0.1429 wide",
     "lora_explorer": "48,000",
-    "memory_explorer": "5.12 GB",
+    "memory_explorer": "3.87 GB",
     "overhead_explorer": "4.126953125",
     "paging_explorer": "16.23 GB",
 }

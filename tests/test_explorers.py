@@ -34,8 +34,8 @@ from course_utils.quantization import overhead_bits
 # The options of the calculator for each method, as the explorers use them.
 OPTIONS = {
     "full": {},
-    "lora": {"targets": "all-linear", "rank": 64},
-    "qlora": {"targets": "all-linear", "rank": 64, "double_quant": True, "upcast": False},
+    "lora": {"rank": 64},
+    "qlora": {"rank": 64},
 }
 
 
@@ -91,12 +91,17 @@ CHANGES = [
     ),
     (
         memory_explorer,
-        "5.12 GB",
-        {"attention": "eager", "optimizer": "adamw8bit", "GPU": "A100-40", "batch size": 4}
-        | {"tokens": 2048, "rank r": 64, "gradient checkpointing": False}
-        | {"double quantization": False, "float32 upcast": True, "model": "mistral-7b"}
+        "3.87 GB",
+        {
+            "trainer": "transformers",
+            "attention": "eager",
+            "optimizer": "adamw8bit",
+            "GPU": "A100-40",
+        }
+        | {"batch size": 4, "tokens": 2048, "rank r": 64, "gradient checkpointing": False}
+        | {"double quantization": False, "model": "mistral-7b"}
         | {"method": "full", "recipe": "bf16"},
-        {"rank r", "double quantization", "float32 upcast"},
+        {"rank r", "double quantization"},
     ),
     pytest.param(
         paging_explorer,
@@ -208,11 +213,12 @@ def test_memory_of_7b_equals_the_112_gb_of_the_slides():
 @pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2"])
 def test_memory_answer_equals_the_memory_calculator(model, method):
     picture, text = memory_answer(**SEVEN_B | {"model": model, "method": method} | OPTIONS[method])
-    e = estimate(model, method, **OPTIONS[method])
+    options = OPTIONS[method] | {"sequence_length": 1024}
+    e = estimate(model, method, **options)
     assert text.startswith(e.table()) and "T4 at " in picture.alt
     fitting = ", ".join(gpu for gpu in GPUS if e.fits(gpu)) or "none of these GPUs"
     assert re.search(rf"fits on +{re.escape(fitting)}\n", text)
-    batch = largest("batch_size", "T4", model, method, **OPTIONS[method])
+    batch = largest("batch_size", "T4", model, method, **options)
     assert re.search(rf"largest batch +{batch:,} × 1,024 tokens on T4$", text)
 
 
@@ -277,8 +283,8 @@ def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
 def test_the_timeline_and_the_longest_text_are_those_of_the_simulation(method, paged):
     change = {"model": "tinyllama-1.1b", "method": method, "paged": paged}
     picture, text = paging_answer(**EIGHT_B | change)
-    options = OPTIONS[method] or {"recipe": "fp32"}
-    options = options | {"optimizer": "paged_adamw" if paged else "adamw"}
+    options = {"recipe": "fp32", "loss": "logits", "keep_output": True} | OPTIONS[method]
+    options |= {"optimizer": "paged_adamw" if paged else "adamw"}
     run = simulate("tinyllama-1.1b", method, gpu="T4", lengths=(1024, 1024, 4096, 1024), **options)
     assert picture.alt == memory_timeline(run).alt
     assert f"{longest_text('T4', 'tinyllama-1.1b', method, **options):,} tokens" in text

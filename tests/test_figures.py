@@ -214,15 +214,16 @@ def test_rounding_line_shows_an_update_too_short_for_nf4_but_not_for_16_bits():
     assert "passes 5 numbers, and the sum is rounded to 0.2598: 98% of the update" in picture.alt
 
 
-LONG_STEP = {"gpu": "T4", "lengths": (1024, 4096), "rank": 64, "targets": "all-linear"}
+LONG_STEP = {"gpu": "T4", "lengths": (1024, 4096), "rank": 64, "recipe": "fp32"}
 
 
 def timeline(**options):
-    return simulate("llama-3.1-8b", "qlora", double_quant=True, **LONG_STEP | options)
+    more = {"loss": "logits", "keep_output": True} | options
+    return simulate("llama-3.1-8b", "qlora", **LONG_STEP, **more)
 
 
 def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():
-    run = timeline(upcast=False)
+    run = timeline()
     top, bottom = figures.memory_timeline(run).figure.axes
     highest = top.patches[-1].get_data()
     assert list(highest.values) == pytest.approx([e.total / 1e9 for e in run.events])
@@ -233,7 +234,7 @@ def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():
 
 
 def test_a_timeline_marks_the_moment_at_which_memory_ran_out():
-    run = timeline(upcast=False, optimizer="adamw")
+    run = timeline(optimizer="adamw")
     view = TimelineView.of(run)
     assert view.failed is view.moments[-1] is run.out_of_memory and not view.has_pages
     picture = figures.memory_timeline(run)
