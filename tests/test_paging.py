@@ -250,8 +250,7 @@ def test_the_longest_text_fits_and_a_longer_one_does_not(model, method, gpu, opt
 def test_a_smaller_page_allows_a_longer_text():
     case = ("T4", "smollm2-1.7b", "full")
     options = {"recipe": "fp32", "keep_output": True}
-    assert longest_text(*case, **options) == 2949
-    assert longest_text(*case, **options, page_size=4096) > 2949
+    assert longest_text(*case, **options, page_size=4096) > longest_text(*case, **options) > 2900
     assert longest_text(*case, **options, optimizer="adamw") == 0
     # The table of positions of gpt2 has 1,024 rows.
     assert longest_text("H100", "gpt2", "full") == 1024
@@ -270,11 +269,11 @@ def test_the_bandwidth_depends_on_the_gpu():
 
 def test_memory_runs_out_if_no_page_fits_at_the_update():
     options = {"recipe": "fp32", "optimizer": "paged_adamw"}
-    update = timeline("smollm2-135m", "full", sequence_length=8, **options)[-1]
+    update = timeline(TINY, "full", sequence_length=8, **options)[-1]
     fixed = update.total - update.paged + RESERVE
     assert update.paged > PAGE
     short, enough = (
-        simulate("smollm2-135m", "full", gpu=fixed + room, lengths=(8,), **options)
+        simulate(TINY, "full", gpu=fixed + room, lengths=(8,), **options)
         for room in (PAGE - 1, PAGE)
     )
     assert short.out_of_memory.name == "the update" and short.out_of_memory.gpu[PAGES] == PAGE
