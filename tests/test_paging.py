@@ -248,10 +248,12 @@ def test_the_longest_text_fits_and_a_longer_one_does_not(model, method, gpu, opt
 
 
 def test_a_smaller_page_allows_a_longer_text():
-    case = ("T4", "smollm2-1.7b", "full")
-    options = {"recipe": "fp32", "keep_output": True}
-    assert longest_text(*case, **options, page_size=4096) > longest_text(*case, **options) > 2900
-    assert longest_text(*case, **options, optimizer="adamw") == 0
+    options, page = {"recipe": "fp32", "optimizer": "paged_adamw", "keep_output": True}, 2**18
+    update = timeline(TINY, "full", sequence_length=40, **options)[-1]
+    case = (update.total - update.paged + page + RESERVE, TINY, "full")
+    assert longest_text(*case, **options, page_size=page) == 40
+    assert longest_text(*case, **options, page_size=4096) > 40
+    assert longest_text(*case, **options | {"optimizer": "adamw"}) == 0
     # The table of positions of gpt2 has 1,024 rows.
     assert longest_text("H100", "gpt2", "full") == 1024
 
@@ -268,15 +270,16 @@ def test_the_bandwidth_depends_on_the_gpu():
 
 
 def test_memory_runs_out_if_no_page_fits_at_the_update():
-    options = {"recipe": "fp32", "optimizer": "paged_adamw"}
+    # No state of TINY is as large as a page of the usual size.
+    options, page = {"recipe": "fp32", "optimizer": "paged_adamw"}, 2**18
     update = timeline(TINY, "full", sequence_length=8, **options)[-1]
     fixed = update.total - update.paged + RESERVE
-    assert update.paged > PAGE
+    assert update.paged > page
     short, enough = (
-        simulate(TINY, "full", gpu=fixed + room, lengths=(8,), **options)
-        for room in (PAGE - 1, PAGE)
+        simulate(TINY, "full", gpu=fixed + room, lengths=(8,), page_size=page, **options)
+        for room in (page - 1, page)
     )
-    assert short.out_of_memory.name == "the update" and short.out_of_memory.gpu[PAGES] == PAGE
+    assert short.out_of_memory.name == "the update" and short.out_of_memory.gpu[PAGES] == page
     assert short.out_of_memory.total == short.budget + 1
     assert enough.out_of_memory is None and enough.peak <= enough.budget
 
