@@ -78,6 +78,8 @@ def _loss_saved(plan: Plan) -> Iterator[MemoryTerm]:
         formula = f"{n} tokens × {vocab} logits × {each}"
         yield _saved("logits", each * n * vocab, formula, COURSE)
         yield _saved("logarithms of sums", 4 * n, f"{n} × 4", COURSE)
+    else:
+        yield _saved("targets, sums and entropy", 16 * n, f"{n} × (8 + 4 + 4)", TRL)
 
 
 # --- the moments at which memory can peak ---------------------------------------------------------
@@ -114,12 +116,8 @@ def during_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 def after_loss(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield what the caller of the model keeps until the update: the loss, and its output."""
-    settings, n = plan.settings, plan.settings.loss_tokens
     yield _term("the loss", 4, "1 × 4", AUTOGRAD)
-    if settings.loss == "tiled":
-        names = "loss, entropy, sum and hit of each token"
-        yield _term(names, 13 * n, f"{n} × (3 × 4 + 1)", TRL)
-    elif settings.loss == "logits" and settings.keep_output:
+    if plan.settings.loss == "logits" and plan.settings.keep_output:
         yield _logits(plan, "the model's output")
 
 
@@ -171,19 +169,29 @@ def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    few = [_few_logits(plan, 1)] if plan.logit_bytes == 2 else []
+    rows = min(max(1, ANSWER_CHUNK // plan.shape.vocab), plan.settings.loss_tokens)
+    few = [_few_logits(plan, rows)] if plan.logit_bytes == 2 else []
+    if plan.settings.autocast:
+        n, vocab = plan.settings.loss_tokens, plan.shape.vocab
+        # The logarithms of sums, which are counted as activations, don't exist yet.
+        size, formula = n * (2 * vocab - 4), f"{n} × ({vocab} × 2 - 4)"
+        few = [_term("16-bit logits", size, formula, AUTOCAST)]
     yield from max(few, list(_norm_result(plan)), key=total_bytes)
 
 
 def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the float32 copies of a few logits, and their differences to the sum's logarithm."""
-    yield _few_logits(plan, 2 if plan.logit_bytes == 2 else 1)
+    """Yield the differences of a few logits to the logarithm of their sum, and float32 copies.
+
+    The differences of the previous logits exist until the next ones are computed.
+    """
+    n, rows = plan.settings.loss_tokens, max(1, ANSWER_CHUNK // plan.shape.vocab)
+    first, second = min(rows, n), max(0, min(rows, n - rows))
+    copies = 2 if plan.logit_bytes == 2 else 1
+    yield _few_logits(plan, max(copies * first, (first + copies * second) if second else 0))
 
 
-def _few_logits(plan: Plan, copies: int) -> MemoryTerm:
-    vocab = plan.shape.vocab
-    rows = min(max(1, ANSWER_CHUNK // vocab), plan.settings.loss_tokens)
-    size, formula = copies * 4 * rows * vocab, f"{copies} × {rows} × {vocab} × 4"
+def _few_logits(plan: Plan, rows: int) -> MemoryTerm:
+    size, formula = 4 * rows * plan.shape.vocab, f"{rows} × {plan.shape.vocab} × 4"
     return _term("float32 logits of a few tokens", size, formula, COURSE)
 
 
@@ -217,7 +225,7 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
     rows, words, tile = _tile(plan)
     sums = (n + vocab) * h if settings.trains_weights else n * h
     yield _term("float32 gradients", 4 * sums, f"{sums:,} × 4", TRL)
-    yield _term("gradients of the loss", 4 * n + 4, f"4 × {n} + 4", AUTOGRAD)
+    yield _term("gradients of the loss", 4 * n, f"{n} × 4", AUTOGRAD)
     each = settings.stream_bytes
     copies = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)] if each == 2 else []
     if settings.device == "cpu":
@@ -233,7 +241,8 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _head_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the gradients of the logits, the output layer's weights and their input."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
-    n, each, words = settings.loss_tokens, plan.logit_bytes, plan.shape.vocab * plan.shape.hidden
+    n, words = settings.loss_tokens, plan.shape.vocab * plan.shape.hidden
+    each = 2 if settings.autocast else settings.stream_bytes
     yield _term("gradient of logits", each * n * vocab, f"{n} × {vocab} × {each}", AUTOGRAD)
     yield _term("gradient of the head", each * words, f"{vocab} × {h} × {each}", WEIGHTS)
     yield _term("gradient of its input", each * n * h, f"{n} × {h} × {each}", AUTOGRAD)

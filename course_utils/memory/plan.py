@@ -70,14 +70,20 @@ class Plan:
 
     @property
     def logit_bytes(self) -> int:
-        """The bytes of a logit in the output layer's result."""
-        return 2 if self.settings.autocast else self.settings.stream_bytes
+        """The bytes of a logit that the loss reads.
+
+        Under autocast, accelerate converts the model's 16-bit logits to float32 for the course.
+        """
+        if self.settings.autocast:
+            return 4 if self.settings.loss == "answers" else 2
+        return self.settings.stream_bytes
 
     @property
     def head_copy(self) -> int:
         """The number of the output layer's weights that autocast converts to 16 bits."""
         settings = self.settings
-        converted = self.logit_bytes < settings.stream_bytes and settings.loss != "tiled"
+        narrower = settings.autocast and settings.stream_bytes == 4
+        converted = narrower and settings.loss != "tiled"
         return self.shape.vocab * self.shape.hidden if converted else 0
 
     @cached_property

@@ -334,9 +334,7 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
         return output.loss, output if settings.keep_output else None
     if settings.loss == "answers":
         kept = torch.arange(settings.loss_tokens // settings.batch_size)
-        # Each row has its own positions, because padding is on the left.
-        positions = {"position_ids": ids.clone(), "logits_to_keep": kept}
-        logits = model(input_ids=ids, **positions, use_cache=False).logits
+        logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
         # With mixed precision, accelerate converts everything that a model returns to float32.
         logits = logits.float() if settings.autocast else logits
         return _AnswerLoss.apply(logits.flatten(0, 1)), None
