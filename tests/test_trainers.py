@@ -1,8 +1,4 @@
-"""Tests of the presets `trainer` of `memory`: a step of each library itself, on a CPU.
-
-A failing test of defaults shows which one an update changed. Then adapt `settings.TRAINERS`, or the
-losses in `memory.trace`.
-"""
+"""Tests of the presets `trainer` of `memory`: a step of each library itself, on a CPU."""
 
 import math
 
@@ -167,7 +163,6 @@ def test_transformers_and_the_course_have_the_defaults_of_their_presets(tmp_path
         ("course", "lora", {"compute_dtype": "float32", "device": "cpu"}, "fp32", "adamw"),
         ("trl", "qlora", {"compute_dtype": "float32"}, "bf16", "adamw"),
         ("transformers", "full", {"compute_dtype": "float32"}, "fp32", "adamw"),
-        ("transformers", "full", {"recipe": "mixed", "optimizer": "sgd"}, "mixed", "sgd"),
     ],
 )
 def test_a_preset_depends_on_device_and_format(trainer, method, options, recipe, optimizer):
