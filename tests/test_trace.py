@@ -179,7 +179,7 @@ WRONG = {
         LLAMA | {"num_key_value_heads": 3},
         "must be a multiple of num_key_value_heads .3",
     ),
-    "an unknown family": (LLAMA | {"model_type": "lama"}, "doesn't know the model_type 'lama'"),
+    "an unknown family": (LLAMA | {"model_type": "llamma"}, "doesn't know the model_type 'llamma'"),
     "no family": ({"hidden_size": 64}, "doesn't know the model_type None"),
     "own code": (
         LLAMA | {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},

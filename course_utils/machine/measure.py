@@ -82,6 +82,8 @@ class TensorMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.prim.device.default:  # Fake tensors are asked very often.
+            return result
         # Views and in-place results share a storage that existed before the operation. A constant
         # such as torch.tensor([1]) is made before the operation that hands it over.
         is_constant = operation is torch.ops.aten.lift_fresh.default

@@ -54,7 +54,6 @@ from course_utils.memory.step import (
 )
 from course_utils.memory.terms import LOGITS, PARTS, REST, WORK, MemoryTerm
 from course_utils.memory.weights import paged_bytes, state_bytes
-from course_utils.sft import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -344,7 +343,7 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
     hidden = hidden.reshape(-1, hidden.shape[-1])
     # On a GPU, TRL copies the tokens that count. Here these are all tokens.
     hidden = hidden.clone() if on_gpu else hidden
-    counts = ids[:, 1:] != IGNORE
+    counts = ids[:, 1:] >= 0
     targets = ids[:, 1:].clamp(min=0).flatten()
     made = _TiledLoss.apply(hidden, base.get_output_embeddings().weight, targets, on_gpu)
     outputs = [each.view(counts.shape).masked_fill(~counts, 0) for each in made]
