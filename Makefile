@@ -17,8 +17,8 @@ COURSE = @command -v $(PYTHON) >/dev/null || \
 	exec $(PYTHON) course_utils/bootstrap.py
 
 # workshop/cli.py defines what each command does and what it needs.
-COMMANDS = setup lab start run check fetch-model finetune serve repair release grade export site \
-	slides badges notebooks lint test bench gpu-check
+COMMANDS = setup lab start run check fetch-model finetune fit serve repair release grade export \
+	site slides badges notebooks lint test bench gpu-check
 
 .PHONY: help $(COMMANDS)
 help: ; $(COURSE) help $(COMMANDS)

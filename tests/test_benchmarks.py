@@ -171,6 +171,7 @@ def test_peak_of_a_tiny_model_agrees_with_the_estimate():
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     calculators.step(model, optimizer, 4)
     options = {"recipe": "fp32", "device": "cpu", "gradient_checkpointing": False}
+    options["keep_output"] = True
     predicted = estimate(model.config.to_dict(), "full", sequence_length=200, **options)
     assert calculators.peak_bytes(model, optimizer, 200) == pytest.approx(predicted.total, rel=0.01)
 

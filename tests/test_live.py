@@ -276,7 +276,10 @@ def test_a_config_that_only_pytorch_computes_gets_a_command(config, message):
     [
         ({"model": "7b"}, "Method: full fine-tuning"),
         ({"model": "gemma-3-1b"}, "Attention: eager"),
-        ({"method": "lora", "compute_dtype": "float32"}, "Compute in: bfloat16"),
+        (
+            {"method": "lora", "compute_dtype": "float32", "recipe": "autocast"},
+            "Compute in: bfloat16",
+        ),
         ({"model": "gpt2", "sequence_length": "2000"}, "Tokens in a text: 1,024"),
         (
             {"model": "gpt2", "sequence_length": "9", "targets": "q_proj,v_proj"},

@@ -189,7 +189,6 @@ WRONG = {
     "an encoder with a decoder": ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an enc"),
     "adapters": ({"peft_type": "LORA", "base_model_name_or_path": "a/b"}, "is an adapter.* a/b"),
     "a long text": (LLAMA | {"max_position_embeddings": 20}, "at most 20, got 24"),
-    "another attention": (small_config("gemma2").to_dict(), "gemma2 needs attention='eager'"),
 }
 
 

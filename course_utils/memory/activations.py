@@ -597,7 +597,7 @@ def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
     names = [name for source in sources for name in plan.readers[source] if name in plan.adapted]
     count = plan.settings.rank * sum(sum(plan.adapted[name]) for name in names)
     yield from _weight_gradients(plan, [count])
-    if plan.settings.autocast and count:
+    if plan.settings.autocast and _cast_adapters(plan):
         yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
 
 

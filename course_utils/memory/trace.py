@@ -92,8 +92,7 @@ def _traced(
     model: Any, method: str, options: Mapping[str, Any]
 ) -> tuple[ModelShape, Settings, list[MemoryTerm], tuple[StepPhase, ...]]:
     settings = Settings.of(method, options)
-    config, name = causal_config(model)
-    _check_length(config, name, settings.sequence_length)
+    config, name = causal_config(model, settings.sequence_length)
     if not _model_class(config)._supports_sdpa:  # Then transformers computes eager attention.
         settings = replace(settings, attention="eager")
     try:
@@ -105,8 +104,6 @@ def _traced(
         ) from None
     # A wrong config, or code that can't run on fake tensors, raises any exception.
     except Exception as error:
-        if "scaled_dot_product_attention" in str(error):
-            raise ValueError(f"{name} needs attention='eager'; it has no other code") from error
         raise ValueError(f"{name} can't be traced: {first_line(error)}") from error
     shape = ModelShape.generic(traced.permanent[PARAMETERS], name)
     return shape, settings, list(_terms(traced)), tuple(_step_phases(traced, settings))
@@ -152,8 +149,10 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
 # --- the config -----------------------------------------------------------------------------------
 
 
-def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConfig, str]:
-    """Return the config of a causal language model, and its name. No code is downloaded.
+def causal_config(
+    model: str | Path | Mapping[str, Any], tokens: int
+) -> tuple[PretrainedConfig, str]:
+    """Return the config of a causal language model that reads so many tokens, and its name.
 
     The config of a model that also reads images is replaced by that of its text part, if
     transformers can build this part alone.
@@ -174,29 +173,43 @@ def causal_config(model: str | Path | Mapping[str, Any]) -> tuple[PretrainedConf
     try:
         config = AutoConfig.for_model(kind, **values)
         text = config.get_text_config(decoder=True)
+        getattr(text, "attribute_map")  # noqa: B009 - A wrong text_config is no config.
     except Exception as error:  # Each config class checks its values with its own exceptions.
         reason = first_line(error.__cause__ or error)  # Strict classes put it into the cause.
         raise ValueError(f"the config of {name} is wrong: {reason}") from error
-    heads, groups = (
-        getattr(text, f"num_{kind}_heads", None) for kind in ("attention", "key_value")
-    )
+    if text is not config and _model_class(text):
+        config, name = text, f"{name} (text only)"
+    if not _model_class(config):
+        raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
+    _check_sizes(text, {*values, *text_part(values)}, name, tokens)
+    return config, name
+
+
+def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int) -> None:
+    """Raise ValueError if the `given` fields of a config lack a size, or don't allow the trace."""
+
+    def given_size(field: str) -> Any:
+        # For a size that is missing, transformers fills in that of some model.
+        is_given = given & {field, text.attribute_map.get(field)}
+        return getattr(text, field, None) if is_given else None
+
+    for field in ("hidden_size", "num_hidden_layers"):
+        if not given_size(field):
+            raise ValueError(f"the config of {name} has no {field!r}")
+    heads, groups = given_size("num_attention_heads"), given_size("num_key_value_heads")
     if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
         raise ValueError(
             f"the config of {name} is wrong: num_attention_heads ({heads}) must be a multiple of "
             f"num_key_value_heads ({groups})"
         )
-    if text is not config and _model_class(text):
-        config, name = text, f"{name} (text only)"
-    if not _model_class(config):
-        raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
-    given = {*values, *text_part(values)}
-    for field in ("hidden_size", "num_hidden_layers"):
-        if not given & {field, text.attribute_map.get(field)}:
-            raise ValueError(f"the config of {name} has no {field!r}")
-    if text.num_hidden_layers > MOST_LAYERS:
-        count = text.num_hidden_layers
+    if (count := text.num_hidden_layers) > MOST_LAYERS:
         raise ValueError(f"{name} has {count:,} layers; at most {MOST_LAYERS:,} can be traced")
-    return config, name
+    longest = given_size("max_position_embeddings")
+    if longest and tokens > longest:
+        raise ValueError(
+            f"{name} reads at most {longest:,} tokens, so sequence_length must be at most "
+            f"{longest:,}, got {tokens:,}"
+        )
 
 
 def _model_class(config: PretrainedConfig) -> Any:
@@ -208,15 +221,6 @@ def _model_class(config: PretrainedConfig) -> Any:
             is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
             return None if is_encoder else mapping[type(config)]
     return None
-
-
-def _check_length(config: PretrainedConfig, name: str, tokens: int) -> None:
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if longest and tokens > longest:
-        raise ValueError(
-            f"{name} reads at most {longest:,} tokens, so sequence_length must be at most "
-            f"{longest:,}, got {tokens:,}"
-        )
 
 
 # --- the model ------------------------------------------------------------------------------------

@@ -126,8 +126,13 @@ def cublas_workspace(device: torch.device) -> int:
 
 
 def settings(device: torch.device) -> dict:
-    """Return the options of `estimate` for a model from `load_base` and `attach_adapters`."""
+    """Return the options of `estimate` for a model from `load_base` and `attach_adapters`.
+
+    Its steps are those of a plain loop, which keeps the model's output with all logits.
+    """
     return {
+        "trainer": None,
+        "keep_output": True,
         "rank": RANK,
         "targets": "all-linear",
         "compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch."),

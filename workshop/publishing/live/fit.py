@@ -124,7 +124,7 @@ CONTROLS = {
     "sequence_length": Control("Tokens in a text", USUAL.sequence_length, most=1_048_576),
     "rank": Control("Rank r", USUAL.rank, most=4096, only_if=ADAPTERS),
     "targets": Control("Adapters on", "all-linear", TARGETS, only_if=ADAPTERS),
-    "optimizer": Control("Optimizer", USUAL.optimizer, OPTIMIZERS),
+    "optimizer": Control("Optimizer", AUTO, AS_TRAINER | OPTIMIZERS),
     "loss": Control("Loss", AUTO, AS_TRAINER | LOSSES),
     "answer_share": Control(
         "% of tokens in answers", 100, most=100, only_if=Condition("loss", ("answers",))
@@ -230,10 +230,13 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     # The trainer sets the defaults of other options, and the method sets the trainer's.
     defaults = vars(Settings.of(method, {"trainer": options["trainer"]}))
     defaults = {**defaults, "trainer": Settings.of(method, {}).trainer}
+    trainers = [name for name, control in CONTROLS.items() if control.value == AUTO]
     return {
         name: options[name]
         for name, default in defaults.items()
-        if name in options and options[name] not in (AUTO, default)
+        if name in options
+        and options[name] != AUTO
+        and (name in trainers or options[name] != default)
     }
 
 
