@@ -85,7 +85,11 @@ def draw(seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(n, marks=() if n < 12 else pytest.mark.full) for n in range(200)]
+    "seed",
+    [
+        pytest.param(n, marks=() if n < 12 else pytest.mark.full if n < 60 else pytest.mark.slow)
+        for n in range(200)
+    ],
 )
 def test_a_traced_step_has_the_estimated_bytes(seed):
     config, method, options = draw(seed)
