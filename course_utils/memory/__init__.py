@@ -11,15 +11,19 @@
 
 Memory can peak in three phases of a training step, and `estimate` returns the largest sum:
 
-    the loss            logits, their softmax, a gradient of each    runs with large vocabularies
+    the loss            logits, their softmax, a gradient of each    if all logits are in memory
     a layer's backward  one layer's activations, their gradients     runs with long sequences
     the update          all gradients and the optimizer states       full fine-tuning
 
 To read the code, start with `plan` (a model and its settings), continue with `weights`,
-`activations` and `step`, which compute bytes from a plan, and end with `estimates`, `search` and
-`advice`. Each formula follows the code that allocates the bytes, and the tests compare the
-estimates with memory measured on a CPU and on a Tesla T4. The package needs only Python's standard
-library, except to read a config from the hub.
+`activations`, `output` and `step`, which compute bytes from a plan, and end with `estimates`,
+`search` and `advice`. Each formula follows the code that allocates the bytes. These modules need
+only Python's standard library, except to read a config from the hub.
+
+The formulas know the model types in `FAMILIES`. `trace` runs the real code of any causal model on
+tensors without numbers, and needs PyTorch. The tests compare traces with steps measured on a CPU,
+the formulas with traces, to the byte, and estimates with memory measured on a Tesla T4. `fit` asks
+the formulas or the trace, and is what the command `course fit` prints.
 
 Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,

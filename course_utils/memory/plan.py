@@ -52,8 +52,14 @@ class Plan:
         method: str = "full",
         options: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """Build the plan from the arguments of `memory.estimate`."""
-        return cls(ModelShape.of(model), Settings.of(method, options or {}))
+        """Build the plan from the arguments of `memory.estimate`.
+
+        A model that can't read the default number of tokens gets as many as it can read.
+        """
+        shape, options = ModelShape.of(model), dict(options or {})
+        if most := shape.positions or shape.context:
+            options.setdefault("sequence_length", min(Settings.sequence_length, most))
+        return cls(shape, Settings.of(method, options))
 
     @property
     def tokens(self) -> int:

@@ -92,6 +92,8 @@ def _traced(
     model: Any, method: str, options: Mapping[str, Any]
 ) -> tuple[ModelShape, Settings, list[MemoryTerm], tuple[StepPhase, ...]]:
     settings = Settings.of(method, options)
+    if settings.gpus > 1:
+        raise ValueError("a trace is of one GPU; for several GPUs, the formula must know the model")
     config, name = causal_config(model, settings.sequence_length)
     if not _model_class(config)._supports_sdpa:  # Then transformers computes eager attention.
         settings = replace(settings, attention="eager")

@@ -230,13 +230,13 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     # The trainer sets the defaults of other options, and the method sets the trainer's.
     defaults = vars(Settings.of(method, {"trainer": options["trainer"]}))
     defaults = {**defaults, "trainer": Settings.of(method, {}).trainer}
-    trainers = [name for name, control in CONTROLS.items() if control.value == AUTO]
+    always = ["sequence_length", *(name for name, c in CONTROLS.items() if c.value == AUTO)]
     return {
         name: options[name]
         for name, default in defaults.items()
         if name in options
         and options[name] != AUTO
-        and (name in trainers or options[name] != default)
+        and (name in always or options[name] != default)
     }
 
 
