@@ -445,9 +445,10 @@ def finetune(data: Path, **options: Any) -> None:
 def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -> None:
     """Answer whether fine-tuning a model fits a GPU.
 
-    MODEL is a name of the course, OWNER/NAME on the Hugging Face hub, a folder or a config.json. No
-    weights are downloaded. Without --gpu, the answer is about the GPU in this machine. If the step
-    doesn't fit, the command lists changes with which it fits, and the exit status is 1.
+    MODEL is a model's name in the course, OWNER/NAME on the Hugging Face hub, a folder or a
+    config.json. No weights are downloaded. Without --gpu, the answer is about the GPU in this
+    machine. If the step doesn't fit, the command lists changes that would make it fit, and the exit
+    status is 1.
     """
     from course_utils.memory import GPU, Settings
     from course_utils.memory.fit import Answer, own_gpu, predict
@@ -476,7 +477,7 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
 
 
 def _with_options(error: ValueError) -> str:
-    """Return an error's message, in which `sequence_length` is called --tokens, and so on."""
+    """Return an error's message with the names of the command's options, such as --tokens."""
     message = str(error)
     for option in click.get_current_context().command.params:
         if option.name and "_" in option.name:
@@ -485,7 +486,7 @@ def _with_options(error: ValueError) -> str:
 
 
 def _what_fits(answer: Any, model: str, method: str, options: dict[str, Any]) -> str:
-    """Return a list of changes with which a training step fits the GPU."""
+    """Return a list of changes that would make a training step fit the GPU."""
     from course_utils.machine.units import format_bytes
     from course_utils.memory import advice
 

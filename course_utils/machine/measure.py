@@ -32,8 +32,8 @@ class TensorMeter(TorchDispatchMode):
         trace: the value of `now` after each operation.
         phases: name → the part of `trace` since `begin(name)`. Operations before the first phase
             belong to no phase.
-        peaks: name of a phase → what was alive when the phase needed the most bytes: name of the
-            phase that made the tensors → their bytes.
+        peaks: name of a phase → the bytes in memory at the phase's peak, divided by the phase that
+            created the tensors (name of that phase → bytes).
 
     Example:
         >>> with TensorMeter() as meter:
@@ -47,7 +47,7 @@ class TensorMeter(TorchDispatchMode):
         """Create a meter.
 
         Args:
-            counted: returns how many bytes are counted for a storage of that many bytes.
+            counted: takes the bytes of a storage, and returns how many bytes are counted for it.
         """
         super().__init__()
         self._counted = counted
@@ -66,7 +66,7 @@ class TensorMeter(TorchDispatchMode):
         self._look()
 
     def count_as(self, kind: str, tensor: Tensor) -> None:
-        """Count a tensor as made by `kind` in `peaks`, instead of by the phase that made it."""
+        """Count a tensor under the name `kind` in `peaks`, instead of the name of a phase."""
         for key in storages(tensor):
             if key in self._alive:
                 size, made = self._alive[key]
@@ -82,10 +82,10 @@ class TensorMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        if operation is torch.ops.prim.device.default:  # Fake tensors are asked very often.
+        if operation is torch.ops.prim.device.default:  # Fake tensors call it often.
             return result
         # Views and in-place results share a storage that existed before the operation. A constant
-        # such as torch.tensor([1]) is made before the operation that hands it over.
+        # such as torch.tensor([1]) also exists before its operation, but wasn't counted yet.
         is_constant = operation is torch.ops.aten.lift_fresh.default
         inputs = set() if is_constant else set(storages((args, kwargs)))
         for key, storage in storages(result).items():
@@ -114,7 +114,7 @@ class TensorMeter(TorchDispatchMode):
 
 
 def storages(values: Any) -> dict[int, torch.UntypedStorage]:
-    """Return the storages of all tensors in nested containers, each once: its key → the storage."""
+    """Return each storage of the tensors in nested containers once, as a dict: key → storage."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}

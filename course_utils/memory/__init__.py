@@ -11,7 +11,7 @@
 
 Memory can peak in three phases of a training step, and `estimate` returns the largest sum:
 
-    the loss            logits, their softmax, a gradient of each    if all logits are in memory
+    the loss            logits, softmax, gradients of these two      if all logits are in memory
     a layer's backward  one layer's activations, their gradients     runs with long sequences
     the update          all gradients and the optimizer states       full fine-tuning
 
@@ -21,9 +21,12 @@ To read the code, start with `plan` (a model and its settings), continue with `w
 only Python's standard library, except to read a config from the hub.
 
 The formulas know the model types in `FAMILIES`. `trace` runs the real code of any causal model on
-tensors without numbers, and needs PyTorch. The tests compare traces with steps measured on a CPU,
-the formulas with traces, to the byte, and estimates with memory measured on a Tesla T4. `fit` asks
-the formulas or the trace, and is what the command `course fit` prints.
+tensors without numbers, and needs PyTorch. `fit` uses the formulas if they know the model, and a
+trace otherwise. The command `course fit` prints its answer.
+
+The tests check to the byte that traces equal steps measured on a CPU, and that formulas equal
+traces (tests/test_memory.py names the exceptions). They also compare estimates with memory measured
+on a Tesla T4.
 
 Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,

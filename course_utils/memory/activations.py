@@ -47,8 +47,8 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
 def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     """Return the bytes that the first `layers` layers store for the backward pass.
 
-    The tables that rotate queries and keys are counted for the first `rotated` layers, if these
-    are more.
+    If `rotated` is larger than `layers`, the tables that rotate queries and keys are counted for
+    the first `rotated` layers.
     """
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
@@ -57,7 +57,7 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
 
 
 def layer_saved(plan: Plan) -> int:
-    """Return the bytes that one layer stores for its backward pass, without copies of weights."""
+    """Return the bytes that one layer stores for its backward pass, except copies of weights."""
     return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
@@ -117,7 +117,7 @@ def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTe
 
 
 def saved_copies(plan: Plan, layers: int) -> int:
-    """Return the number of weights in the first layers of which autograd stores a 16-bit copy."""
+    """Return how many weights of the first `layers` layers autograd stores as 16-bit copies."""
     if plan.settings.gradient_checkpointing or not layers:
         return 0
     # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
@@ -126,7 +126,7 @@ def saved_copies(plan: Plan, layers: int) -> int:
 
 
 def freed_copies(plan: Plan) -> int:
-    """Return the number of 16-bit copies that autocast keeps only until the forward pass ends."""
+    """Return the number of weights whose 16-bit copies exist only during the forward pass."""
     if not plan.settings.autocast:
         return 0
     trains = plan.settings.trains_weights
@@ -139,7 +139,7 @@ def freed_copies(plan: Plan) -> int:
 def converted_weights(plan: Plan) -> int:
     """Return the number of weights in one layer that autocast converts to 16 bits.
 
-    These are the trained weights, and those that peft's upcast converted to float32.
+    These are the trained weights, and the weights that peft's upcast converted to float32.
     """
     if not plan.settings.autocast:
         return 0
@@ -218,8 +218,9 @@ def norm(plan: Plan, name: str) -> MemoryTerm:
 def norm_backward(plan: Plan) -> MemoryTerm:
     """Return the term for a normalization layer's input and the gradients in its backward pass.
 
-    The gradient of RMSNorm's input has two parts, through the product with 1/rms and through 1/rms
-    itself, and the second needs three more tensors: x, x × 2 and its product with the gradient.
+    RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
+    one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
+    2x times the gradient.
     """
     t, h, stream = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
     name = "a norm's input and gradients"
@@ -370,7 +371,7 @@ def _unsaved_attention(plan: Plan) -> int:
     shape, settings = plan.shape, plan.settings
     trained = [name in plan.adapted for name in plan.readers["first norm"]]
     if not any(trained):
-        # If the output projection's adapter reads the result, the result is stored for it.
+        # If the output projection's adapter reads attention's result, autograd stores this result.
         shared = plan.adapter_inputs("attention") and _reads_result(plan, "attention")
         shared = shared and settings.attention_bytes == settings.adapter_bytes
         kept = shared and not settings.adapters_copy_input
@@ -414,7 +415,7 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
 
 
 def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the first layer lacks in comparison with the others, without checkpointing."""
+    """Yield how much less the first layer stores than each other layer, without checkpointing."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
         size = _unsaved(plan) + 2 * _first_matrices(plan)
         yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
@@ -489,7 +490,8 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
         if settings.method == "lora" and each > settings.value_bytes:
             each += settings.value_bytes
     elif plan.readers["MLP"][0] in plan.quantized:
-        # bitsandbytes computes the gradient of the input from the weights, which it keeps itself.
+        # bitsandbytes keeps the weights itself. So the gradient of the input needs no tensor that
+        # autograd stored, and exists before the recomputation.
         width, each = plan.shape.intermediate, settings.value_bytes
     if each:
         yield _term("first gradients", t * width * each, f"{t} × {width} × {each}", AUTOGRAD)
@@ -578,8 +580,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]:
     """Yield what exists when the gradients of the last linear layer have been computed.
 
-    These are its input and the input's gradient, and the gradient of its weights. Under autocast,
-    the gradient of its result and the weights have a 16-bit copy, too.
+    These are the layer's input, the gradient of this input, and the gradient of the weights. Under
+    autocast, 16-bit copies of the weights and of the result's gradient exist, too.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     v = settings.value_bytes
@@ -593,7 +595,7 @@ def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]
 
 
 def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
-    """Yield the gradients of the adapters that read `sources`; they replace 16-bit copies."""
+    """Yield the gradients of the adapters that read `sources`, minus the adapters' copies."""
     names = [name for source in sources for name in plan.readers[source] if name in plan.adapted]
     count = plan.settings.rank * sum(sum(plan.adapted[name]) for name in names)
     yield from _weight_gradients(plan, [count])
@@ -602,9 +604,9 @@ def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
 
 
 def _fused_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the gradient of the input of Phi-3's gate and up needs in QLoRA.
+    """Yield what QLoRA needs in the backward pass of Phi-3's matrix for gate and up.
 
-    Their matrix has twice the size of the MLP's last.
+    This matrix is twice as large as the matrix of `down`.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     narrow, wide = DTYPE_BYTES[settings.compute_dtype], 2 * plan.shape.intermediate
@@ -651,7 +653,7 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors of the second norm's backward pass, after the gradients of the MLP."""
+    """Yield the tensors of the second norm's backward pass, and the MLP's finished gradients."""
     yield norm_backward(plan)
     if not plan.settings.trains_weights:
         yield from _finished_adapters(plan, ["second norm", "MLP"])
@@ -703,13 +705,13 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[MemoryTerm]:
     """Yield the gradients of weight matrices of the current layer, given the matrices' sizes."""
     count, each = sum(sizes), plan.settings.precision.gradient
-    # With several micro-batches, autograd adds each gradient to the one that exists already.
+    # With several micro-batches, autograd adds each gradient to a sum that exists already.
     if plan.settings.accumulation == 1:
         yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
 
 
 def _recast(plan: Plan, weights: int) -> Iterator[MemoryTerm]:
-    """Yield the 16-bit copies of `weights` weights that autocast makes in a recomputation."""
+    """Yield the 16-bit copies that autocast makes of `weights` weights."""
     if plan.settings.autocast:
         formula = f"{weights:,} × 2"
         yield _term("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

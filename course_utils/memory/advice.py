@@ -112,8 +112,8 @@ def traced_alternatives(
 ) -> list[Alternative]:
     """Return changes that would make a step fit a GPU, for a model that the formula doesn't know.
 
-    Each change is traced, which takes seconds. So a few changes are tried, and all of them together
-    if none is enough, but nothing is searched. `progress` may draw a progress bar.
+    Each trace takes seconds, so only a few changes are tried. If no single change is enough, all
+    changes are tried together. `progress` can show a progress bar while it yields the changes.
     """
     budget, settings = usable_bytes(gpu), Settings.of(method, options)
     changes = [*_small_changes(settings), *list(_smaller_batches(settings))[-1:]]
@@ -216,7 +216,7 @@ def _smaller(
 
 
 def _other_methods(settings: Settings, given: Mapping[str, Any]) -> Iterator[Change]:
-    """Yield the methods that need less memory than the chosen one, with their usual recipes."""
+    """Yield methods that need less memory than the chosen method, each with its usual recipe."""
     trainer = {"trainer": given["trainer"]} if "trainer" in given else {}
     usual: dict[str, Any] = {}
     in_float16 = ""

@@ -127,10 +127,10 @@ def estimate(
             or its name on the hub).
         method: "full" (every weight is trained), "lora" (adapters on a 16-bit base) or "qlora"
             (adapters on a base in NF4).
-        trainer: None, "trl", "transformers" or "course", whose defaults are in `TRAINERS`.
-        loss: "logits" (all logits exist at a time), "tiled" (TRL's SFTTrainer: logits of up to
-            4,096 tokens and 32,768 words) or "answers" (the course's loss: logits only where a
-            token of an answer follows, which their gradient overwrites).
+        trainer: None, "trl", "transformers" or "course". `TRAINERS` lists the defaults of each.
+        loss: "logits" (all logits exist at once), "tiled" (as in TRL's SFTTrainer: the logits of up
+            to 4,096 tokens and 32,768 vocabulary tokens at a time) or "answers" (as in the course:
+            logits only for tokens whose next token belongs to an answer).
         answer_share: Fraction of a sequence's tokens that belong to answers, for "answers".
         batch_size: Number of sequences in one micro-batch.
         sequence_length: Number of tokens in each sequence.
@@ -140,7 +140,7 @@ def estimate(
         compute_dtype: "float16", "bfloat16" or "float32", in which the base of adapters computes.
             With "full", the 16-bit format of the recipe, except "bf16", which is always bfloat16.
         recipe: A name from `RECIPES`, which sets the formats of the trainable parameters. The
-            default is "mixed" for "full", and "fp32" for adapters.
+            default depends on the trainer and the method (see `TRAINERS`).
         optimizer: A name from `OPTIMIZERS`.
         attention: "sdpa" (memory-efficient kernels) or "eager" (stores all attention scores).
         gradient_checkpointing: Whether the forward pass stores only the input of each layer, and
@@ -152,7 +152,7 @@ def estimate(
             in NF4 (embedding, head, norms), and so the residual stream, from 16 bits to float32.
         keep_output: Whether the model's output, which contains the logits, stays in memory during
             the backward pass, as after `output = model(...)`. transformers' Trainer keeps only the
-            loss. It has no effect on the losses "tiled" and "answers".
+            loss. With the losses "tiled" and "answers", this option has no effect.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
         device: "cpu" counts only tensors. "cuda" also counts the other memory that PyTorch
@@ -177,7 +177,7 @@ def at_peak(
     terms: Sequence[MemoryTerm],
     phases: Iterable[StepPhase],
 ) -> Estimate:
-    """Return the estimate of a step with these `terms` at the phase that needs the most memory."""
+    """Return the estimate of a step at the phase that needs the most memory."""
     size = dict.fromkeys(PARTS, 0)
     for term in terms:
         size[term.part] += term.size

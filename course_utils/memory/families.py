@@ -17,14 +17,14 @@ from course_utils.machine.validation import whole_number
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 # The names of transformers' classes for models that predict the next token have these endings.
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-# The fields of a model that also reads images or sounds that its text part may leave out.
+# If a model also reads images or sounds, these fields may be outside the config of its text part.
 _OF_WHOLE = ("architectures", "is_encoder_decoder", "quantization_config", "tie_word_embeddings")
 # What to do about a model that this module doesn't support.
 TRACED = "`course fit NAME` computes it with PyTorch"
 
 
 def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config of the text part of a model that reads more than text, else the config."""
+    """Return the config of a model's text part, or the whole config if it has no other part."""
     inner = values.get("text_config")
     if not isinstance(inner, Mapping):
         return values
@@ -32,7 +32,7 @@ def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def not_a_decoder(values: Mapping[str, Any]) -> str | None:
-    """Return why a config isn't that of a decoder-only model, or None, as `unsupported` does."""
+    """Return why a model isn't decoder-only, None if it is. The reason is as in `unsupported`."""
     if "peft_type" in values or "base_model_name_or_path" in values:
         base = values.get("base_model_name_or_path")
         return f"is an adapter, not a model; use the config of its base model {base}"
@@ -197,7 +197,7 @@ def _mlp_biases(config: ConfigFields) -> frozenset[str]:
 
 
 def expert_parameters(config: ConfigFields) -> int:
-    """Return the number of parameters of a mixture of experts; KeyError for an unknown family."""
+    """Return how many parameters a mixture of experts has; raise KeyError if this is unknown."""
     kind = config.values.get("model_type")
     if kind not in ("qwen3_moe", "mixtral", "gpt_oss", "olmoe"):
         raise KeyError(kind)
@@ -216,7 +216,7 @@ def expert_parameters(config: ConfigFields) -> int:
     if config.flag("attention_bias", oss):
         layer += query + 2 * key + hidden
     if oss:
-        # A sink for each head, and the biases of the router and of the experts.
+        # Each head has a sink. The router and the experts have biases.
         layer += heads + experts * (1 + 2 * wide + hidden)
     tables = 1 if config.flag("tie_word_embeddings", False) else 2
     return int(sizes["layers"] * layer + (tables * sizes["vocab"] + 1) * hidden)
@@ -322,9 +322,10 @@ def _gemma(config: ConfigFields) -> dict[str, Any]:
 
 
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of a Gemma 3 model, or of its text part, which leaves out default values.
+    """Read the config of a Gemma 3 model or of its text part.
 
-    Like transformers, this ignores the field `attn_logit_softcapping`.
+    Fields that the config leaves out get Gemma 3's defaults. Like transformers, this ignores the
+    field `attn_logit_softcapping`.
     """
     config = ConfigFields({**_GEMMA3, **config.values})
     if config.values.get("final_logit_softcapping") is not None:

@@ -34,16 +34,17 @@ def predict(
     tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     **options: Any,
 ) -> Estimate:
-    """Return `memory.estimate`, or a trace if the formula doesn't know the model.
+    """Return `memory.estimate` of a model, or a trace if the formulas don't know the model.
 
-    `tracing` makes a context for the trace, such as a progress line. The other arguments, and the
-    errors, are those of `estimate`. Of a model on the hub, only the config is downloaded.
+    `tracing` returns a context manager in which the trace runs, for example one that shows a
+    progress line. The other arguments and the errors are the same as in `estimate`. If the model is
+    on the hub, only its config is downloaded.
     """
     Settings.of(method, options)
     if isinstance(model, str) and "/" not in model and not Path(model).exists():
         traceable = family_known = model.strip().lower() in PRESETS
     elif traceable := not isinstance(model, ModelShape):
-        # A config that can't be read is an error here, before PyTorch is imported.
+        # If the config can't be read, this raises an error before PyTorch is imported.
         family_known = str(read_config(model)[0].get("model_type")) in FAMILIES
     try:
         return estimate(model, method, **options)
@@ -59,7 +60,7 @@ def predict(
 
 
 def _trace(model: Any, method: str, options: Mapping[str, Any]) -> Estimate:
-    """Trace a step without the libraries' messages, such as PyTorch's traceback before an error."""
+    """Trace a step, but hide the libraries' messages, such as a traceback that PyTorch prints."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -102,7 +103,7 @@ class Answer:
         return f"{self.sentence()}\n\n{table}\n\n{self.assumed()}\nThe bytes were found by {by}."
 
     def sentence(self) -> str:
-        """Return the answer in one sentence; without a GPU, name the GPUs that are large enough."""
+        """Return a short answer; without a GPU, it names the GPUs that are large enough."""
         found = self.estimate
         needs = f"{found.shape.name} needs {format_bytes(found.total)}"
         if self.gpu is not None:
@@ -118,7 +119,7 @@ class Answer:
         return f"{needs}. It fits on {', '.join(names) if names else 'no GPU that is known here'}."
 
     def assumed(self) -> str:
-        """Return the settings for which the bytes were found, as a sentence."""
+        """Return a sentence with the settings that the estimate assumes."""
         s = self.estimate.settings
         words = [f"{counted(s.batch_size, 'text')} of {s.sequence_length:,} tokens"]
         if not s.trains_weights:
@@ -129,7 +130,7 @@ class Answer:
         return f"Assumed: {', '.join([*words, f'trainer {s.trainer}'] if s.trainer else words)}."
 
     def warnings(self) -> Iterator[str]:
-        """Yield what the user should know about the number."""
+        """Yield sentences about what the estimate doesn't count, or counts in an unexpected way."""
         shape, terms = self.estimate.shape, self.estimate.terms
         if experts := sum(term.size for term in terms if term.name == "experts, not quantized"):
             yield (
@@ -142,7 +143,7 @@ class Answer:
             yield f"dropout is assumed to be off; the config has {shape.dropout:g}."
 
     def as_json(self) -> dict[str, Any]:
-        """Return the answer as values of JSON; sizes are in bytes (B)."""
+        """Return the answer as a dict that can be written as JSON; sizes are in bytes (B)."""
         return {
             "model": self.estimate.shape.name,
             "total": self.estimate.total,
@@ -158,7 +159,7 @@ class Answer:
 
 def own_gpu() -> tuple[str, int] | None:
     """Return the name of this machine's GPU and the bytes of its memory, None without a GPU."""
-    # Importing PyTorch takes seconds, which are wasted on a machine without NVIDIA's driver.
+    # Importing PyTorch takes seconds. On a machine without NVIDIA's driver, it's not needed.
     if "torch" not in sys.modules and not shutil.which("nvidia-smi"):
         return None
     import torch

@@ -31,10 +31,10 @@ class GPU(int):
 
     @classmethod
     def of(cls, gpu: str | int) -> GPU:
-        """Return a GPU that is given by its name, its size with a unit, or its bytes.
+        """Return a GPU, given its name, its size with a unit, or its bytes.
 
-        A name is in `GPUS` or `MORE_GPUS`; case, spaces, "NVIDIA" and "RTX" don't matter. "12 GiB"
-        is exact. "12 GB" is a size that a vendor advertises, of which `ADVERTISED_GB` counts.
+        The names are in `GPUS` and `MORE_GPUS`; case, spaces, "NVIDIA" and "RTX" don't matter.
+        "12 GiB" is exact. "12 GB" is the advertised size, and counts as 12 × `ADVERTISED_GB`.
         """
         if not isinstance(gpu, str):
             known = gpu if isinstance(gpu, GPU) else cls(positive("the bytes of a GPU", gpu))
@@ -61,10 +61,10 @@ GPUS = {
     "A100-80": GPU(int(79.15 * GiB), pcie=4, flops={2: 312e12, 4: 19.5e12}),
     "H100": GPU(int(79.10 * GiB), pcie=5, flops={2: 989e12, 4: 67e12}),
 }
-# The bytes counted for each advertised GB. A vendor's GB is a GiB, of which PyTorch reports only
-# 91% on a T4, whose error correction needs memory, and 98% on the other GPUs of `GPUS`.
+# The bytes that count for each advertised GB. A vendor's GB is a GiB. PyTorch reports only 91% of
+# it on a T4, because error correction needs memory there, and 98% on the other GPUs in `GPUS`.
 ADVERTISED_GB = 0.91 * GiB
-# The advertised GB of other GPUs, whose bus and speed are unknown here.
+# The advertised GB of other GPUs. Their bus and speed are not listed.
 MORE_GPUS = {
     "RTX 4060": 8,
     "RTX 3060": 12,
@@ -87,13 +87,13 @@ RESERVE = GiB // 2
 def usable_bytes(gpu: str | int) -> int:
     """Return the bytes of a GPU that tensors can use: all its memory except `RESERVE` for CUDA.
 
-    `gpu` is a name or a size such as "12 GB", as in `GPU.of`, or the memory of a GPU in bytes.
+    `gpu` is a name, a size such as "12 GB", or the GPU's memory in bytes, as in `GPU.of`.
     """
     return max(0, GPU.of(gpu) - RESERVE)
 
 
 def _named(name: str) -> GPU:
-    """Return a GPU by its name. "A100" is no name, because two GPUs begin with it."""
+    """Return a GPU by its name. "A100" is ambiguous: the names of two GPUs begin with it."""
     table = GPUS | {other: GPU(int(size * ADVERTISED_GB)) for other, size in MORE_GPUS.items()}
     key = _plain(name)
     found = [other for other in table if key in (_plain(other), _plain(other.partition("-")[0]))]

@@ -1,14 +1,14 @@
 """Compute the bytes of the last normalization layer, the output layer and the loss.
 
-The loss decides how many logits exist at a time. Let t be the tokens of a micro-batch, n those
-whose next token counts, V the vocabulary:
+The loss decides how many logits exist at a time. Let t be the number of tokens in a micro-batch, n
+the number of tokens whose next token counts in the loss, and V the size of the vocabulary:
 
-    logits     t × V logits, their softmax in float32, and a gradient of each
-    answers    n × V logits, which their gradient overwrites; a part of them in float32
-    tiled      the logits of up to 4,096 tokens and 32,768 words of the vocabulary
+    logits     t × V logits, their softmax in float32, and the gradients of logits and softmax
+    answers    n × V logits, and float32 copies of a few logits; the gradient overwrites the logits
+    tiled      the logits of up to 4,096 tokens and 32,768 vocabulary tokens
 
-Memory can peak in the forward or the backward pass of the loss, when the gradient of the output
-layer's weights is computed, or in the backward pass of the last normalization layer.
+Memory can peak in the forward pass of the loss, in its backward pass, when the gradient of the
+output layer's weights is computed, or in the backward pass of the last normalization layer.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _saved(name: str, size: int, formula: str, source: str) -> MemoryTerm:
 
 
 def _head_saved(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the input of the output layer, and the 16-bit copy of its weights by autocast."""
+    """Yield the output layer's input and, under autocast, a 16-bit copy of the layer's weights."""
     settings, n, h = plan.settings, plan.settings.loss_tokens, plan.shape.hidden
     each = settings.stream_bytes
     if settings.loss == "tiled":
-        # A single sequence without its last token is a view of all tokens.
+        # A single sequence without its last token is a view, so all its tokens stay in memory.
         n = n if settings.batch_size > 1 or settings.device == "cuda" else plan.tokens
         yield _saved("input of the head", n * h * each, f"{n} × {h} × {each}", TRL)
         return
@@ -86,9 +86,9 @@ def _loss_saved(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
-    """Yield what is in memory when the loss needs the most, in addition to the layers' tensors.
+    """Yield the moments at which memory can peak, without the tensors that the layers store.
 
-    Each moment has the bytes stored for the backward pass, and the terms of all other tensors.
+    Each moment is a pair: the bytes that are stored for the backward pass, and the other terms.
     """
     settings = plan.settings
     last_norm = norm(plan, "last norm").size
@@ -109,13 +109,13 @@ def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
 
 
 def during_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what exists from the loss until the backward pass ends, besides activations."""
+    """Yield what exists from the loss to the end of the backward pass, except activations."""
     yield _term("gradient of the loss", 4, "1 × 4", AUTOGRAD)
     yield from after_loss(plan)
 
 
 def after_loss(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the caller of the model keeps until the update: the loss, and its output."""
+    """Yield what the training loop keeps until the update: the loss, and maybe the logits."""
     yield _term("the loss", 4, "1 × 4", AUTOGRAD)
     if plan.settings.loss == "logits" and plan.settings.keep_output:
         yield _logits(plan, "the model's output")
@@ -133,17 +133,18 @@ def _logits_forward(plan: Plan) -> Iterator[MemoryTerm]:
     if plan.logit_bytes == 2:
         size, formula = 4 * t * plan.shape.vocab, f"{t} tokens × {plan.shape.vocab} logits × 4"
         yield _term("float32 logits", _block(plan, size), formula, CROSS_ENTROPY)
-    # The labels are padded by one token and shifted, which copies several sequences. The loss has
-    # two numbers, the sum and the number of tokens.
+    # The labels are padded by one token and shifted. If there are several sequences, the shift
+    # copies them. 8 B are for two numbers: the sum of the losses, and the number of tokens.
     count = 1 + t + batch + (t if batch > 1 else 0)
     yield _term("labels", 8 * count, f"8 × {count}", CROSS_ENTROPY)
     yield from _norm_result(plan)
 
 
 def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the last norm's result, which the model keeps until it returns the logits.
+    """Yield the last norm's result, which exists until the model returns the logits.
 
-    Only the part of it whose logits are computed is stored, or a 16-bit copy of this part.
+    With the loss "answers", the output layer's input is a copy of a part of this result. Otherwise,
+    the input is the result itself. If autograd stores the input, it counts as an activation.
     """
     settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
     stored = settings.trains_weights and not settings.autocast
@@ -151,14 +152,17 @@ def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
     count, size = (0 if stored else n), 0
     formula = f"{count} × {h} × {each}"
     if settings.loss == "answers":
-        # The logarithms of sums, which are counted as activations, don't exist yet.
+        # Activations contain the logarithms of sums, but these don't exist yet.
         count, size = count + t, -4 * n
         formula = f"{count} × {h} × {each} - {n} × 4"
     yield _term("result of the last norm", size + count * h * each, formula, AUTOGRAD)
 
 
 def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the gradients of the logits and of their softmax, which is an activation."""
+    """Yield the gradients of the logits and of their softmax.
+
+    The softmax itself is counted as an activation.
+    """
     n, vocab = plan.tokens, plan.shape.vocab
     full = 4 * n * vocab
     # The softmax also occupies a block. The bytes by which this block exceeds the softmax are
@@ -173,16 +177,16 @@ def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
     few = [_few_logits(plan, rows)] if plan.logit_bytes == 2 else []
     if plan.settings.autocast:
         n, vocab = plan.settings.loss_tokens, plan.shape.vocab
-        # The logarithms of sums, which are counted as activations, don't exist yet.
+        # Activations contain the logarithms of sums, but these don't exist yet.
         size, formula = n * (2 * vocab - 4), f"{n} × ({vocab} × 2 - 4)"
         few = [_term("16-bit logits", size, formula, AUTOCAST)]
     yield from max(few, list(_norm_result(plan)), key=total_bytes)
 
 
 def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the differences of a few logits to the logarithm of their sum, and float32 copies.
+    """Yield the float32 tensors that the loss computes from the logits of a few tokens at a time.
 
-    The differences of the previous logits exist until the next ones are computed.
+    The result for the previous tokens exists until the result for the next tokens is computed.
     """
     n, rows = plan.settings.loss_tokens, max(1, ANSWER_CHUNK // plan.shape.vocab)
     first, second = min(rows, n), max(0, min(rows, n - rows))
@@ -196,7 +200,10 @@ def _few_logits(plan: Plan, rows: int) -> MemoryTerm:
 
 
 def _tile(plan: Plan) -> tuple[int, int, list[MemoryTerm]]:
-    """Return the tokens and the words of a tile, and the tile with the operands of its product."""
+    """Return how many tokens and vocabulary tokens a tile has, and the terms of its memory.
+
+    The terms are the tile, and the 16-bit copies from which the tile is computed.
+    """
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     rows, words = min(TILE[0], settings.loss_tokens), min(TILE[1], vocab)
     each = plan.logit_bytes
@@ -219,7 +226,7 @@ def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the float32 gradients of the tokens and of the head, and a tile or their copies."""
+    """Yield the output layer's float32 gradients, and a tile or these gradients in 16 bits."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     n = settings.loss_tokens
     rows, words, tile = _tile(plan)
@@ -230,7 +237,7 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
     copies = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)] if each == 2 else []
     if settings.device == "cpu":
         work, formula = 29 * rows * words, f"29 × {rows} × {words}"
-        # If the head has few words for its width, float32 copies of a product need more.
+        # If the vocabulary is small and the head is wide, float32 copies of a product need more.
         product = 4 * (rows + h) * words if plan.logit_bytes == 2 else 0
         if product > work:
             work, formula = product, f"4 × ({rows} + {h}) × {words}"
@@ -239,7 +246,7 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _head_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the gradients of the logits, the output layer's weights and their input."""
+    """Yield the gradients of the logits, of the head's weights, and of the head's input."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     n, words = settings.loss_tokens, plan.shape.vocab * plan.shape.hidden
     each = 2 if settings.autocast else settings.stream_bytes
@@ -249,7 +256,7 @@ def _head_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _widened(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the 16-bit gradient of the head and its float32 copy, and the gradient of its input."""
+    """Yield the head's gradient in 16 bits and in float32, and the gradient of the head's input."""
     n, h, vocab = plan.settings.loss_tokens, plan.shape.hidden, plan.shape.vocab
     yield _term("gradients of the head", 6 * vocab * h, f"{vocab} × {h} × (2 + 4)", AUTOCAST)
     yield _term("gradient of its input", 4 * n * h, f"{n} × {h} × 4", AUTOCAST)
@@ -259,7 +266,10 @@ def _widened(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the gradient of a tied head, which waits for that of the embedding."""
+    """Yield the gradient of a tied head.
+
+    It stays in memory until the embedding's gradient is added to it.
+    """
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     if settings.trains_weights and plan.shape.tied:
         each = settings.precision.gradient
@@ -267,7 +277,7 @@ def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the backward pass of the last norm, and the gradients that exist by then."""
+    """Yield the tensors of the last norm's backward pass, and the gradients that already exist."""
     settings, h = plan.settings, plan.shape.hidden
     yield replace(norm_backward(plan), part="transient", group=LOGITS)
     yield from held_gradient(plan)

@@ -54,7 +54,8 @@ class Plan:
     ) -> Plan:
         """Build the plan from the arguments of `memory.estimate`.
 
-        A model that can't read the default number of tokens gets as many as it can read.
+        If a model can't read sequences of the default length, the default is the longest length
+        that it can read.
         """
         shape, options = ModelShape.of(model), dict(options or {})
         if most := shape.positions or shape.context:
@@ -76,7 +77,7 @@ class Plan:
 
     @property
     def logit_bytes(self) -> int:
-        """The bytes of a logit that the loss reads.
+        """The bytes of each logit that the loss reads.
 
         Under autocast, accelerate converts the model's 16-bit logits to float32 for the course.
         """

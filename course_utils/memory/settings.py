@@ -24,8 +24,9 @@ SHARDED: dict[str | None, tuple[str, ...]] = {
 }
 SHARDINGS = tuple(SHARDED)
 
-# TRL 1.16 computes the logits of so many tokens and words of the vocabulary at a time, and the
-# course converts so many logits to float32 at a time (course_utils.training.loss.CHUNK).
+# TRL 1.16 computes the logits of one tile at a time, with TILE[0] tokens and TILE[1] vocabulary
+# tokens. The course converts ANSWER_CHUNK logits to float32 at a time (its module
+# course_utils.training.loss calls this number CHUNK).
 TILE, ANSWER_CHUNK = (4096, 32768), 2**20
 
 
@@ -90,17 +91,17 @@ OPTIMIZERS = {
     "sgd_momentum": Optimizer(1),
 }
 
-# What a trainer does unless its user says otherwise, in the versions that constraints.txt pins.
-# tests/test_trainers.py measures it. The second dict contains the recipe of each method.
+# What each trainer does by default, in the versions that constraints.txt pins; this is measured by
+# tests/test_trainers.py. The first dict contains options, the second the recipe of each method.
 #   trl           SFTTrainer: bfloat16 autocast, logits in tiles, QLoRA's adapters in bfloat16. Full
 #                 fine-tuning has float32 weights. With adapters, the weights that are not quantized
 #                 have `compute_dtype`, as with model_init_kwargs={"dtype": "bfloat16"}. Without
-#                 this argument, TRL loads them in float32: for QLoRA, that is `upcast`.
-#   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model has the
-#                 format of its checkpoint, and peft's adapters are float32. The recipe of users of
-#                 bf16=True is "autocast".
-#   course        `finetune` with autograd: autocast, float32 adapters, logits only where an answer
-#                 token follows, and on a GPU paged 8-bit Adam.
+#                 this argument, TRL loads these weights in float32; for QLoRA, set `upcast`.
+#   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model keeps the
+#                 format of its checkpoint, and peft's adapters are float32. With bf16=True, the
+#                 recipe is "autocast".
+#   course        `finetune` with autograd: autocast, float32 adapters, logits only for tokens whose
+#                 next token belongs to an answer, and on a GPU paged 8-bit Adam.
 TRAINERS: dict[str | None, tuple[dict[str, Any], dict[str, str]]] = {
     None: ({"loss": "logits"}, {"full": "mixed", "lora": "fp32", "qlora": "fp32"}),
     "trl": ({"loss": "tiled"}, {"full": "autocast", "lora": "autocast", "qlora": "bf16"}),
@@ -185,8 +186,8 @@ class Settings:
     def of(cls, method: str, options: Mapping[str, Any]) -> Settings:
         """Build the settings from the options of `memory.estimate`.
 
-        The trainer sets the defaults of some options (see `TRAINERS`). It is None for full
-        fine-tuning, whose default is the slide's recipe, and "trl" for adapters.
+        The trainer sets the defaults of some options (see `TRAINERS`). The default trainer is "trl"
+        for adapters. For full fine-tuning it is None: the slide's recipe.
         """
         chosen = {"trainer": None if method == "full" else "trl", **options}
         if chosen["trainer"] in TRAINERS and method in CHOICES["method"]:
@@ -194,7 +195,7 @@ class Settings:
             preset = {"recipe": recipes[method], **common}
             if chosen.get("device") == "cpu":
                 preset.pop("optimizer", None)
-            # In float32, there is no autocast, and a model that is trained whole is float32.
+            # With compute_dtype="float32", autocast is off, and fully trained weights are float32.
             in_16_bits = preset["recipe"] == "autocast" or recipes["full"] == "bf16"
             if in_16_bits and chosen.get("compute_dtype") == "float32":
                 preset["recipe"] = "fp32"
@@ -286,6 +287,6 @@ class Settings:
     @property
     def autocast(self) -> bool:
         """Whether autocast computes matrix products in 16 bits, even if the weights are float32."""
-        # If all numbers of TRL's QLoRA have 16 bits, its autocast changes nothing.
+        # TRL's QLoRA runs under autocast. If all numbers have 16 bits, autocast changes nothing.
         widened = self.trainer == "trl" and self.recipe == "bf16" and self.upcast
         return self.recipe == "autocast" or (widened and self.compute_dtype != "float32")

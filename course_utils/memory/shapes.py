@@ -48,7 +48,7 @@ class ModelShape:
         post_norms: Whether the results of attention and of the MLP are normalized too, before they
             are added to the residual stream, as in Gemma 3.
         scaled: Whether the embedding's result is multiplied by a constant, as in Gemma.
-        context: The most tokens in a sequence according to the config, 0 if that is unknown.
+        context: The largest sequence length that the config allows, 0 if unknown.
         positions: Number of rows in the learned position table, 0 for rotary positions.
         rotary_width: How many numbers of each head are rotated; the default is head_dim.
         local_rotary: Whether layers with a sliding window rotate by other angles, as in Gemma 3.
@@ -141,8 +141,8 @@ class ModelShape:
     ) -> ModelShape:
         """Return the shape of a model, read from its Hugging Face config.
 
-        Of a model that also reads images or sounds, only the text part is described. The name of
-        such a shape ends with "(text only)".
+        If the model also reads images or sounds, the shape describes only the text part, and the
+        shape's name ends with "(text only)".
 
         Args:
             config: The config as a dict, the path of config.json or of its folder, or the name of a
@@ -342,7 +342,7 @@ def _matches(name: str, target: str) -> bool:
 def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
     """Return the values of a model's config.json, and a name for the model.
 
-    The config is given as in `ModelShape.from_config`, which also lists the errors.
+    `ModelShape.from_config` describes the argument and the errors.
     """
     if isinstance(config, Mapping):
         return dict(config), str(config.get("model_type", "the config"))
@@ -354,7 +354,7 @@ def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any],
     try:
         path = Path(config)
         if path.is_dir():
-            # The folder of an adapter may contain no other config, and then the error says so.
+            # A folder may contain only the config of an adapter. Then a later error explains this.
             files = [path / name for name in ("config.json", "adapter_config.json")]
             path = next(filter(Path.exists, files), path)
         path = path if path.is_file() else _from_hub(str(config))

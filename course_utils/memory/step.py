@@ -163,7 +163,7 @@ class Step:
         return self._phase("forward", f"forward of layer {layer + 1}", kept, activations=saved)
 
     def loss(self) -> StepPhase:
-        """Return the memory in use when the last norm, the output layer and the loss need most."""
+        """Return the largest memory in use during the last norm, the output layer and the loss."""
         kept = self._inputs_of_recomputation(self.plan.shape.layers)
         below = self.size["activations"] - total_bytes(output_saved(self.plan))
         phases = (
@@ -260,7 +260,7 @@ class Step:
 
 
 def layer_name(layer: int, layers: int) -> str:
-    """Return the name of one of so many layers, given its index from 0."""
+    """Return the name of the layer with index `layer`, from 0, in a model of `layers` layers."""
     if layer == layers - 1:
         return "the last layer"
     return f"layer {layer + 1}" if layer else "the first layer"
@@ -289,12 +289,12 @@ def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
 def _gathered_weights(plan: Plan) -> MemoryTerm:
     """Return the term for the whole weights that each GPU gathers from the other GPUs.
 
-    FSDP also keeps its root unit gathered: the embedding, the head and the last norm. ZeRO releases
-    all but the current module and the next, and one of them may be the embedding or the head.
+    FSDP gathers two layers and its root unit: the embedding, the head and the last norm. ZeRO
+    gathers only the current module and the next. One of these may be the embedding or the head.
     """
     shape, coded, each = plan.shape, sum(plan.quantized.values()), plan.settings.base_bytes
     layer, table = plan.layer_weights - coded, shape.vocab * shape.hidden
-    # Two layers, and what else is gathered, both without the numbers in NF4.
+    # The number of gathered layers, and the number of gathered weights outside the layers.
     layers, root, source = 2, 0, "the current layer and the next; ZeRO, 5.3"
     if plan.settings.sharding == "fsdp":
         root = shape.embedding_parameters + shape.hidden * shape.norm_tensors
@@ -307,7 +307,7 @@ def _gathered_weights(plan: Plan) -> MemoryTerm:
 
 
 def cublas_workspaces() -> MemoryTerm:
-    """Return the term of the workspaces that cuBLAS has for the two threads of a step."""
+    """Return the term for cuBLAS's workspaces, one for each of the two threads of a step."""
     formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
     return _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
 
@@ -358,7 +358,7 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
 
 
 def _embedding_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the embedding's backward pass, the last of a step, adds to all gradients."""
+    """Yield what exists in the embedding's backward pass, in addition to all gradients."""
     vocab, h, each = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
     table, formula = vocab * h * each, f"{vocab} × {h} × {each}"
     if plan.shape.tied:

@@ -1,18 +1,18 @@
-"""Run a training step without its memory: real code, on tensors that have shapes but no numbers.
+"""Trace a training step: run the model's real code on tensors that have shapes but no numbers.
 
-transformers builds the model from its config on PyTorch's device "meta", peft adds the adapters,
-and then fake tensors, which know nothing but their shape, dtype and device, run forward and
-backward. A meter counts the bytes that real tensors would have. So this traces any model that
-transformers can build, without its weights:
+transformers builds the model from its config on PyTorch's device "meta", and peft adds the
+adapters. Then the model's code runs forward and backward on fake tensors, which have a shape, a
+dtype and a device, but no numbers. A meter counts the bytes that real tensors would have. So any
+model that transformers can build can be traced, without its weights:
 
     config ─► model on "meta" ─► NF4 and adapters ─► fake tensors ─► forward, backward ─► phases
 
-Most layers of a deep model are alike. So only a few layers are traced, in two models of different
-depth: what a block of layers adds to a phase of the step, each further block adds, too. The tests
-compare traces with steps measured on a CPU, to the byte.
+Most layers of a deep model are alike. So two models with few layers are traced, and the second
+model has one block of layers more. The difference between the two traces gives the bytes of all
+further blocks. The tests check to the byte that traces equal steps measured on a CPU.
 
-The operators are those of a CPU. For a GPU, its workspaces and the rounding of its allocator are
-added, but a kernel that stores something else on a GPU than on a CPU is not known.
+A trace runs the operators of a CPU. For a GPU, it adds the workspaces and the allocator's rounding.
+But it doesn't know which kernels store other tensors on a GPU than on a CPU.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ from course_utils.memory.weights import paged_bytes, state_bytes
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# The line for fused experts. bitsandbytes leaves them in 16 bits, as they are no linear layers.
+# The term for experts that share a tensor. bitsandbytes quantizes only linear layers, so it leaves
+# these experts in 16 bits.
 NOT_QUANTIZED = "experts, not quantized"
-# Entries of `Trace.permanent` that are no part of the memory during the whole step.
+# Entries of `Trace.permanent` that must not be added to the memory of the whole step.
 PARAMETERS, SCRATCH, PAGED = "parameters of the model", "scratch of the optimizer", "paged states"
 SOURCE = "the model's own code"
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
@@ -69,13 +70,13 @@ MOST_LAYERS = 1000
 
 
 def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
-    """Return what `memory.estimate` returns, for any causal model that transformers can build.
+    """Return the same as `memory.estimate`, but for any causal model that transformers can build.
 
-    Of a model on the hub, only the config is downloaded. The arguments are those of `estimate`.
+    The arguments are the same, too. If the model is on the hub, only its config is downloaded.
 
     Raises:
-        ValueError: An option or the config is wrong, the model isn't a decoder, or its code reads
-            the numbers of tensors, which fake tensors don't have.
+        ValueError: An option or the config is wrong, the model isn't a decoder, or the model's code
+            needs the numbers in its tensors. Fake tensors have no numbers.
     """
     return at_peak(*_traced(model, method, options))
 
@@ -83,7 +84,7 @@ def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options
 def trace_timeline(
     model: str | Path | Mapping[str, Any], method: str = "full", **options: Any
 ) -> tuple[StepPhase, ...]:
-    """Return every phase of a traced step, in order, as `memory.timeline` does."""
+    """Trace a step, and return its phases in order, like `memory.timeline`."""
     *_, phases = _traced(model, method, options)
     return phases
 
@@ -104,7 +105,7 @@ def _traced(
             f"{name} can't be traced: what its code computes depends on the numbers in tensors, "
             "such as which expert a token gets"
         ) from None
-    # A wrong config, or code that can't run on fake tensors, raises any exception.
+    # A wrong config, or code that can't run on fake tensors, can raise any exception.
     except Exception as error:
         raise ValueError(f"{name} can't be traced: {first_line(error)}") from error
     shape = ModelShape.generic(traced.permanent[PARAMETERS], name)
@@ -112,7 +113,7 @@ def _traced(
 
 
 def _terms(traced: Trace) -> Iterator[MemoryTerm]:
-    """Yield the terms of all parts but "transient"."""
+    """Yield the terms of all parts except "transient"."""
     for name, size in traced.permanent.items():
         part = name if name in PARTS else "weights"
         if size and name not in (PARAMETERS, SCRATCH, PAGED):
@@ -122,7 +123,7 @@ def _terms(traced: Trace) -> Iterator[MemoryTerm]:
 
 
 def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
-    """Yield the phases of a traced step, with the names and parts of the formula's phases."""
+    """Yield the phases of a traced step. Their names and parts are as in `memory.timeline`."""
     permanent = Counter(dict.fromkeys(PARTS[:-1], 0))
     for term in _terms(traced):
         permanent[term.part] += term.size
@@ -154,10 +155,10 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
 def causal_config(
     model: str | Path | Mapping[str, Any], tokens: int
 ) -> tuple[PretrainedConfig, str]:
-    """Return the config of a causal language model that reads so many tokens, and its name.
+    """Return the config and the name of a causal language model.
 
-    The config of a model that also reads images is replaced by that of its text part, if
-    transformers can build this part alone.
+    If the model can't read `tokens` tokens, raise ValueError. If the model also reads images, and
+    transformers can build its text part alone, return the config of the text part.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -166,7 +167,7 @@ def causal_config(
     values, name = (dict(PRESETS[name]), name) if is_preset else read_config(model)
     if reason := not_a_decoder(values):
         raise ValueError(f"{name} {reason}")
-    # The weights are counted in 16 bits or NF4, whatever the repository stores.
+    # The settings decide how weights are stored, even if the repository's weights are quantized.
     values = {key: value for key, value in values.items() if key != "quantization_config"}
     kind = values.pop("model_type", None)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -175,9 +176,9 @@ def causal_config(
     try:
         config = AutoConfig.for_model(kind, **values)
         text = config.get_text_config(decoder=True)
-        getattr(text, "attribute_map")  # noqa: B009 - A wrong text_config is no config.
-    except Exception as error:  # Each config class checks its values with its own exceptions.
-        reason = first_line(error.__cause__ or error)  # Strict classes put it into the cause.
+        getattr(text, "attribute_map")  # noqa: B009 - It fails if text_config is wrong.
+    except Exception as error:  # Each config class raises its own exceptions.
+        reason = first_line(error.__cause__ or error)  # In strict classes, the cause is the reason.
         raise ValueError(f"the config of {name} is wrong: {reason}") from error
     if text is not config and _model_class(text):
         config, name = text, f"{name} (text only)"
@@ -188,10 +189,10 @@ def causal_config(
 
 
 def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int) -> None:
-    """Raise ValueError if the `given` fields of a config lack a size, or don't allow the trace."""
+    """Raise ValueError if a size in a config is missing or wrong, or doesn't allow the trace."""
 
     def given_size(field: str) -> Any:
-        # For a size that is missing, transformers fills in that of some model.
+        # If a config doesn't give a size, transformers fills in a default, which may be wrong.
         is_given = given & {field, text.attribute_map.get(field)}
         return getattr(text, field, None) if is_given else None
 
@@ -215,7 +216,7 @@ def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int
 
 
 def _model_class(config: PretrainedConfig) -> Any:
-    """Return the class of transformers for the language model of a config, or None."""
+    """Return the class with which transformers builds a causal language model, or None."""
     import transformers as t
 
     for mapping in (t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, t.MODEL_FOR_CAUSAL_LM_MAPPING):
@@ -242,13 +243,13 @@ def build(config: PretrainedConfig, settings: Settings) -> Any:
 
 
 def _empty(config: PretrainedConfig, **options: Any) -> Any:
-    """Return a model of transformers on the device "meta", so without numbers."""
+    """Build a model of transformers without numbers, on the device "meta"."""
     with torch.device("meta"):
         return _model_class(config)._from_config(copy.deepcopy(config), **options)
 
 
 def _quantize(model: Any, settings: Settings) -> None:
-    """Replace the layers that transformers would load in NF4."""
+    """Replace the linear layers that transformers would load in NF4 by 4-bit layers."""
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
@@ -284,7 +285,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _make_fake(model: nn.Module, settings: Settings) -> None:
-    """Replace the tensors of a model by fake tensors on a CPU, inside a FakeTensorMode."""
+    """Replace a model's tensors by fake tensors on a CPU. It must run in a FakeTensorMode."""
     from bitsandbytes.nn import Linear4bit
 
     made: dict[int, Any] = {}
@@ -310,7 +311,7 @@ def _fake(tensor: Tensor) -> Tensor:
 
 
 def _in_nf4(weight: Tensor, settings: Settings) -> Any:
-    """Return fake codes of a weight matrix, with their constants as bitsandbytes makes them."""
+    """Return a weight matrix in NF4: fake codes, with the constants that bitsandbytes stores."""
     codes, state = quantize_4bit(
         torch.empty(weight.shape, dtype=getattr(torch, settings.compute_dtype)),
         blocksize=settings.block_size,
@@ -340,14 +341,14 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
     if settings.loss == "answers":
         kept = torch.arange(settings.loss_tokens // settings.batch_size)
         logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
-        # With mixed precision, accelerate converts everything that a model returns to float32.
+        # With mixed precision, accelerate converts the model's output to float32.
         logits = logits.float() if settings.autocast else logits
         return _AnswerLoss.apply(logits.flatten(0, 1)), None
     base = model if settings.trains_weights else model.get_base_model()
     on_gpu = settings.device == "cuda"
     hidden = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     hidden = hidden.reshape(-1, hidden.shape[-1])
-    # On a GPU, TRL copies the tokens that count. Here these are all tokens.
+    # On a GPU, TRL copies the tokens that count in the loss. Here all tokens count.
     hidden = hidden.clone() if on_gpu else hidden
     counts = ids[:, 1:] >= 0
     targets = ids[:, 1:].clamp(min=0).flatten()
@@ -357,11 +358,11 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
 
 
 class _TiledLoss(torch.autograd.Function):
-    """Allocates what the output layer of TRL's `SFTTrainer` allocates, which never has all logits.
+    """Allocates the same tensors as the loss of TRL's `SFTTrainer`.
 
-    It computes the logits of one tile at a time, forward and again backward. On a GPU, a kernel
-    changes the tile in place. On a CPU, up to 3 (forward) or 7 (backward) float32 copies and a mask
-    exist, so 13 or 29 B for each logit.
+    TRL computes the logits of one tile at a time, first in the forward pass and again in the
+    backward pass. On a GPU, a kernel changes the tile in place. On a CPU, each logit needs a mask
+    (1 B) and float32 copies: up to 3 (12 B) in the forward, up to 7 (28 B) in the backward pass.
     """
 
     @staticmethod
@@ -398,7 +399,7 @@ class _TiledLoss(torch.autograd.Function):
 def _compute_tile(
     ctx: Any, tensors: tuple[Tensor, Tensor], each: int, per_token: int = 0, sums: Any = ()
 ) -> None:
-    """Allocate the first tile, which is the largest, and what is computed from it."""
+    """Allocate the first and largest tile, and the tensors that are computed from this tile."""
     hidden, weight = tensors
     rows, words = min(TILE[0], len(hidden)), min(TILE[1], len(weight))
     tile = torch.empty(rows, TILE[1], dtype=ctx.dtype)[:, :words]
@@ -413,7 +414,7 @@ def _compute_tile(
 
 
 class _AnswerLoss(torch.autograd.Function):
-    """Allocates what `course_utils.training.loss` allocates."""
+    """Allocates the same tensors as `course_utils.training.loss`."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -427,7 +428,7 @@ class _AnswerLoss(torch.autograd.Function):
         logits, log_sums = ctx.saved_tensors
         parts = (tensor[: 2 * ctx.rows].split(ctx.rows) for tensor in (logits, log_sums))
         for z, log_sum in zip(*parts, strict=True):
-            p = z.float() - log_sum[:, None]  # noqa: F841 - It exists until the next is computed.
+            p = z.float() - log_sum[:, None]  # noqa: F841 - It exists until the next p does.
         return logits
 
 
@@ -439,9 +440,9 @@ class Trace:
     """The bytes (B) of a traced step.
 
     Attributes:
-        permanent: What is in memory during the whole step, such as "adapters": name → bytes.
-        phases: The phases in order: name → what else is in memory at the phase's peak: "gradients",
-            "activations", LOGITS or WORK → bytes.
+        permanent: The tensors in memory during the whole step: name, such as "adapters" → bytes.
+        phases: For each phase, in order, the other tensors in memory at the phase's peak: name of
+            the phase → part ("gradients", "activations", LOGITS or WORK) → bytes.
     """
 
     permanent: Mapping[str, int]
@@ -451,9 +452,10 @@ class Trace:
 def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
     """Trace the forward and backward pass of a micro-batch, with all layers of the model."""
     model = build(config, settings)
-    # bitsandbytes keeps this code book for the rest of the process, so it must not be a fake.
+    # In this call, bitsandbytes makes a code book and keeps it for the rest of the process. So the
+    # call must not run on fake tensors.
     quantize_blockwise(torch.zeros(1))
-    # `trace` reports an error of the model's code, which PyTorch would also print.
+    # If the model's code fails, `trace` reports the error. PyTorch must not print it, too.
     quiet = patch("torch._subclasses.fake_tensor.log.disabled", True)
     with _numbers_known(), quiet, FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model, settings)
@@ -476,7 +478,10 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
 
 
 def _numbers_known() -> Any:
-    """Tell transformers that the batch is neither packed nor padded, which fake tensors can't."""
+    """Tell transformers that the batch is neither packed nor padded.
+
+    It can't find this out from fake tensors.
+    """
     from transformers import masking_utils
 
     needless = masking_utils._ignore_causal_mask_sdpa
@@ -488,7 +493,7 @@ def _numbers_known() -> Any:
 
 
 class _GpuMeter(TensorMeter):
-    """Counts bytes as PyTorch's allocator on a GPU does, and what the softmax needs there."""
+    """Counts bytes as PyTorch's allocator does on a GPU, and adds a tensor for the softmax."""
 
     def __init__(self) -> None:
         super().__init__(rounded)
@@ -498,7 +503,7 @@ class _GpuMeter(TensorMeter):
     ) -> Any:
         scratch = None
         if operation is torch.ops.aten._softmax_backward_data.default:
-            # On a GPU, the product of the gradient and the softmax is a tensor of its own.
+            # On a GPU, the product of the gradient and the softmax needs an extra tensor.
             with self:
                 scratch = torch.empty_like(args[0])
         result = super().__torch_dispatch__(operation, types, args, kwargs)
@@ -542,7 +547,7 @@ def _phases_marked(meter: TensorMeter, model: Any) -> Iterator[None]:
 
 
 def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
-    """Return the bytes of weights by kind, adapters, gradients and optimizer states."""
+    """Return the bytes of the weights (by kind), adapters, gradients and optimizer states."""
     sizes: Counter[str] = Counter()
     seen: set[int] = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -555,11 +560,12 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
         state = getattr(parameter, "quant_state", None)
         if "lora_" not in name:
             sizes[PARAMETERS] += state.shape.numel() if state else parameter.numel()
-    # A module whose weight is read by other code than its own doesn't use its adapter.
+    # If other code reads a module's weight directly, the module's adapter gets no gradient.
     trained = [p for p in _trained(model) if p.grad is not None]
     optimizer = OPTIMIZERS[settings.optimizer]
     numbers = sum(p.numel() for p in trained)
-    # transformers keeps some weights in float32, such as routers. So are their states in "bf16".
+    # transformers keeps some weights, such as routers, in float32. In the recipe "bf16", the
+    # optimizer states of these weights are float32, too.
     states = sum(state_bytes(p.numel(), settings) * _widening(p, settings) for p in trained)
     books = 256 * 4 if optimizer.eight_bit else 0
     sizes["gradients"] = sum(p.nbytes for p in trained)
@@ -575,7 +581,10 @@ def _widening(parameter: Tensor, settings: Settings) -> int:
 
 
 def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[str, Tensor]]:
-    """Yield the kind of a tensor of the model and the tensor, with the constants of NF4."""
+    """Yield a tensor of the model with its kind.
+
+    For an NF4 weight, also yield its constants and code books, each with its kind.
+    """
     if state := getattr(tensor, "quant_state", None):
         yield "NF4 codes", tensor
         for part in filter(None, (state, state.state2)):
@@ -592,7 +601,10 @@ def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[st
 
 
 def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
-    """Return the bytes of each part of a phase, given the bytes by the phase that made them."""
+    """Return how many bytes each part has at the peak of `phase`.
+
+    `made` tells in which phase the tensors in memory were created: phase → bytes.
+    """
     parts: Counter[str] = Counter()
     for maker, size in made.items():
         part = {"gradients": "gradients", LOSS: LOGITS}.get(maker, "activations")
@@ -606,7 +618,7 @@ def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
 
 
 def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
-    """Trace a step of a model, of which as few layers as possible are run."""
+    """Trace a step of a model, but run as few of its layers as possible."""
     kinds = [_kind(layer) for layer in layers_of(_empty(config))]
     if found := _blocks(kinds):
         shallow, deeper = (_with_layers(config, found.layers(n)) for n in (1, 2))
@@ -619,7 +631,7 @@ def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
 class Blocks:
     """How the `count` layers of a model repeat.
 
-    The `first` layers are followed by blocks of `size` layers, and by at least one last layer.
+    Blocks of `size` layers follow the first `first` layers. At least one layer follows the blocks.
     """
 
     count: int
@@ -628,16 +640,16 @@ class Blocks:
 
     @property
     def last(self) -> int:
-        """The number of layers above the blocks."""
+        """The number of layers after the blocks."""
         return (self.count - self.first - 1) % self.size + 1
 
     def layers(self, blocks: int) -> int:
-        """Return the number of layers of a model with so many blocks."""
+        """Return how many layers a model with `blocks` blocks has."""
         return self.first + blocks * self.size + self.last
 
 
 def _kind(layer: nn.Module) -> tuple[Any, ...]:
-    """Return everything that distinguishes kinds of layers: modules, their settings and shapes."""
+    """Return what layers of one kind have in common: modules, settings, shapes and dtypes."""
     return tuple(
         (
             name,
@@ -654,13 +666,14 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _blocks(kinds: list[Any]) -> Blocks | None:
-    """Find the smallest blocks of layers that repeat, or None if they would save no time."""
+    """Find the smallest block of layers that repeats, or None if it would save no time."""
     count = len(kinds)
     for size in range(1, count // 3):
         for first in range(1, count - 3 * size):
             found = Blocks(count, first, size)
             repeats = all(kinds[i] == kinds[i + size] for i in range(first, count - size))
-            # A mask that layers of a kind share is freed after the lowest of these layers.
+            # Layers of the same kind share a mask, until the backward pass of the lowest of these
+            # layers. So the blocks must not contain the lowest layer of a kind.
             seen = set(kinds[first : first + size]) <= set(kinds[:first])
             if repeats and seen and found.layers(1) + found.layers(2) < count:
                 return found
@@ -680,10 +693,10 @@ def _with_layers(config: PretrainedConfig, count: int) -> PretrainedConfig:
 
 
 def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
-    """Return the trace of a model, given traces with 1 and 2 of its blocks.
+    """Compute the trace of a model from traces of two smaller models, with 1 and 2 of its blocks.
 
-    In the lowest and in the highest block, each phase grows by the same bytes with each further
-    block of the model. Between these two, it changes by the same bytes from block to block.
+    Each further block of the model adds the same bytes to the phases of the lowest block and of the
+    highest block. From the lowest block to the highest, the bytes of a phase change in equal steps.
     """
     count, first, size = model.count, model.first, model.size
     low, high = model.layers(1), model.layers(2)
@@ -714,6 +727,6 @@ def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
 def _on_line(
     start: Mapping[str, int], end: Mapping[str, int], passed: int, distance: int
 ) -> dict[str, int]:
-    """Return the sizes at a point of a line, `passed` / `distance` of the way to its end."""
+    """Return the sizes on a line from `start` to `end`, after `passed` / `distance` of the way."""
     pairs = {key: (start.get(key, 0), end.get(key, 0)) for key in {**start, **end}}
     return {key: a + (b - a) * passed // distance for key, (a, b) in pairs.items()}

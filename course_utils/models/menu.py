@@ -2,8 +2,8 @@
 
 The predictions are those of the course's calculator, `course_utils.memory`, for the training run of
 lecture 07: adapters of rank 8 on all linear layers, and 8 examples per step. The course computes
-logits only where an answer token follows. How many tokens that is depends on the texts, so the
-prediction counts the logits of all tokens, and is an upper bound.
+logits only for tokens whose next token belongs to an answer. The number of these tokens depends on
+the texts. So the prediction counts the logits of all tokens, and is an upper bound.
 """
 
 from __future__ import annotations

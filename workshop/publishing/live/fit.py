@@ -215,7 +215,10 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Convert the values of the controls to arguments of `memory.estimate`, without defaults."""
+    """Convert the values of the controls to arguments of `memory.estimate`.
+
+    Most arguments that equal the default are left out.
+    """
     return _model(values), values["method"], _options(values)
 
 
@@ -227,7 +230,7 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
         options["answer_share"] /= 100
     if "," in options.get("targets", ""):
         options["targets"] = tuple(options["targets"].split(","))
-    # The trainer sets the defaults of other options, and the method sets the trainer's.
+    # The method sets the default trainer, and the trainer sets the defaults of other options.
     defaults = vars(Settings.of(method, {"trainer": options["trainer"]}))
     defaults = {**defaults, "trainer": Settings.of(method, {}).trainer}
     always = ["sequence_length", *(name for name, c in CONTROLS.items() if c.value == AUTO)]
@@ -280,7 +283,10 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
 
 
 def _problem(problem: str, gpu: str, values: Mapping[str, Any]) -> str:
-    """Return what is wrong with a config, and the command that computes it if one can, as HTML."""
+    """Return, as HTML, what is wrong.
+
+    If `course fit` can trace the model, also return the command that does this.
+    """
     if memory.TRACED not in problem:
         return alert(problem)
     command, missing = ["course", "fit", "config.json"], []
@@ -337,7 +343,7 @@ def _decided(found: Estimate, values: Mapping[str, Any]) -> str:
 
 def _bar(found: Estimate, gpu: str) -> str:
     """Return the bytes at the peak as one bar, with marks at the limits of up to three GPUs."""
-    # A part of a few bytes would only make the legend longer.
+    # A part with very few bytes can't be seen in the bar, and would make the legend longer.
     parts = {name: size for name, size in found.groups.items() if size > found.total / 10_000}
     # The chosen GPU, the largest that has too little memory, and the smallest that has enough.
     small = [name for name, size in _sizes().items() if size < found.total]
@@ -467,7 +473,7 @@ def _python(values: Mapping[str, Any], gpu: str, options: Mapping[str, Any]) -> 
 
 
 def _code(code: str, kind: str) -> str:
-    """Return code with a button that copies it; `kind` is the word for it."""
+    """Return code with a button "Copy the `kind`", where `kind` is "code" or "command"."""
     return (
         f'<pre class="live-code" tabindex="0">{text(code)}</pre>'
         f'<button type="button" data-copy="code">Copy the {kind}</button>'
