@@ -219,7 +219,10 @@ def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any
 
     Most arguments that equal the default are left out.
     """
-    return _model(values), values["method"], _options(values)
+    model, options = _model(values), _options(values)
+    if model.longest("eager"):  # Otherwise `estimate` would shorten the default length.
+        options["sequence_length"] = values["sequence_length"]
+    return model, values["method"], options
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,13 +236,13 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     # The method sets the default trainer, and the trainer sets the defaults of other options.
     defaults = vars(Settings.of(method, {"trainer": options["trainer"]}))
     defaults = {**defaults, "trainer": Settings.of(method, {}).trainer}
-    always = ["sequence_length", *(name for name, c in CONTROLS.items() if c.value == AUTO)]
+    trainers = [name for name, control in CONTROLS.items() if control.value == AUTO]
     return {
         name: options[name]
         for name, default in defaults.items()
         if name in options
         and options[name] != AUTO
-        and (name in always or options[name] != default)
+        and (name in trainers or options[name] != default)
     }
 
 
