@@ -10,7 +10,7 @@ from course_utils.machine.measure import (
     optimizer_bytes,
     saved_for_backward,
 )
-from course_utils.memory import ModelShape, Settings, estimate
+from course_utils.memory import Settings
 from course_utils.models import finish_loading, model_bytes, nf4_config
 
 SIZES = {
@@ -190,13 +190,3 @@ def measure_step(model, run: Settings) -> dict[str, int]:
         "optimizer": optimizer_bytes(optimizer),
         "peak": meter.peak,
     }
-
-
-def step(name, folder, _, method, **options):
-    """Train the model of a config by name; return the measured bytes and the estimate."""
-    options = {"batch_size": 2, "sequence_length": 128, "device": "cpu"} | options
-    options = {"compute_dtype": "bfloat16", "targets": "all-linear", "rank": 8} | options
-    config = config_of(name)
-    predicted = estimate(ModelShape.from_config(config.to_dict()), method, **options)
-    model = make_model(config, predicted.settings, folder / name)
-    return measure_step(model, predicted.settings), predicted

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -156,25 +156,27 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
 
 @contextmanager
 def backward_marked(
-    meter: TensorMeter, head: nn.Module, layers: Sequence[nn.Module]
+    meter: TensorMeter, head: nn.Module | None, layers: Iterable[nn.Module]
 ) -> Iterator[None]:
     """Begin phases of a meter while a language model runs a forward and a backward pass.
 
-    The phase "loss" begins when the output layer `head` begins its forward pass. In the backward
-    pass, "backward of layer n" begins as soon as the gradient of the output of layer n exists,
-    where n counts `layers` from 1. The caller begins all other phases, such as "forward".
+    If an output layer `head` is given, the phase "loss" begins when its forward pass begins. In the
+    backward pass, "backward of layer n" begins as soon as the gradient of the output of layer n
+    exists, where n counts `layers` from 1. The caller begins all other phases, such as "forward".
     """
 
     def mark(name: str) -> Callable[..., None]:
         return lambda *_: meter.begin(name)
 
     def mark_backward(name: str) -> Callable[..., None]:
-        def with_output(layer: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ARG001
-            output.register_hook(mark(name))
+        def with_output(layer: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+            tensor = output[0] if isinstance(output, tuple) else output
+            if tensor.requires_grad:
+                tensor.register_hook(mark(name))
 
         return with_output
 
-    hooks = [head.register_forward_pre_hook(mark("loss"))]
+    hooks = [head.register_forward_pre_hook(mark("loss"))] if head else []
     for n, layer in enumerate(layers, 1):
         hooks.append(layer.register_forward_hook(mark_backward(f"backward of layer {n}")))
     try:

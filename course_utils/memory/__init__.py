@@ -36,7 +36,7 @@ arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
 from course_utils.memory.advice import Alternative, alternatives
 from course_utils.memory.estimates import Estimate, estimate, timeline
 from course_utils.memory.families import FAMILIES, PRESETS, TRACED
-from course_utils.memory.gpus import GPU, GPUS, MORE_GPUS, RESERVE, usable_bytes
+from course_utils.memory.gpus import GPU, GPUS, MORE_GPUS, RESERVE, USABLE, usable_bytes
 from course_utils.memory.plan import Plan, Trainable
 from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
 from course_utils.memory.settings import (

@@ -27,7 +27,7 @@ from course_utils.memory.settings import DTYPE_BYTES
 from course_utils.memory.terms import MemoryTerm, total_bytes
 
 # The sources that several terms cite for their formulas.
-CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
+WEIGHTS, AUTOGRAD = "gradients of weights", "autograd"
 PEFT, AUTOCAST, NO_GRADIENT = "peft's LoRA layer", "torch.autocast", "needs no gradient"
 
 # The places where the inputs of linear layers are computed, in the order of the forward pass.
@@ -54,11 +54,6 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
         return _layer_inputs(plan, layers) + saved_mask(plan)
     terms = _saved_by_layers(plan, layers, max(layers, rotated))
     return total_bytes(terms) + 2 * saved_copies(plan, layers)
-
-
-def layer_saved(plan: Plan) -> int:
-    """Return the bytes that one layer stores for its backward pass, except copies of weights."""
-    return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
 def saved_mask(plan: Plan) -> int:

@@ -8,21 +8,18 @@ A trace imports PyTorch and runs the model's code from transformers, so it takes
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from course_utils.machine.units import counted, format_bytes
-from course_utils.machine.validation import first_line
 from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import FAMILIES, PRESETS
-from course_utils.memory.gpus import GPUS, MORE_GPUS, usable_bytes
+from course_utils.memory.gpus import USABLE, usable_bytes
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape, read_config
 
@@ -54,24 +51,11 @@ def predict(
         refused = error
     try:
         with tracing():
-            return _trace(model, method, options)
-    except ValueError as error:
-        raise (refused if family_known else error) from None
-
-
-def _trace(model: Any, method: str, options: Mapping[str, Any]) -> Estimate:
-    """Trace a step, but hide the libraries' messages, such as a traceback that PyTorch prints."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings(action="ignore"):
             from course_utils.memory.trace import trace
 
-            return trace(model, method, **options)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"the config of {model!s:.300} is wrong: {first_line(error)}") from error
-    finally:
-        logging.disable(before)
+            return trace(cast(Any, model), method, **options)
+    except ValueError as error:
+        raise (refused if family_known else error) from None
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,7 @@ class Answer:
             return f"No: {needs}, but tensors can use only {of_it}, so {rest} are missing."
         if found.settings.device == "cpu":
             return f"{needs} for tensors on a CPU."
-        names = [gpu for gpu in sorted((*GPUS, *MORE_GPUS), key=usable_bytes) if found.fits(gpu)]
+        names = [gpu for gpu in USABLE if found.fits(gpu)]
         return f"{needs}. It fits on {', '.join(names) if names else 'no GPU that is known here'}."
 
     def assumed(self) -> str:

@@ -64,20 +64,23 @@ GPUS = {
 # The bytes that count for each advertised GB. A vendor's GB is a GiB. PyTorch reports only 91% of
 # it on a T4, because error correction needs memory there, and 98% on the other GPUs in `GPUS`.
 ADVERTISED_GB = 0.91 * GiB
-# The advertised GB of other GPUs. Their bus and speed are not listed.
+# Other GPUs, by their advertised GB. Their bus and speed are not listed.
 MORE_GPUS = {
-    "RTX 4060": 8,
-    "RTX 3060": 12,
-    "RTX 4080": 16,
-    "V100": 16,
-    "RTX 3090": 24,
-    "A10G": 24,
-    "L4": 24,
-    "RTX 5090": 32,
-    "A6000": 48,
-    "L40S": 48,
-    "RTX PRO 6000": 96,
-    "H200": 141,
+    name: GPU(int(advertised * ADVERTISED_GB))
+    for name, advertised in {
+        "RTX 4060": 8,
+        "RTX 3060": 12,
+        "RTX 4080": 16,
+        "V100": 16,
+        "RTX 3090": 24,
+        "A10G": 24,
+        "L4": 24,
+        "RTX 5090": 32,
+        "A6000": 48,
+        "L40S": 48,
+        "RTX PRO 6000": 96,
+        "H200": 141,
+    }.items()
 }
 _UNITS = {"gb": ADVERTISED_GB, "gib": GiB, "mib": MiB}
 # The CUDA context and the driver need about this many bytes of a GPU's memory.
@@ -94,7 +97,7 @@ def usable_bytes(gpu: str | int) -> int:
 
 def _named(name: str) -> GPU:
     """Return a GPU by its name. "A100" is ambiguous: the names of two GPUs begin with it."""
-    table = GPUS | {other: GPU(int(size * ADVERTISED_GB)) for other, size in MORE_GPUS.items()}
+    table = GPUS | MORE_GPUS
     key = _plain(name)
     found = [other for other in table if key in (_plain(other), _plain(other.partition("-")[0]))]
     if len(found) == 1:
@@ -106,3 +109,7 @@ def _named(name: str) -> GPU:
 
 def _plain(name: str) -> str:
     return re.sub(r"nvidia|geforce|tesla|rtx|[\s-]|gb$", "", name.lower())
+
+
+# The bytes that tensors can use on each GPU, from the smallest GPU to the largest.
+USABLE = {name: usable_bytes(name) for name in sorted(GPUS | MORE_GPUS, key=usable_bytes)}

@@ -19,7 +19,6 @@ from dataclasses import replace
 from course_utils.memory.activations import (
     AUTOCAST,
     AUTOGRAD,
-    CROSS_ENTROPY,
     WEIGHTS,
     freed_copies,
     norm,
@@ -30,6 +29,7 @@ from course_utils.memory.plan import Plan
 from course_utils.memory.settings import ANSWER_CHUNK, TILE
 from course_utils.memory.terms import LOGITS, MemoryTerm, total_bytes
 
+CROSS_ENTROPY = "cross entropy"
 TRL, COURSE = "TRL's tiled loss", "course_utils.training.loss"
 
 

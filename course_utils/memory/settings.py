@@ -196,8 +196,10 @@ class Settings:
             if chosen.get("device") == "cpu":
                 preset.pop("optimizer", None)
             # With compute_dtype="float32", autocast is off, and fully trained weights are float32.
-            in_16_bits = preset["recipe"] == "autocast" or recipes["full"] == "bf16"
-            if in_16_bits and chosen.get("compute_dtype") == "float32":
+            whole = method == "full" and preset["recipe"] == "bf16"
+            if (whole or preset["recipe"] == "autocast") and chosen.get(
+                "compute_dtype"
+            ) == "float32":
                 preset["recipe"] = "fp32"
             chosen = preset | chosen
         try:

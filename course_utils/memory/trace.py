@@ -18,7 +18,9 @@ But it doesn't know which kernels store other tensors on a GPU than on a CPU.
 from __future__ import annotations
 
 import copy
+import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,7 +31,6 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
-from bitsandbytes.functional import quantize_4bit, quantize_blockwise
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -37,7 +38,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from course_utils.machine.measure import TensorMeter, storages
+from course_utils.machine.measure import TensorMeter, backward_marked, storages
 from course_utils.machine.validation import first_line
 from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 NOT_QUANTIZED = "experts, not quantized"
 # Entries of `Trace.permanent` that must not be added to the memory of the whole step.
 PARAMETERS, SCRATCH, PAGED = "parameters of the model", "scratch of the optimizer", "paged states"
-SOURCE = "the model's own code"
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 BEFORE = "before the layers"
 MOST_LAYERS = 1000
@@ -89,6 +89,19 @@ def trace_timeline(
     return phases
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Hide messages of libraries, such as PyTorch's traceback of an error that `trace` reports."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
+
+
+@_silence()
 def _traced(
     model: Any, method: str, options: Mapping[str, Any]
 ) -> tuple[ModelShape, Settings, list[MemoryTerm], tuple[StepPhase, ...]]:
@@ -117,9 +130,13 @@ def _terms(traced: Trace) -> Iterator[MemoryTerm]:
     for name, size in traced.permanent.items():
         part = name if name in PARTS else "weights"
         if size and name not in (PARAMETERS, SCRATCH, PAGED):
-            yield MemoryTerm(part, name, size, "traced", SOURCE)
+            yield _term(part, name, size)
     saved = traced.phases[LOSS].get("activations", 0)
-    yield MemoryTerm("activations", "stored for the backward pass", saved, "traced", SOURCE)
+    yield _term("activations", "stored for the backward pass", saved)
+
+
+def _term(part: str, name: str, size: int, group: str = "") -> MemoryTerm:
+    return MemoryTerm(part, name, size, "traced", "the model's own code", group)
 
 
 def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
@@ -128,25 +145,19 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
     for term in _terms(traced):
         permanent[term.part] += term.size
     on_gpu = [cublas_workspaces()] if settings.device == "cuda" else []
-    last = sum(name.startswith("backward") for name in traced.phases)
+    layers = sum(name.startswith("forward") for name in traced.phases)
     for name, sizes in traced.phases.items():
         moving = {part: sizes.get(part, 0) for part in ("activations", "gradients")}
         if settings.accumulation > 1:
             del moving["gradients"]
         groups = {LOGITS: sizes.get(LOGITS, 0), WORK: sizes.get(WORK, 0)}
         groups[REST] = traced.permanent[SCRATCH] if name == UPDATE else 0
-        terms = [
-            MemoryTerm("transient", group, size, "traced", SOURCE, group)
-            for group, size in groups.items()
-            if size
-        ]
+        terms = [_term("transient", group, size, group) for group, size in groups.items() if size]
         kind, _, layer = name.partition(" of layer ")
-        shown = f"{layer_name(int(layer) - 1, last)}'s backward" if kind == "backward" else name
-        kind = {LOSS: "loss", UPDATE: "update", BEFORE: "forward"}.get(name, kind)
-        known = cast(PhaseKind, kind)
-        yield StepPhase(
-            known, shown, permanent | moving, (*on_gpu, *terms), traced.permanent[PAGED]
-        )
+        shown = f"{layer_name(int(layer) - 1, layers)}'s backward" if kind == "backward" else name
+        known = cast(PhaseKind, {LOSS: "loss", UPDATE: "update", BEFORE: "forward"}.get(name, kind))
+        parts = permanent | moving
+        yield StepPhase(known, shown, parts, (*on_gpu, *terms), traced.permanent[PAGED])
 
 
 # --- the config -----------------------------------------------------------------------------------
@@ -312,6 +323,8 @@ def _fake(tensor: Tensor) -> Tensor:
 
 def _in_nf4(weight: Tensor, settings: Settings) -> Any:
     """Return a weight matrix in NF4: fake codes, with the constants that bitsandbytes stores."""
+    from bitsandbytes.functional import quantize_4bit
+
     codes, state = quantize_4bit(
         torch.empty(weight.shape, dtype=getattr(torch, settings.compute_dtype)),
         blocksize=settings.block_size,
@@ -451,13 +464,13 @@ class Trace:
 
 def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
     """Trace the forward and backward pass of a micro-batch, with all layers of the model."""
+    from bitsandbytes.functional import quantize_blockwise
+
     model = build(config, settings)
     # In this call, bitsandbytes makes a code book and keeps it for the rest of the process. So the
     # call must not run on fake tensors.
     quantize_blockwise(torch.zeros(1))
-    # If the model's code fails, `trace` reports the error. PyTorch must not print it, too.
-    quiet = patch("torch._subclasses.fake_tensor.log.disabled", True)
-    with _numbers_known(), quiet, FakeTensorMode(allow_non_fake_inputs=True):
+    with _numbers_known(), FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model, settings)
         if settings.accumulation > 1:
             for parameter in _trained(model):
@@ -518,29 +531,23 @@ def _phases_marked(meter: TensorMeter, model: Any) -> Iterator[None]:
     in_forward = True
 
     def before(name: str, *_: Any) -> None:
-        if in_forward:
+        if in_forward:  # Checkpointing computes a layer again in the backward pass.
             meter.begin(name)
 
-    def after(n: int, layer: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+    def after_last(*_: Any) -> None:
         nonlocal in_forward
-        if not in_forward:  # Checkpointing computes a layer again in the backward pass.
-            return
-        if n == len(layers):
-            in_forward = False
-            meter.begin(LOSS)
-        tensor = output[0] if isinstance(output, tuple) else output
-        if tensor.requires_grad:
-            tensor.register_hook(lambda _: meter.begin(f"backward of layer {n}"))
+        before(LOSS)
+        in_forward = False
 
-    hooks = []
+    hooks = [layers[-1].register_forward_hook(after_last)]
     for n, layer in enumerate(layers, 1):
         hooks.append(layer.register_forward_pre_hook(partial(before, f"forward of layer {n}")))
-        hooks.append(layer.register_forward_hook(partial(after, n)))
     for parameter in _trained(model):
         on_gradient = parameter.register_post_accumulate_grad_hook
         hooks.append(on_gradient(lambda p: meter.count_as("gradients", p.grad)))
     try:
-        yield
+        with backward_marked(meter, None, layers):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -551,15 +558,13 @@ def _permanent(model: nn.Module, settings: Settings) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     seen: set[int] = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.Parameter) and "lora_" not in name:
+            sizes[PARAMETERS] += getattr(tensor, "quant_state", tensor).shape.numel()
         for kind, part in _tensors_of(name, tensor, settings):
             for key, storage in storages(part).items():
                 if key not in seen:
                     seen.add(key)
                     sizes[kind] += storage.nbytes()
-    for name, parameter in model.named_parameters():
-        state = getattr(parameter, "quant_state", None)
-        if "lora_" not in name:
-            sizes[PARAMETERS] += state.shape.numel() if state else parameter.numel()
     # If other code reads a module's weight directly, the module's adapter gets no gradient.
     trained = [p for p in _trained(model) if p.grad is not None]
     optimizer = OPTIMIZERS[settings.optimizer]
