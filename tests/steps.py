@@ -4,12 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from course_utils.machine.measure import (
-    TensorMeter,
-    gradient_bytes,
-    optimizer_bytes,
-    saved_for_backward,
-)
+from course_utils.machine.measure import TensorMeter, gradient_bytes, optimizer_bytes
 from course_utils.memory import Settings
 from course_utils.models import finish_loading, model_bytes, nf4_config
 
@@ -167,7 +162,7 @@ def measure_step(model, run: Settings) -> dict[str, int]:
     ids = torch.randint(0, 100, (run.batch_size, run.sequence_length))
     adapters = 0 if run.trains_weights else sum(p.nbytes for p in trained)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=run.autocast)
-    with saved_for_backward(model) as saved, autocast:
+    with autocast:
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     loss.backward()
     gradients = gradient_bytes(model)
@@ -185,7 +180,6 @@ def measure_step(model, run: Settings) -> dict[str, int]:
     return {
         "weights": model_bytes(model) - adapters,
         "adapters": adapters,
-        "activations": saved.size,
         "gradients": gradients,
         "optimizer": optimizer_bytes(optimizer),
         "peak": meter.peak,

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from course_utils.memory import Settings
+from course_utils.memory import Settings, estimate, timeline
 from course_utils.memory.trace import (
     Blocks,
     _blocks,
@@ -15,6 +15,7 @@ from course_utils.memory.trace import (
     run_step,
     trace,
     trace_step,
+    trace_timeline,
 )
 from tests.steps import make_model, measure_step, small_config
 
@@ -205,3 +206,14 @@ def test_a_config_file_of_adapters_is_refused(tmp_path):
     path.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/b"}))
     with pytest.raises(ValueError, match="is an adapter, not a model"):
         trace(path)
+
+
+def test_the_phases_of_a_trace_can_be_drawn_as_those_of_the_formula():
+    options = {"sequence_length": 64, "device": "cpu"}
+    phases, names = (f(LLAMA, "qlora", **options) for f in (trace_timeline, timeline))
+    drawn, expected = (
+        [phase.name for phase in each if phase.kind in ("loss", "backward", "update")]
+        for each in (phases, names)
+    )
+    assert drawn == expected
+    assert max(p.total for p in phases) == estimate(LLAMA, "qlora", **options).total

@@ -115,9 +115,7 @@ def saved_copies(plan: Plan, layers: int) -> int:
     """Return how many weights of the first `layers` layers autograd stores as 16-bit copies."""
     if plan.settings.gradient_checkpointing or not layers:
         return 0
-    # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
-    # doesn't store the 16-bit copies of these adapters' matrices A.
-    return layers * converted_weights(plan) - _first_matrices(plan)
+    return layers * converted_weights(plan) - _unsaved_copies(plan)
 
 
 def freed_copies(plan: Plan) -> int:
@@ -140,15 +138,34 @@ def converted_weights(plan: Plan) -> int:
         return 0
     if plan.settings.trains_weights:
         return plan.layer_weights
-    upcast = plan.settings.method == "qlora" and plan.settings.upcast
-    return _cast_adapters(plan) + upcast * (plan.layer_weights - sum(plan.quantized.values()))
+    return _cast_adapters(plan) + sum(_widened_weights(plan).values())
+
+
+def _widened_weights(plan: Plan) -> dict[str, int]:
+    """Return the layers that peft's upcast converted to float32: name → number of weights."""
+    upcast = plan.settings.method == "qlora" and plan.settings.upcast and plan.settings.autocast
+    return {name: n for name, n in plan.sizes.items() if upcast and name not in plan.quantized}
 
 
 def _cast_adapters(plan: Plan) -> int:
     return plan.adapter_weights if plan.settings.precision.weight == 4 else 0
 
 
+def _unsaved_copies(plan: Plan) -> int:
+    """Return the number of weights of which autograd stores no copy in the first layer.
+
+    They are multiplied by tensors that need no gradient, because no adapter comes before them.
+    """
+    if plan.settings.trains_weights:
+        return 0
+    first = next(n for n, source in enumerate(SOURCES, 1) if plan.adapter_inputs(source))
+    names = [name for source in SOURCES[:first] for name in plan.readers[source]]
+    widened = _widened_weights(plan)
+    return _first_matrices(plan) + sum(widened.get(name, 0) for name in names)
+
+
 def _first_matrices(plan: Plan) -> int:
+    """Return the number of weights in the matrices A of the first layer's first adapters."""
     if plan.settings.trains_weights or not plan.settings.autocast or not _cast_adapters(plan):
         return 0
     return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, SOURCES))))
@@ -412,7 +429,7 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
 def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield how much less the first layer stores than each other layer, without checkpointing."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
-        size = _unsaved(plan) + 2 * _first_matrices(plan)
+        size = _unsaved(plan) + 2 * _unsaved_copies(plan)
         yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
 
 
@@ -565,6 +582,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
         candidates[0] += _weight_gradients(plan, [last + bias])
         candidates.append(list(_last_gradients(plan, last, bias)))
         yield from _recast(plan, plan.layer_weights - last)
+        if shape.post_norms:  # The norm of the MLP's result comes first.
+            yield from _weight_gradients(plan, [shape.hidden])
     else:
         yield from _finished_adapters(plan, ["MLP"])
     if plan.readers["MLP"][0] in plan.quantized:

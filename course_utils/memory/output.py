@@ -237,7 +237,8 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
     copies = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)] if each == 2 else []
     if settings.device == "cpu":
         work, formula = 29 * rows * words, f"29 × {rows} × {words}"
-        # If the vocabulary is small and the head is wide, float32 copies of a product need more.
+        # If the vocabulary is small and the hidden size large, the float32 copies of the factors of
+        # a matrix product need more bytes than this work.
         product = 4 * (rows + h) * words if plan.logit_bytes == 2 else 0
         if product > work:
             work, formula = product, f"4 × ({rows} + {h}) × {words}"

@@ -137,12 +137,14 @@ class Step:
     def candidates(self) -> Iterator[StepPhase]:
         """Yield the phases in which memory can peak.
 
-        The backward pass can peak only in the last or in the first layer.
+        The backward pass can peak only in the last layer, in the first, or in the lowest layer
+        whose attention is of another kind than the first layer's, with or without a window.
         """
         if self.plan.shape.known:
             yield self.loss()
-            yield self.backward(self.plan.shape.layers - 1)
-            yield self.backward(0)
+            layers, sliding = range(self.plan.shape.layers), self.plan.shape.sliding
+            other = next((n for n in layers if (n in sliding) != (0 in sliding)), 0)
+            yield from map(self.backward, (layers[-1], other, 0))
         yield self.update()
 
     def phases(self) -> Iterator[StepPhase]:

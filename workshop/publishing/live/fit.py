@@ -12,14 +12,7 @@ from typing import Any, cast
 
 from course_utils import memory
 from course_utils.machine.units import format_bytes
-from course_utils.memory import (
-    USABLE,
-    Alternative,
-    Estimate,
-    ModelShape,
-    Settings,
-    usable_bytes,
-)
+from course_utils.memory import Alternative, Estimate, ModelShape, Settings, usable_bytes
 from course_utils.notebook.controls import (
     ADAPTERS,
     METHODS,
@@ -118,7 +111,7 @@ CONTROLS = {
         {None: "none: the slide's recipe"} | TRAINERS,
         only_if=Condition("method", ("full",)),
     ),
-    "gpu": Control("GPU", "T4", same(USABLE) | {SIZE: "another size"}),
+    "gpu": Control("GPU", "T4", same(memory.USABLE) | {SIZE: "another size"}),
     "size": Control("Its memory in GB", 16, most=10_000, only_if=Condition("gpu", (SIZE,))),
     "batch_size": Control("Texts in a batch", USUAL.batch_size, most=1024),
     "sequence_length": Control("Tokens in a text", USUAL.sequence_length, most=1_048_576),
@@ -349,8 +342,8 @@ def _bar(found: Estimate, gpu: str) -> str:
     # A part with very few bytes can't be seen in the bar, and would make the legend longer.
     parts = {name: size for name, size in found.groups.items() if size > found.total / 10_000}
     # The chosen GPU, the largest that has too little memory, and the smallest that has enough.
-    small = [name for name, size in USABLE.items() if size < found.total]
-    enough = [name for name, size in USABLE.items() if size >= found.total]
+    small = [name for name, size in memory.USABLE.items() if size < found.total]
+    enough = [name for name, size in memory.USABLE.items() if size >= found.total]
     limits = {name: usable_bytes(name) for name in (gpu, *small[-1:], *enough[:1])}
     end = 1.06 * max(found.total, *limits.values())
     chosen = colours(parts)
@@ -377,7 +370,7 @@ def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> st
         for other in found_others
         if _allowed(other)
     ]
-    if larger := next(filter(found.fits, USABLE), None):
+    if larger := next(filter(found.fits, memory.USABLE), None):
         button = _button(with_article(larger), {"gpu": larger})
         rows.append(f"<span>{format_bytes(found.total)}</span> {button}")
     if not rows:
@@ -443,7 +436,7 @@ def _button(words: str, changes: Mapping[str, Any]) -> str:
 
 def _cards(found: Estimate) -> str:
     rows = []
-    for budget, names in groupby(USABLE.items(), key=itemgetter(1)):
+    for budget, names in groupby(memory.USABLE.items(), key=itemgetter(1)):
         rest = format_bytes(abs(budget - found.total))
         result = f"✓ fits, {rest} free" if budget >= found.total else f"✗ {rest} missing"
         rows.append((text(", ".join(name for name, _ in names)), format_bytes(budget), result))
