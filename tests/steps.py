@@ -17,11 +17,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-GPT_SIZES = {"vocab_size": 2048, "n_embd": 192, "n_layer": 3, "n_head": 6, "n_positions": 512}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-# The default ids of the special tokens of these families exceed the small vocabulary.
+# The default ids of SmolLM3's special tokens exceed the small vocabulary.
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 CONFIGS = {
     "grouped": ("llama", {}),
     "ungrouped": ("llama", {"num_key_value_heads": 6}),
@@ -31,13 +28,8 @@ CONFIGS = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 32}),
     "smollm3": ("smollm3", SPECIAL | {"no_rope_layer_interval": 2}),
-    "phi3": ("phi3", SPECIAL | {"rope_parameters": PARTIAL}),
-    "phi3-ungrouped": ("phi3", SPECIAL | {"num_key_value_heads": 6}),
-    "gemma": ("gemma", {"head_dim": 48}),
     "gemma3": ("gemma3_text", {"head_dim": 48, "sliding_window_pattern": 2}),
-    "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
     "gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
-    "gpt2-gelu": ("gpt2", GPT_SIZES | NO_DROPOUT | {"activation_function": "gelu"}),
 }
 # Models with a sliding window that is shorter than the sequences.
 WINDOWED = {
@@ -57,7 +49,7 @@ FEW_TOKENS = {
 
 def config_of(name, configs=CONFIGS | WINDOWED | FEW_TOKENS):
     kind, extra = configs[name]
-    return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
+    return AutoConfig.for_model(kind, **SIZES | extra)
 
 
 # The sizes of small models of any family, where a family has the field.

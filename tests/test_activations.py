@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from course_utils.memory import ModelShape, Plan, Settings
 from course_utils.memory.activations import layers_saved
+from course_utils.memory.trace import trace
 
 LLAMA = ModelShape.preset("llama-7b")
 
@@ -15,17 +16,19 @@ def per_token(shape, **options):
     return (two - one) / run.tokens
 
 
-def test_a_layer_saves_the_bytes_of_korthikanti_et_al():
+def test_a_traced_layer_saves_the_bytes_of_korthikanti_et_al():
     """Section 4: 34 sbh per layer with fused attention, of which 2 sbh are two dropout masks.
 
     The paper's model has 16 bits, LayerNorm, an MLP of width 4h, and no grouped-query attention.
     """
-    names = {"family": "gpt2", "norm": "layer", "gated": False, "vocab": 50000}
-    sizes = {"layers": 1, "hidden": 2048, "intermediate": 8192, "heads": 16, "kv_heads": 16}
-    shape = ModelShape("paper", head_dim=128, **names, **sizes)
+    sizes = {"vocab_size": 256, "n_embd": 2048, "n_head": 16, "n_positions": 512}
+    config = sizes | {"model_type": "gpt2", "activation_function": "gelu"}
+    config |= {"resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0}
+    options = {"recipe": "bf16", "gradient_checkpointing": False, "sequence_length": 512}
+    one, two = (trace(config | {"n_layer": n}, "full", **options).activations for n in (1, 2))
     # The paper doesn't count the statistics of the two norms and of attention.
-    statistics = 2 * 8 + 4 * 16
-    assert per_token(shape, method="full", recipe="bf16") - statistics == (34 - 2) * 2048
+    statistics = 2 * (2 + 2) + 4 * 16
+    assert (two - one) / 512 - statistics == (34 - 2) * 2048
 
 
 def test_eager_attention_stores_every_score():

@@ -233,7 +233,7 @@ def test_the_alt_text_of_a_picture_contains_its_numbers(draw, alt):
     [
         (lambda: figures.block_steps([1.0] * 7), "even number of at least 8 weights, got 7"),
         (lambda: figures.block_steps([0.0] * 64), "a weight that is not zero"),
-        (lambda: figures.transformer_block(memory.ModelShape.preset("gpt2")), "must have the lay"),
+        (lambda: figures.transformer_block(memory.ModelShape.preset("7b")), "must have the lay"),
         (lambda: figures.transformer_block(SMOL, 0), "must be from 1 to 138, .*, got 0"),
         (lambda: figures.transformer_block(SMOL, 139), "must be from 1 to 138, .*, got 139"),
         (lambda: figures.lora_rectangles({"W": (8, 8)}, 0), "rank, layers and .* at least 1"),

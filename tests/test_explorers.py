@@ -210,7 +210,7 @@ def test_memory_of_7b_equals_the_112_gb_of_the_slides():
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-@pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2"])
+@pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "qwen3-0.6b"])
 def test_memory_answer_equals_the_memory_calculator(model, method):
     picture, text = memory_answer(**SEVEN_B | {"model": model, "method": method} | OPTIONS[method])
     options = OPTIONS[method] | {"sequence_length": 1024}

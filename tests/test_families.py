@@ -3,19 +3,22 @@
 import pytest
 import torch
 import transformers as tf
+from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
+from transformers.pytorch_utils import Conv1D
 
 from course_utils import evaluation
-from course_utils.memory import FAMILIES, ModelShape
+from course_utils.memory.fit import predict
 from course_utils.models import load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
+from course_utils.tuning.base import TRAINABLE
 from tests.conftest import SIZES
-from tests.steps import PARTIAL
 from tests.test_evaluation import one_by_one
 
 # In the families with a sliding window, it is shorter than the texts.
 WINDOW = {"sliding_window": 16}
+PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 LATE_WINDOW = WINDOW | {"use_sliding_window": True, "max_window_layers": 1}
 CONFIGS = {
     "llama": {},
@@ -23,11 +26,11 @@ CONFIGS = {
     "qwen2": LATE_WINDOW | {"tie_word_embeddings": True},
     "qwen3": LATE_WINDOW | {"head_dim": 32},
     "smollm3": {"no_rope_layer_interval": 2},
+    "gemma3_text": WINDOW
+    | {"head_dim": 32, "sliding_window_pattern": 2, "initializer_range": 0.05},
     "phi3": WINDOW | {"rope_parameters": PARTIAL},
     # With tied weights, a random Gemma would only repeat the last token.
     "gemma": {"head_dim": 32, "tie_word_embeddings": False},
-    "gemma3_text": WINDOW
-    | {"head_dim": 32, "sliding_window_pattern": 2, "initializer_range": 0.05},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
 }
 RECIPE = Recipe(rank=4, learning_rate=1e-2, max_steps=6, micro_batch_size=4)
@@ -79,18 +82,22 @@ def trained(folder, tmp_path_factory):
     return model, tokenizer, run
 
 
-def test_every_family_of_the_calculator_is_tested():
-    assert list(CONFIGS) == list(FAMILIES)
+def test_every_family_that_the_course_accepts_is_tested():
+    assert tuple(CONFIGS) == TRAINABLE
 
 
 def test_all_linear_layers_except_the_head_are_quantized_and_adapted(trained, folder):
     model, *_ = trained
-    shape = ModelShape.from_config(folder)
-    count = shape.layers * len(shape.linear_layers())
-    adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
-    assert len(adapted) == count and not any("lm_head" in name for name in adapted)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trainable == shape.adapter_parameters(RECIPE.rank)
+    adapted = [n for n, m in model.named_modules() if isinstance(m, LoraLayer)]
+    coded = [n for n, m in model.named_modules() if isinstance(m, Linear4bit)]
+    assert coded == [f"{name}.base_layer" for name in adapted]
+    plain = tf.AutoModelForCausalLM.from_pretrained(folder)
+    linear = [n for n, m in plain.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)]
+    assert len(coded) == len(linear) - 1 and "lm_head" in linear
+    trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    predicted = predict(folder, "qlora", trainer="course", rank=RECIPE.rank, sequence_length=16)
+    assert trainable == predicted.adapters
+    assert predicted.shape.parameters == sum(p.numel() for p in plain.parameters())
 
 
 def test_training_lowers_the_loss(trained):

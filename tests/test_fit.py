@@ -72,7 +72,7 @@ def test_a_step_that_does_not_fit_and_what_would():
     assert result.exit_code == 1 and result.output.startswith("No: ") and missing in result.output
     others = alternatives("qwen3-8b", "qlora", gpu="12 GB", batch_size=16)
     assert others and all(other.words in result.output for other in others)
-    nothing = course_fit("gpt3-175b", "--gpu", "600 MiB").output
+    nothing = course_fit("llama-65b", "--gpu", "600 MiB").output
     assert nothing.endswith("No change that is known fits.\n")
 
 
@@ -121,7 +121,7 @@ def test_without_a_gpu_the_gpus_that_are_large_enough_are_named():
     assert result.exit_code == 0 and "RTX 5090" not in names and "T4" not in names
     assert {"H100", "H200"} <= set(names)
     assert found("llama-65b")["fits"] is None
-    assert "It fits on no GPU" in course_fit("gpt3-175b", "--method", "full", *SHORT).output
+    assert "It fits on no GPU" in course_fit("llama-65b", "--method", "full", *SHORT).output
     assert "for tensors on a CPU." in course_fit("smollm2-135m", "--device", "cpu").output
 
 
@@ -179,8 +179,9 @@ def test_a_model_of_which_only_the_size_is_known():
     assert "depend on its layers" in course_fit("7b").stderr
 
 
-def test_dropout_of_the_config_is_mentioned():
-    result = course_fit("gpt2", "--tokens", "16", "--json")
+def test_dropout_of_the_config_is_mentioned(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"attention_dropout": 0.1}))
+    result = course_fit(str(tmp_path), "--tokens", "16", "--json")
     assert "dropout" in result.stderr and json.loads(result.stdout)["fits"] is None
 
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from itertools import islice, pairwise, product
 
 import bitsandbytes
@@ -109,12 +110,8 @@ RECIPES_OF = {"full": ("bf16", "fp32", "autocast"), "lora": ("fp32", "autocast")
 RECIPES_OF["qlora"] = RECIPES_OF["lora"]
 # Sequences longer than a sliding window, and vocabularies so small that memory peaks in a layer.
 LONG = list(product(WINDOWED, RECIPES_OF, ({"attention": "eager"},), (True, False)))
-FEW = [f"{name}-few-tokens" for name in ("grouped", "phi3", "gemma", "gemma3")]
+FEW = [f"{name}-few-tokens" for name in ("grouped", "gemma3")]
 LONG += product(FEW, RECIPES_OF, ({}, {"upcast": True}), (True,))
-# A case in which the formula is inexact, for an unknown reason: its error in bytes (B).
-INEXACT = {
-    ("phi3-few-tokens", "qlora", "autocast", True): 11_264,
-}
 
 
 @pytest.mark.full
@@ -122,13 +119,12 @@ INEXACT = {
 def test_windows_and_small_vocabularies_have_the_estimated_bytes(
     config, method, more, checkpointing
 ):
-    values, upcast = config_of(config).to_dict(), more.get("upcast", False)
+    values = config_of(config).to_dict()
     options = {"trainer": None, "keep_output": True, "batch_size": 2, "sequence_length": 128}
     options |= more | {"gradient_checkpointing": checkpointing, "device": "cpu"}
     for recipe in RECIPES_OF[method]:
         found, traced = (f(values, method, recipe=recipe, **options) for f in (estimate, trace))
-        error = INEXACT.get((config, method, recipe, upcast), 0)
-        assert (found.total - error, found.peak) == (traced.total, traced.peak), recipe
+        assert (found.total, found.peak) == (traced.total, traced.peak), recipe
         assert config not in FEW or found.peak.endswith("backward")
 
 
@@ -237,13 +233,11 @@ def test_the_kv_cache_has_the_bytes_of_transformers_cache():
 
 
 @pytest.mark.parametrize(
-    ("way", "preset"), list(product(WAYS, ("llama-7b", "qwen2.5-0.5b", "gpt2")))
+    ("way", "preset"), list(product(WAYS, ("llama-7b", "qwen2.5-0.5b", "gemma-3-270m")))
 )
 def test_parts_and_peak_add_up_to_the_total(way, preset):
     method, options = WAYS[way]
-    if preset == "gpt2":
-        options = options | {"targets": "all-linear"}
-    e = estimate(preset, method, sequence_length=1024, **options)
+    e = estimate(preset, method, sequence_length=500, **options)
     assert e.total == sum(e.parts.values()) == sum(e.at_peak.values())
     assert all(size > 0 for size in e.at_peak.values())
     assert tuple(e.groups) == GROUPS and min(e.groups.values()) >= 0
@@ -294,7 +288,8 @@ def test_every_term_of_a_layers_backward_has_a_formula_that_gives_its_bytes(
 
 
 def test_explain_shows_every_term_with_its_formula_and_source():
-    e = estimate("gpt2", "qlora", sequence_length=1024)
+    shape = replace(ModelShape.preset("smollm2-135m"), dropout=0.1)
+    e = estimate(shape, "qlora", sequence_length=1024)
     assert f"{e.total:,} B" in str(e)
     explained = e.explain()
     for term in e.terms:
@@ -497,9 +492,10 @@ def test_the_largest_model():
     assert largest("model", 10**9, method="full") is None
 
 
-def test_a_search_for_the_largest_model_skips_models_without_the_targets():
-    options = {"targets": ("attn.c_attn",), "sequence_length": 1024}
-    assert largest("model", "T4", method="lora", **options) == "gpt2"
+def test_a_search_for_the_largest_model_skips_models_with_a_shorter_window():
+    # The estimate of a Gemma 3 preset raises an error, because its window has 512 tokens.
+    for tokens in (511, 512):
+        assert largest("model", 2 * GiB, method="qlora", sequence_length=tokens)
     with pytest.raises(ValueError, match="has no linear layer 'x'; choose from"):
         largest("model", "T4", method="lora", targets=("x",))
 
@@ -554,8 +550,6 @@ def searched(*args, **options):
         (on_7b(timeline, "7b"), "only the number of parameters of 7b is known"),
         (on_7b(model="llama-9b"), r"unknown preset 'llama-9b'; choose one of 7b, .* the hub"),
         (on_7b(model=None), "got None"),
-        (on_7b(model="gpt2", sequence_length=1025), "a table of 1,024 positions, .* got 1,025"),
-        (on_7b(kv_cache_bytes, "gpt2", 1025), "a table of 1,024 positions, .* got 1,025"),
         (on_7b(kv_cache_bytes, "7b", 10), "only its number of parameters is known"),
         (on_7b(kv_cache_bytes, "llama-7b", 10, dtype="int4"), "dtype must be one of"),
         (on_7b(nf4_bytes, 0), "parameters must be a whole number"),

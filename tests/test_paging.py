@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from course_utils.memory import (
     GPUS,
     OPTIMIZERS,
+    PRESETS,
     RESERVE,
     ModelShape,
     estimate,
@@ -149,7 +150,7 @@ def test_adapters_of_rank_8_never_page_and_of_rank_64_do():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", ["llama-7b", "gpt2", "qwen2.5-0.5b", TINY])
+@pytest.mark.parametrize("model", ["llama-7b", "qwen3-0.6b", "qwen2.5-0.5b", TINY])
 @pytest.mark.parametrize(("method", "more"), [("full", {}), ("lora", {"rank": 24})])
 def test_paged_tensors_add_up_to_the_estimate(model, method, more, optimizer):
     options = {"optimizer": optimizer, "sequence_length": 64, "recipe": "fp32"} | more
@@ -254,8 +255,8 @@ def test_a_smaller_page_allows_a_longer_text():
     assert longest_text(*case, **options, page_size=page) == 40
     assert longest_text(*case, **options, page_size=4096) > 40
     assert longest_text(*case, **options | {"optimizer": "adamw"}) == 0
-    # The table of positions of gpt2 has 1,024 rows.
-    assert longest_text("H100", "gpt2", "full") == 1024
+    short = PRESETS["smollm2-135m"] | {"max_position_embeddings": 1024}
+    assert longest_text("H100", short, "full") == 1024
 
 
 def test_the_bandwidth_depends_on_the_gpu():

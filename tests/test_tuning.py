@@ -208,7 +208,7 @@ def test_weights_are_downloaded_only_after_the_prediction(tiny_base, ask_the_hub
     ("changes", "message"),
     [
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of 8 experts"),
-        ({"model_type": "falcon", "architectures": ["FalconForCausalLM"]}, "can't be predicted"),
+        ({"model_type": "falcon", "architectures": ["FalconForCausalLM"]}, "type is 'falcon'"),
     ],
 )
 def test_a_model_that_cannot_be_treated_is_refused_before_a_download(

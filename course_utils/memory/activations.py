@@ -8,9 +8,9 @@ One layer of the Llama family with LoRA, and below it what autograd stores for t
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
-Phi-3 computes q, k and v with one matrix, and gate and up with another. Gemma 3 normalizes the
-results of `o` and `down`, too. In the formulas, t is the number of tokens in one micro-batch, h the
-width of the residual stream, `wide` that of the MLP, and v the bytes of one stored number.
+Gemma 3 normalizes the results of `o` and `down`, too. In the formulas, t is the number of tokens in
+one micro-batch, h the width of the residual stream, `wide` that of the MLP, and v the bytes of one
+stored number.
 
 The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2, and the tests
 compare them with what these libraries store. Korthikanti et al. 2022 (arXiv 2205.05198) count
@@ -37,7 +37,9 @@ SOURCES = ("first norm", "attention", "second norm", "MLP")
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each kind of tensor that the layers store for the backward pass."""
     if plan.settings.gradient_checkpointing:
-        yield from _checkpoints(plan)
+        layers, h, each = plan.shape.layers, plan.shape.hidden, plan.settings.stream_bytes
+        formula = f"{layers} layers × {plan.tokens} tokens × {h} × {each}"
+        yield _term("inputs of layers", _layer_inputs(plan, layers), formula, "Chen et al. 2016")
     else:
         yield from _saved_by_layers(plan, plan.shape.layers, plan.shape.layers)
     if cast := saved_copies(plan, plan.shape.layers):
@@ -51,15 +53,9 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     the first `rotated` layers.
     """
     if plan.settings.gradient_checkpointing:
-        return _layer_inputs(plan, layers) + saved_mask(plan)
+        return _layer_inputs(plan, layers)
     terms = _saved_by_layers(plan, layers, max(layers, rotated))
     return total_bytes(terms) + 2 * saved_copies(plan, layers)
-
-
-def saved_mask(plan: Plan) -> int:
-    """Return the bytes of the causal mask that checkpointing stores: 0 except for eager GPT-2."""
-    eager = plan.settings.attention == "eager"
-    return causal_masks(plan, 1) if plan.shape.family == "gpt2" and eager else 0
 
 
 def causal_masks(plan: Plan, layers: int) -> int:
@@ -75,7 +71,7 @@ def causal_masks(plan: Plan, layers: int) -> int:
 def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
     """Return the term of the tables by which the lowest `layers` layers rotate queries and keys."""
     shape, s, each = plan.shape, plan.settings.sequence_length, plan.settings.stream_bytes
-    tables, width = 2 * shape.rotations(layers), shape.rotary_width
+    tables, width = 2 * shape.rotations(layers), shape.head_dim
     formula = f"{tables} × {s} tokens × {width} × {each}"
     return MemoryTerm(part, "cos and sin", tables * s * width * each, formula, "rotary positions")
 
@@ -84,31 +80,16 @@ def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
     return MemoryTerm("activations", name, size, formula, source)
 
 
-def _checkpoints(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each kind of tensor that gradient checkpointing stores."""
-    shape, settings, t = plan.shape, plan.settings, plan.tokens
-    formula = f"{shape.layers} layers × {t} tokens × {shape.hidden} × {settings.stream_bytes}"
-    yield _term("inputs of layers", _layer_inputs(plan, shape.layers), formula, "Chen et al. 2016")
-    if size := saved_mask(plan):
-        formula = f"{t} × {settings.sequence_length} × {settings.stream_bytes}"
-        yield _term("causal mask", size, formula, "an input of GPT-2's layers")
-
-
 def _layer_inputs(plan: Plan, layers: int) -> int:
     return layers * plan.tokens * plan.shape.hidden * plan.settings.stream_bytes
 
 
 def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTerm]:
-    shape, settings = plan.shape, plan.settings
     for term in (*_attention_half(plan), *_mlp_half(plan)):
         yield replace(term, size=layers * term.size, formula=f"{layers} layers × {term.formula}")
-    if layers and not settings.trains_weights:
+    if layers and not plan.settings.trains_weights:
         yield _term("less: before the first adapter", -_unsaved(plan), "in one layer", NO_GRADIENT)
-    if not shape.positions:
-        yield cos_and_sin(plan, "activations", rotated)
-    elif settings.trains_weights:
-        length = settings.sequence_length
-        yield _term("position ids", 8 * length, f"{length} × 8", "backward of their embedding")
+    yield cos_and_sin(plan, "activations", rotated)
 
 
 def saved_copies(plan: Plan, layers: int) -> int:
@@ -175,7 +156,7 @@ def _first_matrices(plan: Plan) -> int:
 
 
 def _attention_half(plan: Plan) -> list[MemoryTerm]:
-    post_norm = [norm(plan, "norm of attention's result")] if plan.shape.post_norms else []
+    post_norm = [norm(plan, "norm of attention's result")] if plan.shape.gemma else []
     return [*_attention_inner(plan), *_inputs(plan, "attention"), *post_norm]
 
 
@@ -189,7 +170,7 @@ def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _mlp_half(plan: Plan) -> list[MemoryTerm]:
-    post_norm = [norm(plan, "norm of the MLP's result")] if plan.shape.post_norms else []
+    post_norm = [norm(plan, "norm of the MLP's result")] if plan.shape.gemma else []
     return [*_mlp_inner(plan), *_inputs(plan, "MLP"), *post_norm]
 
 
@@ -197,34 +178,15 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP half stores, except the input of the last linear layer."""
     yield norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
-    times, names = _activation(plan)
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
-    yield _term(names, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
-
-
-def _activation(plan: Plan) -> tuple[int, str]:
-    """Return the number and names of the MLP-wide tensors stored for the activation function."""
-    function = plan.shape.activation
-    if plan.shape.gated:
-        return 3, f"gate, its {function} and up"
-    return (4, "GELU in four steps") if function == "gelu_new" else (1, "input of GELU")
+    formula = f"3 × {t} × {wide} × {v}"
+    yield _term("gate, its activation and up", 3 * t * wide * v, formula, "their derivatives")
 
 
 def norm(plan: Plan, name: str) -> MemoryTerm:
-    """Return the term for the tensors that a normalization layer stores for its backward pass.
-
-    LayerNorm stores its input, and the mean and inverse standard deviation of each token. RMSNorm
-    stores what `_rms_norm` counts.
-    """
-    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
-    stream = settings.stream_bytes
-    if plan.shape.norm == "layer":
-        # The mean and the inverse standard deviation have 16 bits each if the residual stream has
-        # 16 bits and the device is a CPU. Otherwise these two numbers have 32 bits each.
-        two = 4 if stream == 2 and settings.device == "cpu" else 8
-        formula = f"{t} × ({h} × {stream} + {two} for mean and deviation)"
-        return _term(name, t * (h * stream + two), formula, "LayerNorm")
-    return _term(name, *_rms_norm(plan, t, h, stream), "RMSNorm")
+    """Return the term for the tensors that a normalization layer stores for its backward pass."""
+    found = _rms_norm(plan, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes)
+    return _term(name, *found, "RMSNorm")
 
 
 def norm_backward(plan: Plan) -> MemoryTerm:
@@ -234,11 +196,8 @@ def norm_backward(plan: Plan) -> MemoryTerm:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
     2x times the gradient.
     """
-    t, h, stream = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
-    name = "a norm's input and gradients"
-    if plan.shape.norm == "layer":
-        return _term(name, 3 * t * h * stream, f"3 × {t} × {h} × {stream}", "LayerNorm")
-    return _term(name, 24 * t * h, f"6 × {t} × {h} × 4", "RMSNorm")
+    t, h = plan.tokens, plan.shape.hidden
+    return _term("a norm's input and gradients", 24 * t * h, f"6 × {t} × {h} × 4", "RMSNorm")
 
 
 def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, str]:
@@ -249,7 +208,7 @@ def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, s
     number of which has `narrow` bytes. Gemma's RMSNorm stores float32 numbers here, and the scale
     that it computes from the weight.
     """
-    gemma = plan.shape.norm == "gemma"
+    gemma = plan.shape.gemma
     each = 4 + ((4 if gemma else narrow) if plan.settings.trains_weights else 0)
     size, formula = vectors * (width * each + 4), f"{vectors} × ({width} × {each} + 4 for 1/rms)"
     if gemma:
@@ -272,42 +231,18 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
         size, kernel = 2 * t * (query + key) * v, "fused attention"
         yield _term("queries, keys, values, result", size, formula, kernel)
         yield _term("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
-        yield from _beside_values(plan)
         return
     formula = f"3 × {t} × {query} × {v}"
     yield _term("queries, keys, values", 3 * t * query * v, formula, "eager attention")
-    # Several sequences, or several heads that share values, make attention copy the values.
-    if settings.batch_size == 1 and shape.kv_heads == shape.heads:
-        yield from _beside_values(plan)
-    widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
-    # GPT-2 in 16 bits stores only a 16-bit softmax, unless its scores are converted to float32.
-    # Other models in 16 bits store the float32 softmax and a 16-bit copy of this softmax.
-    narrow = shape.family == "gpt2" and not widened
-    each = v if v == 4 or narrow else 4 + v
+    # In 16 bits, the float32 softmax and a 16-bit copy of it are stored.
+    each = v if v == 4 else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
     yield _term("attention scores", plan.scores * each, formula, "eager attention")
 
 
-def _beside_values(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for the numbers that one matrix computes beside the values.
-
-    The values are a part of its result, and storing them stores the entire result.
-    """
-    shape, settings = plan.shape, plan.settings
-    # If attention converts the values to another format, only the converted values are stored.
-    if shape.fused and settings.value_bytes == settings.attention_bytes:
-        t, width, v = plan.tokens, shape.query_width + shape.key_width, settings.value_bytes
-        formula = f"{t} × {width} × {v}"
-        yield _term("the rest of qkv_proj's result", t * width * v, formula, AUTOGRAD)
-
-
 def _reads_result(plan: Plan, source: str) -> bool:
-    """Return whether the layers that read `source` read a tensor that fused attention has stored.
-
-    The result has the order of the queries. If one matrix computes queries, keys and values, this
-    is heads × tokens, so the output projection reads a copy.
-    """
-    return source == "attention" and plan.settings.attention == "sdpa" and not plan.shape.fused
+    """Return whether the layers that read `source` read a tensor that fused attention stored."""
+    return source == "attention" and plan.settings.attention == "sdpa"
 
 
 def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
@@ -362,20 +297,12 @@ def _unsaved(plan: Plan) -> int:
         unsaved += sum(norm.size for name, norm in norms if name not in plan.adapted)
     if plan.adapter_inputs("first norm") or plan.adapter_inputs("attention"):
         return unsaved
-    if shape.post_norms:
+    if shape.gemma:
         unsaved += norm(plan, "norm of attention's result").size
-    mlp = _unsaved_mlp_tensors(plan) * t * shape.intermediate * plan.settings.value_bytes
-    return unsaved + norm(plan, "second norm").size + mlp
-
-
-def _unsaved_mlp_tensors(plan: Plan) -> int:
-    """Return the number of MLP-wide tensors that the first layer doesn't store."""
-    trained = [name in plan.adapted for name in plan.readers["second norm"]]
     # Autograd stores a factor of a product only if the other factor needs a gradient.
-    if plan.shape.gated and not plan.shape.fused:
-        gate, up = trained
-        return 2 * (not gate) + (not up)
-    return 0 if all(trained) else _activation(plan)[0]
+    tensors = 2 * ("gate_proj" not in plan.adapted) + ("up_proj" not in plan.adapted)
+    mlp = tensors * t * shape.intermediate * plan.settings.value_bytes
+    return unsaved + norm(plan, "second norm").size + mlp
 
 
 def _unsaved_attention(plan: Plan) -> int:
@@ -417,12 +344,10 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
         [*attention, *_second_norm_backward(plan)],
         list(_attention_backward(plan)),
     ]
-    if plan.shape.post_norms:
+    if plan.shape.gemma:
         candidates.append([*attention, *_mlp_half(plan), *_post_norm_backward(plan)])
     if plan.settings.gradient_checkpointing:
         candidates.append([*attention, *mlp, *_mlp_forward(plan)])
-    if plan.shape.fused and "gate_up_proj" in plan.quantized:
-        candidates.append([*attention, *_fused_backward(plan)])
     return [*max(candidates, key=total_bytes), *_during_backward(plan)]
 
 
@@ -454,11 +379,10 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
         yield _term("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
     if not settings.gradient_checkpointing:
         return
-    # `layers_saved` counts the layer's input, which checkpointing stores. A LayerNorm uses this
-    # tensor itself in its backward pass, not a float32 copy. So does an RMSNorm if the residual
-    # stream is float32. In these two cases the terms of the layer count the input a second time, so
-    # the input is subtracted here.
-    if plan.shape.norm == "layer" or settings.stream_bytes == 4:
+    # `layers_saved` counts the layer's input, which checkpointing stores. If the residual stream is
+    # float32, an RMSNorm uses this tensor itself in its backward pass, not a float32 copy. So the
+    # terms of the layer count the input a second time, and the input is subtracted here.
+    if settings.stream_bytes == 4:
         size, formula = -gradient.size, gradient.formula
         yield _term("less: the stored input", size, formula, "what the first norm saves")
 
@@ -473,13 +397,11 @@ def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     yield from max(list(_adapter_result(plan)), list(_converted_input(plan)), key=total_bytes)
     yield from _gradient_before(plan)
     # Autograd stores float32 copies of the residual stream and of the normalization layer's result.
-    # The 16-bit originals of these two tensors need additional memory. LayerNorm stores the
-    # original of the residual stream, but GPT-2 keeps the result of attention, too.
+    # The 16-bit originals of these two tensors need additional memory.
     if settings.stream_bytes == 2:
-        count = 1 if plan.shape.norm == "layer" and not plan.shape.positions else 2
         # Adapters in 16 bits store the normalization layer's result itself.
         reads = settings.adapter_bytes == 2 and not settings.adapters_copy_input
-        count -= reads and bool(plan.adapter_inputs("second norm"))
+        count = 2 - (reads and bool(plan.adapter_inputs("second norm")))
         formula = f"{count} × {t} × {h} × 2"
         yield _term("residual and norm", count * t * h * 2, formula, "RMSNorm")
     # Under autocast, the adapters store 16-bit copies of the float32 result.
@@ -493,7 +415,7 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
     Autograd recomputes the layer when it needs the first of these tensors.
     """
     settings, t, width, each = plan.settings, plan.tokens, plan.shape.hidden, 0
-    if plan.shape.post_norms:
+    if plan.shape.gemma:
         # Gemma's RMSNorm converts its float32 result to the format of the residual stream.
         each = 4 if settings.stream_bytes == 2 else 0
     elif plan.adapter_inputs("MLP"):
@@ -526,17 +448,10 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.adapters_copy_input and v == 2:
         h = plan.shape.hidden
         yield _term("float32 copy of A's input", 4 * t * h, f"{t} × {h} × 4", PEFT)
-    # The terms of the MLP count its tensors that are computed after this layer, too.
-    if later := _computed_after(plan, name):
-        formula = f"{later} × {t} × {wide} × {v}"
-        yield _term("less: not computed yet", -later * t * wide * v, formula, "the MLP's order")
-
-
-def _computed_after(plan: Plan, name: str) -> int:
-    """Return how many MLP-wide tensors are stored that are computed after the layer `name`."""
-    stored, _ = _activation(plan)
-    computed = {"gate_proj": 1, "up_proj": stored, "gate_up_proj": 2}
-    return stored - computed.get(name, 1)
+    # The terms of the MLP also count what is computed after the gate: its activation and up.
+    if name == "gate_proj":
+        formula = f"2 × {t} × {wide} × {v}"
+        yield _term("less: not computed yet", -2 * t * wide * v, formula, "the MLP's order")
 
 
 def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
@@ -559,7 +474,7 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
     yield _term("input of B from MLP", t * rank * narrow, f"{t} × rank {rank} × {narrow}", PEFT)
     # The recomputation ends with the last tensor that autograd stores. If the MLP's result is
     # normalized, this tensor comes after the results of base and adapter.
-    each = v + (2 * settings.adapter_bytes if plan.shape.post_norms else 0)
+    each = v + (2 * settings.adapter_bytes if plan.shape.gemma else 0)
     yield _term("results of the last layer", t * h * each, f"{t} × {h} × {each}", PEFT)
 
 
@@ -573,16 +488,14 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     wide, v = shape.intermediate, settings.value_bytes
     # The gradient of a product exists at the same time as the gradients of its two factors, and the
     # sum of the gradients from base and adapter at the same time as these two gradients.
-    three = shape.gated or shape.activation == "gelu_new" or plan.adapter_inputs("MLP")
-    inner = 3 if three else 2
-    formula = f"{inner} × {t} × {wide} × {v}"
-    candidates = [[_term("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]]
+    formula = f"3 × {t} × {wide} × {v}"
+    candidates = [[_term("gradients in the MLP", 3 * t * wide * v, formula, AUTOGRAD)]]
     if settings.trains_weights:
         last, bias = shape.hidden * wide, shape.hidden * (plan.readers["MLP"][0] in shape.biases)
         candidates[0] += _weight_gradients(plan, [last + bias])
         candidates.append(list(_last_gradients(plan, last, bias)))
         yield from _recast(plan, plan.layer_weights - last)
-        if shape.post_norms:  # The norm of the MLP's result comes first.
+        if shape.gemma:  # The norm of the MLP's result comes first.
             yield from _weight_gradients(plan, [shape.hidden])
     else:
         yield from _finished_adapters(plan, ["MLP"])
@@ -615,24 +528,6 @@ def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
     yield from _weight_gradients(plan, [count])
     if plan.settings.autocast and _cast_adapters(plan):
         yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
-
-
-def _fused_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what QLoRA needs in the backward pass of Phi-3's matrix for gate and up.
-
-    This matrix is twice as large as the matrix of `down`.
-    """
-    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
-    narrow, wide = DTYPE_BYTES[settings.compute_dtype], 2 * plan.shape.intermediate
-    yield norm(plan, "second norm")
-    yield from _finished_adapters(plan, ["second norm", "MLP"])
-    formula = f"{h} × {wide} × {narrow}"
-    yield _term("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
-    formula = f"{t} × ({wide} + {h}) × {narrow}"
-    yield _term("gradients around it", t * (wide + h) * narrow, formula, "bitsandbytes")
-    if plan.adapter_inputs("second norm"):
-        v = settings.value_bytes
-        yield _term("the adapter's gradient", t * h * v, f"{t} × {h} × {v}", PEFT)
 
 
 def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -675,7 +570,7 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     names = (*plan.readers["second norm"], *plan.readers["MLP"])
     weights = sum(plan.sizes[name] for name in names)
     biases = sum(plan.layers[name][1] for name in names if name in plan.shape.biases)
-    norms = plan.shape.norm_layers // 2 * plan.shape.norm_tensors * plan.shape.hidden
+    norms = plan.shape.norm_layers // 2 * plan.shape.hidden
     yield from _weight_gradients(plan, [weights, biases, norms])
     yield from _recast(plan, plan.layer_weights - weights)
 
@@ -688,7 +583,7 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
         # The gradients of the weights of q_proj, k_proj and v_proj are computed later.
         first = len(plan.readers["first norm"])
         biases = sum(plan.layers[n][1] for n in plan.shape.biases - {*plan.readers["first norm"]})
-        norms = (plan.shape.norm_layers - 1) * plan.shape.norm_tensors * plan.shape.hidden
+        norms = (plan.shape.norm_layers - 1) * plan.shape.hidden
         yield from _weight_gradients(plan, [*sizes[first:], biases, norms])
         yield from _recast(plan, sum(sizes[:first]))
     if settings.attention == "eager":

@@ -127,39 +127,38 @@ class ConfigFields:
             raise BadField(f"{key} must be a number from 0 to 1, got {value!r}")
         return float(value)
 
-    def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
-        """Return the value of a field that must be one of the activation functions in `allowed`."""
-        value = self.values.get(key, default)
-        if value not in allowed:
-            raise BadField(
-                f"the activation {value!r} is not supported; supported are {', '.join(allowed)}"
-            )
-        return value
+    def check_activation(self, *keys: str) -> None:
+        """Raise BadField if one of the fields is an activation function not in `ACTIVATIONS`."""
+        for value in [self.values[key] for key in keys if key in self.values]:
+            if value not in ACTIVATIONS:
+                supported = ", ".join(ACTIVATIONS)
+                raise BadField(
+                    f"the activation {value!r} is not supported; supported are {supported}"
+                )
 
 
 # Each of these activation functions is one operation of PyTorch, so autograd stores only the
 # function's input.
-GELU_TANH = "gelu_pytorch_tanh"
-FUSED = ("silu", "gelu", GELU_TANH)
-# transformers computes "gelu_new" with a formula of several operations, so autograd stores more
-# tensors.
-ACTIVATIONS = (*FUSED, "gelu_new")
-# Fields of `ModelShape` that have the same values for all Gemma models.
-_GEMMA = {"norm": "gemma", "scaled": True}
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 # The defaults of transformers' Gemma3TextConfig for fields that published configs leave out.
 _GEMMA3 = {"vocab_size": 262208, "num_attention_heads": 8, "max_position_embeddings": 131072}
 
 
-def _rotary(
-    config: ConfigFields, kv_heads: int | None = None, head_dim: int | None = None
+def _common(
+    config: ConfigFields,
+    *,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    tied: bool = False,
 ) -> dict[str, Any]:
-    """Read the fields that all families with rotary position embeddings have.
+    """Read the fields that all families have, given a family's defaults.
 
-    `kv_heads` and `head_dim` are the defaults of these fields; None means as many key heads as
-    attention heads, and the hidden size divided by the number of heads.
+    Without a default, there are as many key heads as attention heads, and the width of a head is
+    the hidden size divided by the number of heads.
     """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
+    config.check_activation("hidden_act", "hidden_activation")
     return {
         "layers": config.size("num_hidden_layers"),
         "hidden": hidden,
@@ -170,16 +169,7 @@ def _rotary(
         "vocab": config.size("vocab_size"),
         "context": config.optional_size("max_position_embeddings", None),
         "dropout": config.share("attention_dropout", 0.0),
-    }
-
-
-def _gated(
-    config: ConfigFields, tied: bool = False, activation: str = "silu", **defaults: int
-) -> dict[str, Any]:
-    """Read the fields of a family whose MLP has a gate matrix, as in Llama, given its defaults."""
-    return _rotary(config, **defaults) | {
         "tied": config.flag("tie_word_embeddings", tied),
-        "activation": config.activation("hidden_act", activation, FUSED),
     }
 
 
@@ -204,7 +194,7 @@ def expert_parameters(config: ConfigFields) -> int:
     if config.values.get("mlp_only_layers") or config.size("decoder_sparse_step", 1) > 1:
         raise KeyError("layers without experts")
     oss = kind == "gpt_oss"
-    sizes = _rotary(config, head_dim=64 if oss else None)
+    sizes = _common(config, head_dim=64 if oss else None)
     hidden, heads, width = (sizes[name] for name in ("hidden", "heads", "head_dim"))
     query, key = heads * width, sizes["kv_heads"] * width
     named = "num_experts" if "num_experts" in config.values else "num_local_experts"
@@ -256,31 +246,28 @@ def _late_window(config: ConfigFields) -> dict[str, Any]:
     return _window(config, 4096, lambda i: i >= first)
 
 
-def _window_everywhere(config: ConfigFields, default: int | None) -> dict[str, Any]:
-    """Read the window that all layers of a family have; transformers ignores `layer_types` here."""
-    window = config.optional_size("sliding_window", default)
-    layers = range(config.size("num_hidden_layers"))
-    return {"window": window, "sliding": frozenset(layers)} if window else {}
-
-
 # --- the families ---------------------------------------------------------------------------------
 
 
 def _llama(config: ConfigFields) -> dict[str, Any]:
-    return _gated(config) | {"biases": _attention_biases(config) | _mlp_biases(config)}
+    return _common(config) | {"biases": _attention_biases(config) | _mlp_biases(config)}
 
 
 def _mistral(config: ConfigFields) -> dict[str, Any]:
-    return _gated(config, kv_heads=8) | _window_everywhere(config, 4096)
+    window = config.optional_size("sliding_window", 4096)
+    # All layers have the window; transformers ignores `layer_types` here.
+    layers = frozenset(range(config.size("num_hidden_layers")))
+    windows = {"window": window, "sliding": layers} if window else {}
+    return _common(config, kv_heads=8) | windows
 
 
 def _qwen2(config: ConfigFields) -> dict[str, Any]:
     biases = frozenset(("q_proj", "k_proj", "v_proj"))
-    return _gated(config, kv_heads=32) | _late_window(config) | {"biases": biases}
+    return _common(config, kv_heads=32) | _late_window(config) | {"biases": biases}
 
 
 def _qwen3(config: ConfigFields) -> dict[str, Any]:
-    sizes = _gated(config, kv_heads=32, head_dim=128) | _late_window(config)
+    sizes = _common(config, kv_heads=32, head_dim=128) | _late_window(config)
     return sizes | {"biases": _attention_biases(config), "qk_norm": True}
 
 
@@ -289,36 +276,7 @@ def _smollm3(config: ConfigFields) -> dict[str, Any]:
     if config.flag("use_sliding_window", False):
         raise BadField("use_sliding_window must be false: SmolLM3's windows are not supported")
     biases = _attention_biases(config) | _mlp_biases(config)
-    return _gated(config, tied=True, kv_heads=4) | {"biases": biases}
-
-
-def _phi3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of Phi-3 or Phi-4-mini, which fuse q, k and v, and gate and up."""
-    sizes = _gated(config)
-    dropouts = ("attention_dropout", "resid_pdrop")
-    rotated = config.values.get("partial_rotary_factor", 1.0)
-    for key in ("rope_scaling", "rope_parameters"):
-        if isinstance(nested := config.values.get(key), Mapping):
-            rotated = nested.get("partial_rotary_factor", rotated)
-    if isinstance(rotated, bool) or not isinstance(rotated, int | float) or not 0 < rotated <= 1:
-        raise BadField(
-            f"partial_rotary_factor must be a number above 0 and at most 1, got {rotated!r}"
-        )
-    return (
-        sizes
-        | _window_everywhere(config, None)
-        | {
-            "fused": True,
-            "rotary_width": int(sizes["head_dim"] * rotated),
-            "dropout": max(config.share(key, 0.0) for key in dropouts),
-        }
-    )
-
-
-def _gemma(config: ConfigFields) -> dict[str, Any]:
-    sizes = _gated(config, tied=True, activation=GELU_TANH, kv_heads=16, head_dim=256)
-    # If an old Gemma config says "gelu", transformers still uses the tanh approximation.
-    return sizes | _GEMMA | {"activation": GELU_TANH, "biases": _attention_biases(config)}
+    return _common(config, tied=True, kv_heads=4) | {"biases": biases}
 
 
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
@@ -332,43 +290,10 @@ def _gemma3(config: ConfigFields) -> dict[str, Any]:
         raise BadField("final_logit_softcapping must be null: a cap on logits is not supported")
     pattern = config.size("sliding_window_pattern", 6)
     return (
-        _rotary(config, kv_heads=4, head_dim=256)
-        | _GEMMA
+        _common(config, kv_heads=4, head_dim=256, tied=True)
         | _window(config, 4096, lambda i: (i + 1) % pattern != 0)
-        | {
-            "tied": config.flag("tie_word_embeddings", True),
-            "activation": config.activation("hidden_activation", GELU_TANH, FUSED),
-            "biases": _attention_biases(config),
-            "post_norms": True,
-            "qk_norm": True,
-            "local_rotary": True,
-        }
+        | {"biases": _attention_biases(config), "qk_norm": True, "gemma": True}
     )
-
-
-def _gpt2(config: ConfigFields) -> dict[str, Any]:
-    hidden, heads = config.size("n_embd"), config.size("n_head")
-    if hidden % heads:
-        raise BadField(f"n_embd ({hidden}) must be a multiple of n_head ({heads})")
-    if config.flag("reorder_and_upcast_attn", False):
-        raise BadField("reorder_and_upcast_attn must be false: true is not supported")
-    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-    return {
-        "layers": config.size("n_layer"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": hidden // heads,
-        "intermediate": config.size("n_inner", 4 * hidden),
-        "vocab": config.size("vocab_size"),
-        "tied": config.flag("tie_word_embeddings", True),
-        "gated": False,
-        "activation": config.activation("activation_function", "gelu_new", ACTIVATIONS),
-        "norm": "layer",
-        "biases": frozenset(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
-        "positions": config.size("n_positions"),
-        "dropout": max(config.share(key, 0.1) for key in dropouts),
-    }
 
 
 FAMILIES: dict[str, Callable[[ConfigFields], dict[str, Any]]] = {
@@ -377,10 +302,7 @@ FAMILIES: dict[str, Callable[[ConfigFields], dict[str, Any]]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "smollm3": _smollm3,
-    "phi3": _phi3,
-    "gemma": _gemma,
     "gemma3_text": _gemma3,
-    "gpt2": _gpt2,
 }
 
 
@@ -415,13 +337,6 @@ def _gemma3_config(*sizes: int) -> dict[str, Any]:
     return _config("gemma3_text", *sizes, 262144, tied=True, **widths)
 
 
-def _gpt_config(layers: int, hidden: int, heads: int, positions: int) -> dict[str, Any]:
-    sizes = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions}
-    return {"model_type": "gpt2", "vocab_size": 50257, **sizes}
-
-
-_PHI4_MINI = {"partial_rotary_factor": 0.75, "sliding_window": 262144}
-
 PRESETS: dict[str, dict[str, Any]] = {
     "llama-7b": _config("llama", 32, 4096, 32, 32, 11008, 32000),
     "llama-13b": _config("llama", 40, 5120, 40, 40, 13824, 32000),
@@ -441,12 +356,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qwen3-8b": _qwen3_config(36, 4096, 32, 8, 12288, tied=False),
     "gemma-3-270m": _gemma3_config(18, 640, 4, 1, 2048),
     "gemma-3-1b": _gemma3_config(26, 1152, 4, 1, 6912),
-    "phi-4-mini": _config("phi3", 32, 3072, 24, 8, 8192, 200064, tied=True, **_PHI4_MINI),
     "tinyllama-1.1b": _config("llama", 22, 2048, 32, 4, 5632, 32000),
     "smollm2-135m": _config("llama", 30, 576, 9, 3, 1536, 49152, tied=True),
     "smollm2-360m": _config("llama", 32, 960, 15, 5, 2560, 49152, tied=True),
     "smollm2-1.7b": _config("llama", 24, 2048, 32, 32, 8192, 49152, tied=True),
     "smollm3-3b": _config("smollm3", 36, 2048, 16, 4, 11008, 128256, tied=True),
-    "gpt2": _gpt_config(12, 768, 12, 1024),
-    "gpt3-175b": _gpt_config(96, 12288, 96, 2048),
 }

@@ -284,7 +284,7 @@ def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     yield from held_gradient(plan)
     if settings.trains_weights and settings.accumulation == 1:
         head = 0 if plan.shape.tied else plan.shape.vocab * h
-        count, each = head + h * plan.shape.norm_tensors, settings.precision.gradient
+        count, each = head + h, settings.precision.gradient
         yield _term("first gradients", count * each, f"{count:,} × {each}", WEIGHTS)
 
 

@@ -58,8 +58,8 @@ class Plan:
         that it can read.
         """
         shape, options = ModelShape.of(model), dict(options or {})
-        if most := shape.positions or shape.context:
-            options.setdefault("sequence_length", min(Settings.sequence_length, most))
+        if shape.context:
+            options.setdefault("sequence_length", min(Settings.sequence_length, shape.context))
         return cls(shape, Settings.of(method, options))
 
     @property
@@ -134,12 +134,11 @@ class Plan:
         For example, q_proj, k_proj and v_proj read the result of the "first norm".
         """
         names = tuple(self.layers)
-        first = 1 if self.shape.fused or self.shape.family == "gpt2" else 3
         return {
-            "first norm": names[:first],
-            "attention": names[first : first + 1],
-            "second norm": names[first + 1 : -1],
-            "MLP": names[-1:],
+            "first norm": names[:3],
+            "attention": names[3:4],
+            "second norm": names[4:6],
+            "MLP": names[6:],
         }
 
     def adapter_inputs(self, source: str) -> list[int]:
@@ -173,28 +172,19 @@ def trainable_tensors(plan: Plan) -> list[Trainable]:
         ]
     if not shape.known:
         return [Trainable("all parameters", shape.parameters, 1, in_layers=False)]
-    return [*_below_layers(shape), *_in_layers(plan), *_above_layers(shape)]
+    return list(_weights(plan))
 
 
-def _below_layers(shape: ModelShape) -> Iterator[Trainable]:
-    yield Trainable("embedding", shape.vocab * shape.hidden, 1, in_layers=False)
-    if shape.positions:
-        yield Trainable("positions", shape.positions * shape.hidden, 1, in_layers=False)
-
-
-def _in_layers(plan: Plan) -> Iterator[Trainable]:
+def _weights(plan: Plan) -> Iterator[Trainable]:
     shape = plan.shape
+    yield Trainable("embedding", shape.vocab * shape.hidden, 1, in_layers=False)
     for name, (_, d_out) in plan.layers.items():
         yield Trainable(name, plan.sizes[name], shape.layers)
         if name in shape.biases:
             yield Trainable(f"{name}.bias", d_out, shape.layers)
-    norms = shape.norm_layers * shape.norm_tensors * shape.layers
-    yield Trainable("norm", shape.hidden, norms)
+    yield Trainable("norm", shape.hidden, shape.norm_layers * shape.layers)
     if shape.qk_norm:
         yield Trainable("norm of queries or keys", shape.head_dim, 2 * shape.layers)
-
-
-def _above_layers(shape: ModelShape) -> Iterator[Trainable]:
-    yield Trainable("last norm", shape.hidden, shape.norm_tensors, in_layers=False)
+    yield Trainable("last norm", shape.hidden, 1, in_layers=False)
     if not shape.tied:
         yield Trainable("head", shape.vocab * shape.hidden, 1, in_layers=False)

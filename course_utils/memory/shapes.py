@@ -36,26 +36,16 @@ class ModelShape:
             attention, there are fewer key heads than attention heads.
         intermediate: Width of the MLP.
         tied: Whether the output layer shares the embedding's weights.
-        gated: Whether the MLP has gate, up and down matrices (SwiGLU), not just up and down.
-        activation: The function between the MLP's matrices, one of `ACTIVATIONS`.
-        norm: Kind of the normalization layers: "rms" (RMSNorm, with a scale), "gemma" (RMSNorm of
-            the Gemma models, which computes the scale as 1 + weight in float32) or "layer"
-            (LayerNorm, with a scale and a shift).
         biases: Names of the linear layers that have a bias.
-        fused: Whether one matrix computes queries, keys and values, and one matrix computes the
-            MLP's gate and up, as in Phi-3.
         qk_norm: Whether each head's queries and keys are normalized.
-        post_norms: Whether the results of attention and of the MLP are normalized too, before they
-            are added to the residual stream, as in Gemma 3.
-        scaled: Whether the embedding's result is multiplied by a constant, as in Gemma.
+        gemma: Whether the model is built like Gemma 3. Its RMSNorm computes the scale as 1 + weight
+            in float32. The results of attention and of the MLP are normalized too, before they are
+            added to the residual stream. The embedding's result is multiplied by a constant. And
+            layers with a sliding window rotate by other angles than the other layers.
         context: The largest sequence length that the config allows, 0 if unknown.
-        positions: Number of rows in the learned position table, 0 for rotary positions.
-        rotary_width: How many numbers of each head are rotated; the default is head_dim.
-        local_rotary: Whether layers with a sliding window rotate by other angles, as in Gemma 3.
         window: Number of tokens in the sliding window of attention, 0 for no window.
         sliding: Indices of the layers whose attention has the sliding window, from 0.
         dropout: The largest dropout probability in the model's config.
-        family: The `model_type` of the config.
         scalar: The number of parameters if nothing else about the model is known, else 0.
     """
 
@@ -68,22 +58,13 @@ class ModelShape:
     intermediate: int = 0
     vocab: int = 0
     tied: bool = False
-    gated: bool = True
-    activation: str = "silu"
-    norm: str = "rms"
     biases: frozenset[str] = frozenset()
-    fused: bool = False
     qk_norm: bool = False
-    post_norms: bool = False
-    scaled: bool = False
+    gemma: bool = False
     context: int = 0
-    positions: int = 0
-    rotary_width: int = 0
-    local_rotary: bool = False
     window: int = 0
     sliding: frozenset[int] = frozenset()
     dropout: float = 0.0
-    family: str = "llama"
     scalar: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +73,6 @@ class ModelShape:
         for size in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
             value = positive(f"{size} of {self.name}", getattr(self, size))
             object.__setattr__(self, size, value)
-        object.__setattr__(self, "rotary_width", self.rotary_width or self.head_dim)
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads, "
@@ -159,9 +139,9 @@ class ModelShape:
         text = text_part(values)
         if reason := unsupported(text):
             raise ValueError(f"{where} {reason}")
-        family, title = text["model_type"], where if text is values else f"{where} (text only)"
+        title = where if text is values else f"{where} (text only)"
         try:
-            return cls(name=title, family=family, **FAMILIES[family](ConfigFields(text)))
+            return cls(name=title, **FAMILIES[text["model_type"]](ConfigFields(text)))
         except KeyError as error:
             raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
         except BadField as error:
@@ -189,16 +169,14 @@ class ModelShape:
     def longest(self, attention: str) -> int | None:
         """Return the largest sequence length for which memory is known, None without a limit."""
         window = self.window - 1 if self.window and attention == "sdpa" else 0
-        return min(filter(None, (window, self.positions, self.context)), default=None)
+        return min(filter(None, (window, self.context)), default=None)
 
     def check_length(self, tokens: int) -> None:
         """Raise ValueError if a sequence has more tokens than the model allows."""
-        most = self.positions or self.context
-        if most and tokens > most:
-            has = "a table of" if self.positions else "a config that allows"
+        if self.context and tokens > self.context:
             raise ValueError(
-                f"{self.name} has {has} {most:,} positions, so sequence_length must be at most "
-                f"{most:,}, got {tokens:,}"
+                f"the config of {self.name} allows {self.context:,} positions, so sequence_length "
+                f"must be at most {self.context:,}, got {tokens:,}"
             )
 
     @property
@@ -220,9 +198,7 @@ class ModelShape:
 
     def rotations(self, layers: int) -> int:
         """Return how many sets of angles the lowest `layers` layers rotate queries and keys by."""
-        if self.positions:
-            return 0
-        return self.attention_kinds(layers) if self.local_rotary else min(layers, 1)
+        return self.attention_kinds(layers) if self.gemma else min(layers, 1)
 
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """Return the linear layers of one transformer layer, if known: name → (d_in, d_out)."""
@@ -230,20 +206,6 @@ class ModelShape:
             return {}
         h, query, key = self.hidden, self.query_width, self.key_width
         wide = self.intermediate
-        if self.family == "gpt2":
-            return {
-                "attn.c_attn": (h, 3 * h),
-                "attn.c_proj": (h, h),
-                "mlp.c_fc": (h, wide),
-                "mlp.c_proj": (wide, h),
-            }
-        if self.fused:
-            return {
-                "qkv_proj": (h, query + 2 * key),
-                "o_proj": (query, h),
-                "gate_up_proj": (h, 2 * wide),
-                "down_proj": (wide, h),
-            }
         attention = {"q_proj": (h, query), "k_proj": (h, key), "v_proj": (h, key)}
         attention["o_proj"] = (query, h)
         return attention | {"gate_proj": (h, wide), "up_proj": (h, wide), "down_proj": (wide, h)}
@@ -256,18 +218,13 @@ class ModelShape:
     @property
     def norm_layers(self) -> int:
         """The number of normalization layers in a transformer layer, except those of heads."""
-        return 4 if self.post_norms else 2
-
-    @property
-    def norm_tensors(self) -> int:
-        """The number of tensors in one normalization layer: 2 for LayerNorm, 1 for RMSNorm."""
-        return 2 if self.norm == "layer" else 1
+        return 4 if self.gemma else 2
 
     @property
     def norm_parameters(self) -> int:
         """The number of parameters in the normalization layers of one transformer layer."""
         of_heads = 2 * self.head_dim if self.qk_norm else 0
-        return self.norm_layers * self.hidden * self.norm_tensors + of_heads
+        return self.norm_layers * self.hidden + of_heads
 
     @property
     def linear_parameters(self) -> int:
@@ -276,24 +233,22 @@ class ModelShape:
 
     @property
     def embedding_parameters(self) -> int:
-        """The number of parameters in the embedding, position table and untied output layer."""
-        return self.hidden * (self.vocab * (1 if self.tied else 2) + self.positions)
+        """The number of parameters in the embedding and in the untied output layer."""
+        return self.hidden * self.vocab * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
         """The total number of parameters. Tied parameters are counted once."""
         if not self.known:
             return self.scalar
-        last_norm = self.hidden * self.norm_tensors
         in_layers = self.layers * (self.bias_parameters + self.norm_parameters)
-        return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
+        return self.embedding_parameters + self.linear_parameters + in_layers + self.hidden
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
         """Return the linear layers that `targets` selects, as peft's `target_modules` would.
 
         Args:
-            targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the
-                end of a longer name: "c_proj" matches "attn.c_proj" and "mlp.c_proj".
+            targets: "all-linear", or names such as ("q_proj", "v_proj").
 
         Returns:
             The chosen layers of one transformer layer: name → (d_in, d_out).
@@ -308,14 +263,14 @@ class ModelShape:
             return layers
         wanted = names_of("targets", targets)
         for target in wanted:
-            if not any(_matches(name, target) for name in layers):
+            if target not in layers:
                 raise ValueError(
                     f"{self.name} has no linear layer {target!r}; choose from {', '.join(layers)}, "
                     'or "all-linear" for all of them'
                 )
         if not wanted:
             raise ValueError('targets must name at least one layer, or be "all-linear"')
-        return {n: d for n, d in layers.items() if any(_matches(n, target) for target in wanted)}
+        return {name: widths for name, widths in layers.items() if name in wanted}
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
         """Return how many parameters LoRA trains on the target layers of the entire model.
@@ -330,10 +285,6 @@ class ModelShape:
 def _preset(key: str) -> ModelShape:
     """Return the shape of a preset; it is read from its config only once."""
     return ModelShape.from_config(PRESETS[key], name=key)
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 # --- reading a config -----------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from course_utils.memory.activations import (
     layer_backward,
     layers_saved,
     residual_gradient,
-    saved_mask,
     saved_terms,
     unsaved_in_first,
 )
@@ -299,7 +298,7 @@ def _gathered_weights(plan: Plan) -> MemoryTerm:
     # The number of gathered layers, and the number of gathered weights outside the layers.
     layers, root, source = 2, 0, "the current layer and the next; ZeRO, 5.3"
     if plan.settings.sharding == "fsdp":
-        root = shape.embedding_parameters + shape.hidden * shape.norm_tensors
+        root = shape.embedding_parameters + shape.hidden
         source = "the current layer and the next, and FSDP's root unit"
     elif table * each > layer * each + coded // 2:
         layers, root, source = 1, table, "a layer, and the embedding or the head; ZeRO, 5.3"
@@ -326,21 +325,14 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
-    """Yield the tensors that `layers` recomputations read in addition to the inputs of the layers.
-
-    The token embeddings of a model with a table of positions remain until the update.
-    """
+    """Yield the tensors that `layers` recomputations read in addition to the layers' inputs."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
-    if settings.attention == "eager" and not saved_mask(plan):
+    if settings.attention == "eager":
         count, size = shape.attention_kinds(layers), causal_masks(plan, layers)
         formula = f"{count} × {settings.batch_size} × {s} × {s} × {each}"
         yield _term("causal mask", size, formula, "stored for the recomputation")
-    if not shape.positions:
-        yield cos_and_sin(plan, "transient", layers)
-    elif not settings.trains_weights and layers:
-        size, formula = t * shape.hidden * each, f"{t} tokens × {shape.hidden} × {each}"
-        yield _term("token embeddings", size, formula, PEFT_LEAF)
+    yield cos_and_sin(plan, "transient", layers)
     if layers:
         yield _term("position ids", 8 * s, f"{s} × 8", "stored for the recomputation")
     elif not settings.trains_weights:
@@ -354,7 +346,7 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
     above = shape.layers - 1 - layer
     if not plan.settings.trains_weights:
         return total * above // shape.layers
-    head = (shape.vocab + shape.norm_tensors) * shape.hidden
+    head = (shape.vocab + 1) * shape.hidden
     one = plan.layer_weights + shape.bias_parameters + shape.norm_parameters
     return total * (head + one * above) // shape.parameters
 

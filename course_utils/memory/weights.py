@@ -61,12 +61,12 @@ def weight_terms(plan: Plan) -> Iterator[MemoryTerm]:
     else:
         source = settings.precision.source if settings.trains_weights else "the frozen base"
         yield _weights(plan, "parameters", shape.parameters, settings.base_bytes, source)
-    if shape.known and not shape.positions:
-        tables, half = 2 * shape.rotations(shape.layers), shape.rotary_width // 2
+    if shape.known:
+        tables, half = 2 * shape.rotations(shape.layers), shape.head_dim // 2
         source = "four float32 tables" if tables == 4 else "two float32 tables"
         formula = f"{tables} × {half} × 4"
         yield MemoryTerm("weights", "rotary tables", tables * half * 4, formula, source)
-    if shape.scaled:
+    if shape.gemma:
         # peft's upcast converts parameters, but this number is a buffer.
         each = 2 if settings.method == "qlora" else settings.base_bytes
         yield MemoryTerm("weights", "embedding scale", each, f"1 × {each}", "one number")
@@ -161,8 +161,8 @@ def _unsplit_remainders(
 
 def _name_in_checkpoint(layer: str) -> str:
     """Return a layer's name as in a checkpoint, where "self_attn" is sorted after "mlp"."""
-    attention = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
-    return layer if "." in layer else f"{'self_attn' if layer in attention else 'mlp'}.{layer}"
+    in_attention = layer in ("q_proj", "k_proj", "v_proj", "o_proj")
+    return f"{'self_attn' if in_attention else 'mlp'}.{layer}"
 
 
 # --- adapters, gradients and optimizer states -----------------------------------------------------

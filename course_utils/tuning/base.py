@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.machine.validation import CourseError, first_line
-from course_utils.memory import ModelShape
+from course_utils.memory import FAMILIES, ModelShape
+from course_utils.memory.fit import predict
+from course_utils.memory.shapes import read_config
 from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, fetch_base
 from course_utils.models.fetch import (
     check_model_files,
@@ -20,6 +22,9 @@ from course_utils.models.supported import check_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# The model types with which the course's training is tested (tests/test_families.py).
+TRAINABLE = (*FAMILIES, "phi3", "gemma", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,12 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
         )
     check_config(folder, "nf4")
     try:
-        shape = ModelShape.from_config(folder, name=name)
+        kind = read_config(folder)[0].get("model_type")
+        if kind not in TRAINABLE:
+            raise ValueError(f"its model_type is {kind!r}; supported are {', '.join(TRAINABLE)}")
+        shape = predict(folder, "qlora", sequence_length=1).shape
     except ValueError as error:
-        raise CourseError(f"the memory that {name} needs can't be predicted: {error}") from error
+        raise CourseError(f"the course can't fine-tune {name}: {error}") from error
     return Base(name, folder, shape, rate or suggested_rate(shape.parameters), repository)
 
 

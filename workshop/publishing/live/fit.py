@@ -46,11 +46,9 @@ TARGETS = {
 # A config with more brackets, longer numbers or more layers is refused before it is evaluated,
 # because it could occupy the browser for minutes.
 MOST_BRACKETS, MOST_LAYERS = 1000, 1000
-LAYERS = ("num_hidden_layers", "n_layer")
 # If the calculator doesn't support the settings, these changes are tried.
 REPAIRS: tuple[dict[str, Any], ...] = (
     {"attention": "eager"},
-    {"targets": "all-linear"},
     {"compute_dtype": "bfloat16"},
     {"recipe": "fp32"},
     {"method": "full"},
@@ -257,7 +255,7 @@ def _model(values: Mapping[str, Any]) -> ModelShape:
     for name, value in config.items():
         if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
             raise ValueError(f"The config's {name!r} has more than {MOST_DIGITS} digits.")
-        if isinstance(value, int) and name in LAYERS and value > MOST_LAYERS:
+        if isinstance(value, int) and name == "num_hidden_layers" and value > MOST_LAYERS:
             raise ValueError(f"The config has {value:,} layers; at most {MOST_LAYERS:,} work.")
     return ModelShape.from_config(config)
 
