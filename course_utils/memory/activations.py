@@ -19,6 +19,7 @@ activations in this way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -58,14 +59,15 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     return total_bytes(terms) + 2 * saved_copies(plan, layers)
 
 
-def causal_masks(plan: Plan, layers: int) -> int:
-    """Return the bytes of the masks of eager attention that the lowest `layers` layers need.
+def causal_mask(plan: Plan, layers: int) -> MemoryTerm:
+    """Return the term of the masks of eager attention that the lowest `layers` layers need.
 
-    A mask has batch × 1 × tokens × tokens numbers, where `tokens` is the length of a sequence.
     Layers with a sliding window have another mask than the other layers.
     """
-    one = plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
-    return plan.shape.attention_kinds(layers) * one
+    count, each = plan.shape.attention_kinds(layers), plan.settings.stream_bytes
+    s, size = plan.settings.sequence_length, plan.tokens * plan.settings.sequence_length * each
+    formula = f"{count} × {plan.settings.batch_size} × {s} × {s} × {each}"
+    return _term("causal mask", count * size, formula, "eager attention")
 
 
 def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
@@ -179,8 +181,10 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     yield norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
-    formula = f"3 × {t} × {wide} × {v}"
-    yield _term("gate, its activation and up", 3 * t * wide * v, formula, "their derivatives")
+    # A layer whose weights peft's upcast converted still computes in 16 bits under autocast.
+    gate, up = (2 if n in _widened_weights(plan) else v for n in plan.readers["second norm"])
+    each, formula = 2 * gate + up, f"{t} × {wide} × ({gate} + {gate} + {up})"
+    yield _term("gate, its activation and up", t * wide * each, formula, "their derivatives")
 
 
 def norm(plan: Plan, name: str) -> MemoryTerm:
@@ -189,15 +193,18 @@ def norm(plan: Plan, name: str) -> MemoryTerm:
     return _term(name, *found, "RMSNorm")
 
 
-def norm_backward(plan: Plan) -> MemoryTerm:
+def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
     """Return the term for a normalization layer's input and the gradients in its backward pass.
 
     RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
-    2x times the gradient.
+    2x times the gradient. Except in the last norm, autograd adds the first part at once to a
+    float32 gradient of the residual stream.
     """
     t, h = plan.tokens, plan.shape.hidden
-    return _term("a norm's input and gradients", 24 * t * h, f"6 × {t} × {h} × 4", "RMSNorm")
+    count = 6 if last or plan.settings.stream_bytes == 2 else 5
+    formula = f"{count} × {t} × {h} × 4"
+    return _term("a norm's input and gradients", count * t * h * 4, formula, "RMSNorm")
 
 
 def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, str]:
@@ -332,7 +339,7 @@ def _unsaved_attention(plan: Plan) -> int:
 # --- the backward pass of one layer ---------------------------------------------------------------
 
 
-def layer_backward(plan: Plan) -> list[MemoryTerm]:
+def layer_backward(plan: Plan, first: bool = False) -> list[MemoryTerm]:
     """Return the tensors in memory when the backward pass of one layer needs the most memory.
 
     It needs the tensors that the layer stored, and their gradients. With checkpointing, the tensors
@@ -344,11 +351,52 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
         [*attention, *_second_norm_backward(plan)],
         list(_attention_backward(plan)),
     ]
+    if _last_before_recomputation(plan):
+        candidates.append(list(_last_dequantized(plan)))
+    if plan.settings.trains_weights:
+        candidates.append([*attention, *_last_in_half(plan, "gate_proj", "second norm")])
+        ends = list(_last_in_half(plan, "q_proj", "first norm")), list(_first_norm_backward(plan))
+        # In the first layer, nothing needs the cosines and sines any more.
+        freed = [] if plan.settings.gradient_checkpointing or not first else [_unrotated(plan)]
+        candidates += [[*end, *freed] for end in ends]
+    elif not first:
+        candidates.append(list(_first_norm_backward(plan)))
+    if "up_proj" in plan.quantized:
+        candidates.append([*attention, *mlp, *_up_dequantized(plan)])
+    if "gate_proj" in plan.quantized:
+        candidates.append([*attention, *_gate_dequantized(plan)])
     if plan.shape.gemma:
         candidates.append([*attention, *_mlp_half(plan), *_post_norm_backward(plan)])
     if plan.settings.gradient_checkpointing:
         candidates.append([*attention, *mlp, *_mlp_forward(plan)])
     return [*max(candidates, key=total_bytes), *_during_backward(plan)]
+
+
+def _unrotated(plan: Plan) -> MemoryTerm:
+    tables = cos_and_sin(plan, "activations", 1)
+    return replace(tables, name="less: cos and sin", size=-tables.size)
+
+
+def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the last layer's forward pass needs besides the tensors that all layers store.
+
+    Only adapters without checkpointing are supported.
+    """
+    settings, layers = plan.settings, plan.shape.layers
+    yield from _mlp_forward(plan)
+    later = total_bytes(_mlp_half(plan)) - total_bytes(_mlp_inner(plan))
+    yield _term("less: not stored yet", -later, "inputs of the MLP's last adapter", PEFT)
+    # The embeddings, and a 16-bit input of the layer, which autograd stores as a float32 copy.
+    count = 2 if settings.stream_bytes == 2 and layers > 1 else 1
+    size, each = plan.tokens * plan.shape.hidden, settings.stream_bytes
+    formula = f"{count} × {size:,} × {each}"
+    yield _term("embeddings and input", count * size * each, formula, "transformers' loop")
+    # The model and its caller keep the numbers of the positions, and the places of the answers.
+    answers = settings.loss_tokens // settings.batch_size if settings.loss == "answers" else 0
+    ids = settings.sequence_length + answers
+    yield _term("position ids and places", 8 * ids, f"{ids} × 8", "transformers' loop")
+    if settings.attention == "eager":
+        yield causal_mask(plan, layers)
 
 
 def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
@@ -395,18 +443,14 @@ def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     yield from max(list(_adapter_result(plan)), list(_converted_input(plan)), key=total_bytes)
-    yield from _gradient_before(plan)
-    # Autograd stores float32 copies of the residual stream and of the normalization layer's result.
-    # The 16-bit originals of these two tensors need additional memory.
-    if settings.stream_bytes == 2:
-        # Adapters in 16 bits store the normalization layer's result itself.
-        reads = settings.adapter_bytes == 2 and not settings.adapters_copy_input
-        count = 2 - (reads and bool(plan.adapter_inputs("second norm")))
-        formula = f"{count} × {t} × {h} × 2"
-        yield _term("residual and norm", count * t * h * 2, formula, "RMSNorm")
-    # Under autocast, the adapters store 16-bit copies of the float32 result.
-    elif settings.autocast:
-        yield _term("norm", 4 * t * h, f"{t} × {h} × 4", "RMSNorm")
+    if settings.gradient_checkpointing:
+        yield from _gradient_before(plan)
+    # Autograd stores a float32 copy of a 16-bit residual stream, and the adapters that read the
+    # normalization layer's result may store converted copies. Then the originals need memory, too.
+    each = settings.stream_bytes
+    stored = settings.adapter_bytes == each and not settings.adapters_copy_input
+    count = (1 if each == 4 else 2) - (stored and bool(plan.adapter_inputs("second norm")))
+    yield _term("residual, norm", count * t * h * each, f"{count} × {t} × {h} × {each}", "RMSNorm")
 
 
 def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
@@ -423,12 +467,21 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
         # Without 4-bit weights, peft adds the results of base and adapter in float32.
         if settings.method == "lora" and each > settings.value_bytes:
             each += settings.value_bytes
-    elif plan.readers["MLP"][0] in plan.quantized:
-        # bitsandbytes keeps the weights itself. So the gradient of the input needs no tensor that
-        # autograd stored, and exists before the recomputation.
+    elif _last_before_recomputation(plan):
         width, each = plan.shape.intermediate, settings.value_bytes
     if each:
         yield _term("first gradients", t * width * each, f"{t} × {width} × {each}", AUTOGRAD)
+
+
+def _last_before_recomputation(plan: Plan) -> bool:
+    """Return whether the last linear layer's backward pass precedes the layer's recomputation.
+
+    bitsandbytes keeps the weights itself. So without an adapter, the gradient of this linear
+    layer's input needs no tensor that autograd stored.
+    """
+    first_needed = plan.shape.gemma or plan.adapter_inputs("MLP")
+    recomputes = plan.settings.gradient_checkpointing and not first_needed
+    return recomputes and plan.readers["MLP"][0] in plan.quantized
 
 
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
@@ -442,7 +495,10 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     if not adapted:
         return
     name, narrow, v = adapted[-1], settings.adapter_bytes, settings.value_bytes
-    each = max(2 * narrow, v + (v if settings.adapters_copy_input else narrow))
+    # peft's 4-bit layers convert the scaled result to the base's format, except under autocast.
+    converts = settings.method == "qlora" and not settings.autocast
+    second = v if converts or settings.adapters_copy_input else narrow
+    each = max(2 * narrow, v + second)
     width = plan.layers[name][1]
     yield _term("results of B", t * width * each, f"{t} × {width} × {each}", PEFT)
     if settings.adapters_copy_input and v == 2:
@@ -467,14 +523,16 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
     each, copies = v, settings.adapters_copy_input
     if v == 2 and settings.precision.weight == 4 and (copies or not settings.autocast):
         each += 4
-    if settings.autocast and (copies or v == 4):
+    if (v == 4 and settings.adapter_bytes == 2) or (settings.autocast and copies):
         each += 2
     yield _term("the MLP's product and copies", t * wide * each, f"{t} × {wide} × {each}", PEFT)
     rank, narrow = settings.rank, settings.adapter_bytes
     yield _term("input of B from MLP", t * rank * narrow, f"{t} × rank {rank} × {narrow}", PEFT)
-    # The recomputation ends with the last tensor that autograd stores. If the MLP's result is
-    # normalized, this tensor comes after the results of base and adapter.
-    each = v + (2 * settings.adapter_bytes if plan.shape.gemma else 0)
+    # Base and adapter each compute a result, and the adapter's is scaled and converted. But a
+    # recomputation ends with the last tensor that autograd stores, which comes earlier, except if
+    # the MLP's result is normalized.
+    ends = settings.gradient_checkpointing and not plan.shape.gemma
+    each = v if ends else v + 2 * max(v, settings.adapter_bytes)
     yield _term("results of the last layer", t * h * each, f"{t} × {h} × {each}", PEFT)
 
 
@@ -485,7 +543,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     last linear layer.
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
-    wide, v = shape.intermediate, settings.value_bytes
+    h, wide, v = shape.hidden, shape.intermediate, settings.value_bytes
+    at_h = f"{t} × {h} × {v}"
     # The gradient of a product exists at the same time as the gradients of its two factors, and the
     # sum of the gradients from base and adapter at the same time as these two gradients.
     formula = f"3 × {t} × {wide} × {v}"
@@ -493,14 +552,29 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.trains_weights:
         last, bias = shape.hidden * wide, shape.hidden * (plan.readers["MLP"][0] in shape.biases)
         candidates[0] += _weight_gradients(plan, [last + bias])
-        candidates.append(list(_last_gradients(plan, last, bias)))
+        # A recomputed input is freed before the gradient of the biases is computed.
+        stored = 0 if settings.gradient_checkpointing else bias
+        candidates.append(list(_last_gradients(plan, last, stored)))
+        if settings.autocast:
+            candidates.append(
+                [
+                    _term("gradients of its weights", 6 * last, f"{last:,} × (2 + 4)", AUTOCAST),
+                    _term("gradient of its input", t * wide * v, f"{t} × {wide} × {v}", AUTOGRAD),
+                ]
+            )
+        elif shape.gemma:
+            candidates[1].append(_term("gradient of the result", t * h * v, at_h, AUTOGRAD))
         yield from _recast(plan, plan.layer_weights - last)
         if shape.gemma:  # The norm of the MLP's result comes first.
             yield from _weight_gradients(plan, [shape.hidden])
     else:
-        yield from _finished_adapters(plan, ["MLP"])
-    if plan.readers["MLP"][0] in plan.quantized:
-        candidates.append(list(_dequantized(plan)))
+        yield from _finished_adapters(plan, ["down_proj"])
+    if not _last_before_recomputation(plan):
+        candidates.append(list(_dequantized(plan, "down_proj", "down_proj" in plan.adapted)))
+        if shape.gemma and v == 2 and candidates[-1]:  # The last norm has computed this gradient.
+            candidates[-1].append(_term("gradient of the result", t * h * v, at_h, AUTOGRAD))
+    if plan.adapter_inputs("MLP") and not settings.autocast and settings.adapter_bytes > v:
+        candidates.append(list(_last_adapter(plan)))
     yield from max(candidates, key=total_bytes)
 
 
@@ -521,29 +595,90 @@ def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]
         yield _term("16-bit copies of factors", 2 * count, f"{count:,} × 2", AUTOCAST)
 
 
-def _finished_adapters(plan: Plan, sources: list[str]) -> Iterator[MemoryTerm]:
-    """Yield the gradients of the adapters that read `sources`, minus the adapters' copies."""
-    names = [name for source in sources for name in plan.readers[source] if name in plan.adapted]
-    count = plan.settings.rank * sum(sum(plan.adapted[name]) for name in names)
+def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the backward pass of the MLP's last adapter needs, if it computes in float32."""
+    settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
+    count = 2 * wide + settings.rank
+    yield _term("A's input and gradients", t * count * 4, f"{t} × {count} × 4", PEFT)
+    if settings.accumulation > 1:
+        formula = f"{settings.rank} × {wide} × 4"
+        yield _term("A's new gradient", settings.rank * wide * 4, formula, PEFT)
+    if settings.method == "lora":
+        yield _term("gradient of the base", t * h * 2, f"{t} × {h} × 2", PEFT)
+
+
+def _finished_adapters(plan: Plan, names: list[str]) -> Iterator[MemoryTerm]:
+    """Yield the gradients of the adapters of the layers `names`, minus the adapters' copies."""
+    count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, [count])
     if plan.settings.autocast and _cast_adapters(plan):
         yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
 
 
-def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
+def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
+    """Yield the tensors needed for the gradient of a linear layer's input in QLoRA.
 
-    bitsandbytes dequantizes the layer's matrix for it. The layer's adapter computes a second
-    gradient of the same input, which autograd adds to the first.
+    bitsandbytes dequantizes the layer's matrix for it, and with double quantization the constants
+    first. `second` says whether a second gradient of the same input exists, which autograd adds to
+    the first. The layer's adapter computes one, for example.
     """
-    settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
+    if name not in plan.quantized:
+        return
+    settings, t, (d_in, d_out) = plan.settings, plan.tokens, plan.layers[name]
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
-    formula = f"{h} × {wide} × {narrow}"
-    yield _term("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
-    widths, name = (wide, "gradient of its input") if v == 2 else (wide + h, "gradients around it")
-    yield _term(name, t * widths * narrow, f"{t} × {widths} × {narrow}", "bitsandbytes")
-    if plan.adapter_inputs("MLP"):
-        yield _term("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
+    formula = f"{d_out} × {d_in} × {narrow}"
+    yield _term("a dequantized weight", d_out * d_in * narrow, formula, "bitsandbytes")
+    before, after = (0, d_in) if v == 2 else (d_out, d_in + d_out)
+    gradients = t * after * narrow
+    constants = 4 * math.ceil(d_in * d_out / settings.block_size) if settings.double_quant else 0
+    if constants + t * before * narrow > gradients:
+        formula = f"{constants // 4:,} × 4 + {t} × {before} × {narrow}"
+        size = constants + t * before * narrow
+        yield _term("constants and gradient", size, formula, "bitsandbytes")
+    else:
+        formula = f"{t} × {after} × {narrow}"
+        yield _term("gradients around it", gradients, formula, "bitsandbytes")
+    if second:
+        yield _term("a second gradient", t * d_in * v, f"{t} × {d_in} × {v}", AUTOGRAD)
+
+
+def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what up_proj's backward pass needs when it dequantizes its matrix.
+
+    The gradients of the activation and of up have replaced these two tensors.
+    """
+    t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
+    yield from _dequantized(plan, "up_proj", "up_proj" in plan.adapted)
+    yield from _finished_adapters(plan, ["up_proj", "down_proj"])
+    if v == 4:  # The float32 gradient of up has been converted to 16 bits.
+        yield _term("less: up's gradient", -t * wide * v, f"{t} × {wide} × {v}", AUTOGRAD)
+    if "up_proj" in plan.adapted:
+        widths = plan.adapter_inputs("second norm")
+        both, one = (
+            total_bytes(_adapter_inputs(plan, "second norm", w)) if w else 0
+            for w in (widths, widths[1:])
+        )
+        yield _term("less: inputs of up's adapter", one - both, "freed", PEFT)
+
+
+def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what gate_proj's backward pass, the MLP's last, needs to dequantize its matrix."""
+    t, wide = plan.tokens, plan.shape.intermediate
+    yield norm(plan, "second norm")
+    yield from _dequantized(plan, "gate_proj", True)
+    yield from _finished_adapters(plan, list(plan.layers)[4:])
+    if plan.settings.value_bytes == 2:  # Otherwise, `_dequantized` counts a 16-bit copy.
+        yield _term("the gate's gradient", t * wide * 2, f"{t} × {wide} × 2", AUTOGRAD)
+
+
+def _last_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield what the last linear layer's backward pass needs before the recomputation."""
+    yield from _dequantized(plan, "down_proj", False)
+    # `_during_backward` subtracts the layer's input, and adds copies, neither of which exists yet.
+    if plan.settings.stream_bytes == 4:
+        yield replace(residual_gradient(plan), name="the layer's input")
+    if converted := converted_weights(plan):
+        yield _term("less: copies", -2 * converted, f"{converted:,} × 2", AUTOCAST)
 
 
 def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -565,7 +700,7 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of the second norm's backward pass, and the MLP's finished gradients."""
     yield norm_backward(plan)
     if not plan.settings.trains_weights:
-        yield from _finished_adapters(plan, ["second norm", "MLP"])
+        yield from _finished_adapters(plan, list(plan.layers)[4:])
         return
     names = (*plan.readers["second norm"], *plan.readers["MLP"])
     weights = sum(plan.sizes[name] for name in names)
@@ -573,6 +708,41 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     norms = plan.shape.norm_layers // 2 * plan.shape.hidden
     yield from _weight_gradients(plan, [weights, biases, norms])
     yield from _recast(plan, plan.layer_weights - weights)
+
+
+def _last_in_half(plan: Plan, name: str, source: str) -> Iterator[MemoryTerm]:
+    """Yield what exists when the last weight gradient of a half, that of `name`, is computed."""
+    settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
+    (_, width), count = plan.layers[name], plan.sizes[name]
+    names = list(plan.layers)[4 if name == "gate_proj" else 0 :]
+    done = sum(plan.sizes[n] for n in names)
+    biases = sum(plan.layers[n][1] for n in names if n in plan.shape.biases and n != name)
+    norms = plan.shape.norm_parameters - plan.shape.hidden if source == "first norm" else 0
+    yield norm(plan, source)
+    yield from _weight_gradients(plan, [done, biases, norms])
+    each = settings.precision.gradient
+    if settings.accumulation > 1:
+        yield _term("its new gradient", count * each, f"{count:,} × {each}", WEIGHTS)
+    if settings.autocast:
+        count += width if name in plan.shape.biases else 0
+        yield _term("its 16-bit gradient", 2 * count, f"{count:,} × 2", AUTOCAST)
+        yield _term("gradient of the norm", 4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
+        yield from _recast(plan, plan.layer_weights - done)
+        return
+    yield from _inputs(plan, source)
+    size, formula = t * (width + 2 * h) * v, f"{t} × ({width} + 2 × {h}) × {v}"
+    yield _term("gradients around it", size, formula, AUTOGRAD)
+
+
+def _first_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the tensors of the first norm's backward pass, and the layer's finished gradients."""
+    yield norm_backward(plan)
+    if not plan.settings.trains_weights:
+        yield from _finished_adapters(plan, list(plan.layers))
+        return
+    shape = plan.shape
+    weights, norms = plan.layer_weights + shape.bias_parameters, shape.norm_parameters
+    yield from _weight_gradients(plan, [weights, norms])
 
 
 def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -586,6 +756,8 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
         norms = (plan.shape.norm_layers - 1) * plan.shape.hidden
         yield from _weight_gradients(plan, [*sizes[first:], biases, norms])
         yield from _recast(plan, sum(sizes[:first]))
+    else:
+        yield from _finished_adapters(plan, list(plan.layers)[3:])
     if settings.attention == "eager":
         yield from _eager_backward(plan)
         return
@@ -599,8 +771,13 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors in memory during the backward pass of eager attention's softmax."""
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
+    t, query = plan.tokens, plan.shape.query_width
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
+    # The gradient of the values has replaced the values.
+    if (wider := settings.value_bytes - v) > 0:
+        size, formula = t * query * wider, f"{t} × {query} × {wider}"
+        yield _term("more: gradient of values", size, formula, AUTOCAST)
     # The 16-bit scores are freed when the gradient of the values has been computed.
     if v == 2:
         yield _term("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)

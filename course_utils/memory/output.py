@@ -99,7 +99,7 @@ def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
         "tiled": (_tiled_forward, _tiled_backward),
         "answers": (_answers_forward, _answers_backward),
     }[settings.loss]
-    yield stored, [*forward(plan), *_copies_of_forward(plan)]
+    yield stored, [*forward(plan), *copies_of_forward(plan)]
     yield stored, [*backward(plan), *during_backward(plan)]
     if settings.trains_weights and settings.loss != "tiled":
         yield above, [*_head_backward(plan), *during_backward(plan)]
@@ -152,9 +152,11 @@ def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
     count, size = (0 if stored else n), 0
     formula = f"{count} × {h} × {each}"
     if settings.loss == "answers":
-        # Activations contain the logarithms of sums, but these don't exist yet.
-        count, size = count + t, -4 * n
-        formula = f"{count} × {h} × {each} - {n} × 4"
+        # Activations contain the logarithms of sums, but these don't exist yet. Neither do the
+        # float32 logits under autocast, but 16-bit logits do.
+        extra = 4 + (2 * plan.shape.vocab if settings.autocast else 0)
+        count, size = count + t, -extra * n
+        formula = f"{count} × {h} × {each} - {n} × {extra}"
     yield _term("result of the last norm", size + count * h * each, formula, AUTOGRAD)
 
 
@@ -218,7 +220,8 @@ def _tile(plan: Plan) -> tuple[int, int, list[MemoryTerm]]:
 def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
     rows, words, tile = _tile(plan)
     n = plan.settings.loss_tokens
-    yield _term("running sums", 28 * n, f"{n} × 7 × 4", TRL)
+    # Activations contain two sums of 4 B each, which don't exist yet. 1 B says which token counts.
+    yield _term("running sums", 21 * n, f"{n} × (7 × 4 - 2 × 4 + 1)", TRL)
     yield from tile
     if plan.settings.device == "cpu":
         size, formula = rows * (13 * words + 20), f"{rows} × (13 × {words} + 20)"
@@ -280,7 +283,7 @@ def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
 def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of the last norm's backward pass, and the gradients that already exist."""
     settings, h = plan.settings, plan.shape.hidden
-    yield replace(norm_backward(plan), part="transient", group=LOGITS)
+    yield replace(norm_backward(plan, last=True), part="transient", group=LOGITS)
     yield from held_gradient(plan)
     if settings.trains_weights and settings.accumulation == 1:
         head = 0 if plan.shape.tied else plan.shape.vocab * h
@@ -291,7 +294,7 @@ def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 # --- the forward pass under autocast --------------------------------------------------------------
 
 
-def _copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
+def copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies of trained weights that autocast frees after the forward pass."""
     if cached := freed_copies(plan):
         yield _term("16-bit copies of weights", 2 * cached, f"{cached:,} × 2", AUTOCAST)

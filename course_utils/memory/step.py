@@ -17,9 +17,10 @@ from functools import cached_property
 from typing import Literal
 
 from course_utils.memory.activations import (
-    causal_masks,
+    causal_mask,
     cos_and_sin,
     layer_backward,
+    layer_forward,
     layers_saved,
     residual_gradient,
     saved_terms,
@@ -27,6 +28,7 @@ from course_utils.memory.activations import (
 )
 from course_utils.memory.output import (
     after_loss,
+    copies_of_forward,
     during_backward,
     held_gradient,
     moments,
@@ -34,7 +36,7 @@ from course_utils.memory.output import (
 )
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import OPTIMIZERS
-from course_utils.memory.terms import PARTS, WORK, MemoryTerm, grouped, total_bytes
+from course_utils.memory.terms import PARTS, REST, WORK, MemoryTerm, grouped, total_bytes
 from course_utils.memory.weights import (
     on_one_gpu,
     paged_states,
@@ -136,14 +138,15 @@ class Step:
     def candidates(self) -> Iterator[StepPhase]:
         """Yield the phases in which memory can peak.
 
-        The backward pass can peak only in the last layer, in the first, or in the lowest layer
-        whose attention is of another kind than the first layer's, with or without a window.
+        The backward pass can peak only in the last layer, in the lowest layer whose attention is of
+        another kind than the first layer's, with or without a window, and in the first two layers.
         """
         if self.plan.shape.known:
-            yield self.loss()
             layers, sliding = range(self.plan.shape.layers), self.plan.shape.sliding
+            yield self.forward(layers[-1])
+            yield self.loss()
             other = next((n for n in layers if (n in sliding) != (0 in sliding)), 0)
-            yield from map(self.backward, (layers[-1], other, 0))
+            yield from map(self.backward, dict.fromkeys((layers[-1], other, min(1, layers[-1]), 0)))
         yield self.update()
 
     def phases(self) -> Iterator[StepPhase]:
@@ -158,10 +161,18 @@ class Step:
         yield self.update()
 
     def forward(self, layer: int) -> StepPhase:
-        """Return the memory in use at the end of a layer's forward pass."""
-        saved = layers_saved(self.plan, layer + 1)
-        kept = self._inputs_of_recomputation(self.plan.shape.layers)
-        return self._phase("forward", f"forward of layer {layer + 1}", kept, activations=saved)
+        """Return the memory in use at the end of a layer's forward pass.
+
+        In the last layer, memory can peak in the forward pass, so its other tensors are counted.
+        """
+        plan, settings = self.plan, self.plan.settings
+        terms = self._inputs_of_recomputation(plan.shape.layers)
+        stores = not (settings.trains_weights or settings.gradient_checkpointing)
+        if stores and layer == plan.shape.layers - 1:
+            work = (replace(term, part="transient", group=REST) for term in layer_forward(plan))
+            terms = [*work, *copies_of_forward(plan)]
+        saved = layers_saved(plan, layer + 1)
+        return self._phase("forward", f"forward of layer {layer + 1}", terms, activations=saved)
 
     def loss(self) -> StepPhase:
         """Return the largest memory in use during the last norm, the output layer and the loss."""
@@ -181,8 +192,8 @@ class Step:
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{layer_name(layer, self.plan.shape.layers)}'s backward"
         kept = [*self._inputs_of_recomputation(layer + 1), *self._during_backward]
-        first = map(_work, unsaved_in_first(self.plan)) if layer == 0 else ()
-        inside = self._phase("backward", name, [*kept, *self._layer_terms, *first], **parts)
+        terms = [*kept, *(self._first_layer_terms if layer == 0 else self._layer_terms)]
+        inside = self._phase("backward", name, terms, **parts)
         if layer or not self.plan.settings.trains_weights:
             return inside
         terms = [*self._during_backward, *map(_work, _embedding_backward(self.plan))]
@@ -250,9 +261,16 @@ class Step:
     def _layer_terms(self) -> list[MemoryTerm]:
         return [_work(term) for term in layer_backward(self.plan)]
 
+    @property
+    def _first_layer_terms(self) -> list[MemoryTerm]:
+        terms = [*layer_backward(self.plan, first=True), *unsaved_in_first(self.plan)]
+        return [_work(term) for term in terms]
+
     def _saved_below(self, layers: int) -> int:
         """Return the bytes that the lowest `layers` layers stored for their backward passes."""
-        return layers_saved(self.plan, layers, layers + 1)
+        adapted = self.plan.adapted
+        trains = self.plan.settings.trains_weights or "q_proj" in adapted or "k_proj" in adapted
+        return layers_saved(self.plan, layers, layers + 1 if layers or trains else 0)
 
     def _gradients(self, layer: int) -> int:
         """Return the bytes of the gradients that exist when the backward pass reaches `layer`."""
@@ -329,9 +347,7 @@ def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager":
-        count, size = shape.attention_kinds(layers), causal_masks(plan, layers)
-        formula = f"{count} × {settings.batch_size} × {s} × {s} × {each}"
-        yield _term("causal mask", size, formula, "stored for the recomputation")
+        yield replace(causal_mask(plan, layers), part="transient", group=REST)
     yield cos_and_sin(plan, "transient", layers)
     if layers:
         yield _term("position ids", 8 * s, f"{s} × 8", "stored for the recomputation")

@@ -65,7 +65,9 @@ NOT_QUANTIZED = "experts, not quantized"
 # Entries of `Trace.permanent` that must not be added to the memory of the whole step.
 PARAMETERS, SCRATCH, PAGED = "parameters of the model", "scratch of the optimizer", "paged states"
 _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
-BEFORE = "before the layers"
+BEFORE, LOSS_BACKWARD = "before the layers", "the loss's backward"
+# The parts of tensors that are created in these phases, or that `TensorMeter.count_as` marks.
+_PART_OF = {"gradients": "gradients", LOSS: LOGITS, LOSS_BACKWARD: LOGITS}
 MOST_LAYERS = 1000
 
 
@@ -483,6 +485,7 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
             meter.begin(BEFORE)
             with autocast:
                 loss, kept = _loss(model, settings, ids)
+            meter.begin(LOSS_BACKWARD)
             loss.backward()
             meter.begin(UPDATE)
             del kept
@@ -612,7 +615,7 @@ def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
     """
     parts: Counter[str] = Counter()
     for maker, size in made.items():
-        part = {"gradients": "gradients", LOSS: LOGITS}.get(maker, "activations")
+        part = _PART_OF.get(maker, "activations")
         # The backward pass of a layer also needs what the layer stored.
         of_layer = maker == phase.replace("backward", "forward") != phase
         parts[WORK if of_layer or maker.startswith("backward") else part] += size
@@ -625,11 +628,17 @@ def _by_part(phase: str, made: Mapping[str, int]) -> dict[str, int]:
 def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
     """Trace a step of a model, but run as few of its layers as possible."""
     kinds = [_kind(layer) for layer in layers_of(_empty(config))]
+    traced = None
     if found := _blocks(kinds):
         shallow, deeper = (_with_layers(config, found.layers(n)) for n in (1, 2))
         if [_kind(layer) for layer in layers_of(_empty(deeper))] == kinds[: found.layers(2)]:
-            return _extended(run_step(shallow, settings), run_step(deeper, settings), found)
-    return run_step(config, settings)
+            traced = _extended(run_step(shallow, settings), run_step(deeper, settings), found)
+    traced = traced or run_step(config, settings)
+    # Autocast's copies of all layers exist in the forward pass of the loss, but not in its backward
+    # pass. So the number of layers can decide which pass needs more memory.
+    phases = dict(traced.phases)
+    phases[LOSS] = max(phases[LOSS], phases.pop(LOSS_BACKWARD), key=lambda p: sum(p.values()))
+    return Trace(traced.permanent, phases)
 
 
 @dataclass(frozen=True)
@@ -723,7 +732,8 @@ def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
     layers = range(1, count + 1)
     phases = {BEFORE: grown(shallow.phases[BEFORE], deeper.phases[BEFORE])}
     phases |= {f"forward of layer {n}": of_layer("forward", n) for n in layers}
-    phases[LOSS] = grown(shallow.phases[LOSS], deeper.phases[LOSS])
+    for name in (LOSS, LOSS_BACKWARD):
+        phases[name] = grown(shallow.phases[name], deeper.phases[name])
     phases |= {f"backward of layer {n}": of_layer("backward", n) for n in reversed(layers)}
     phases[UPDATE] = grown(shallow.phases[UPDATE], deeper.phases[UPDATE])
     return Trace(grown(shallow.permanent, deeper.permanent), {k: p for k, p in phases.items() if p})
