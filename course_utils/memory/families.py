@@ -61,7 +61,7 @@ def unsupported(values: Mapping[str, Any]) -> str | None:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         families = ", ".join(FAMILIES)
-        return f"has an unknown model_type, {kind!r}; supported are {families}; {TRACED}"
+        return f"has the model_type {kind!r}; the formulas know only {families}; {TRACED}"
     classes = values.get("architectures")
     names = [str(name) for name in classes] if isinstance(classes, list) else []
     if names and not any(name.endswith(_CAUSAL) for name in names):
