@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.machine.validation import CourseError, first_line
-from course_utils.memory import FAMILIES, ModelShape
+from course_utils.memory import ModelShape
 from course_utils.memory.fit import predict
 from course_utils.memory.shapes import read_config
 from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, fetch_base
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # The model types with which the course's training is tested (tests/test_families.py).
-TRAINABLE = (*FAMILIES, "phi3", "gemma", "gpt2")
+TRAINABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma3_text", "phi3", "gemma", "gpt2")
 
 
 @dataclass(frozen=True)
