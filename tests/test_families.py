@@ -12,7 +12,7 @@ from course_utils.memory.fit import predict
 from course_utils.models import load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
-from course_utils.tuning.base import TRAINABLE
+from course_utils.tuning.base import FAMILIES
 from tests.conftest import SIZES
 from tests.test_evaluation import one_by_one
 
@@ -83,7 +83,7 @@ def trained(folder, tmp_path_factory):
 
 
 def test_every_family_that_the_course_accepts_is_tested():
-    assert tuple(CONFIGS) == TRAINABLE
+    assert tuple(CONFIGS) == FAMILIES
 
 
 def test_all_linear_layers_except_the_head_are_quantized_and_adapted(trained, folder):

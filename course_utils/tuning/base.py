@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # The model types with which the course's training is tested (tests/test_families.py).
-TRAINABLE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma3_text", "phi3", "gemma", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma3_text", "phi3", "gemma", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     check_config(folder, "nf4")
     try:
         kind = read_config(folder)[0].get("model_type")
-        if kind not in TRAINABLE:
-            raise ValueError(f"its model_type is {kind!r}; supported are {', '.join(TRAINABLE)}")
+        if kind not in FAMILIES:
+            raise ValueError(f"its model_type is {kind!r}; supported are {', '.join(FAMILIES)}")
         shape = predict(folder, "qlora", sequence_length=1).shape
     except ValueError as error:
         raise CourseError(f"the course can't fine-tune {name}: {error}") from error
