@@ -23,16 +23,13 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from course_utils.memory.plan import Plan
+from course_utils.memory.plan import READERS, Plan
 from course_utils.memory.settings import DTYPE_BYTES
 from course_utils.memory.terms import MemoryTerm, total_bytes
 
 # The sources that several terms cite for their formulas.
 WEIGHTS, AUTOGRAD = "gradients of weights", "autograd"
 PEFT, AUTOCAST, NO_GRADIENT = "peft's LoRA layer", "torch.autocast", "needs no gradient"
-
-# The places where the inputs of linear layers are computed, in the order of the forward pass.
-SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
@@ -141,8 +138,8 @@ def _unsaved_copies(plan: Plan) -> int:
     """
     if plan.settings.trains_weights:
         return 0
-    first = next(n for n, source in enumerate(SOURCES, 1) if plan.adapter_inputs(source))
-    names = [name for source in SOURCES[:first] for name in plan.readers[source]]
+    first = next(n for n, source in enumerate(READERS, 1) if plan.adapter_inputs(source))
+    names = [name for source in list(READERS)[:first] for name in READERS[source]]
     widened = _widened_weights(plan)
     return _first_matrices(plan) + sum(widened.get(name, 0) for name in names)
 
@@ -151,7 +148,7 @@ def _first_matrices(plan: Plan) -> int:
     """Return the number of weights in the matrices A of the first layer's first adapters."""
     if plan.settings.trains_weights or not plan.settings.autocast or not _cast_adapters(plan):
         return 0
-    return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, SOURCES))))
+    return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, READERS))))
 
 
 # --- what one layer stores for its backward pass --------------------------------------------------
@@ -182,7 +179,7 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     yield from _inputs(plan, "second norm")
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
     # A layer whose weights peft's upcast converted still computes in 16 bits under autocast.
-    gate, up = (2 if n in _widened_weights(plan) else v for n in plan.readers["second norm"])
+    gate, up = (2 if n in _widened_weights(plan) else v for n in READERS["second norm"])
     each, formula = 2 * gate + up, f"{t} × {wide} × ({gate} + {gate} + {up})"
     yield _term("gate, its activation and up", t * wide * each, formula, "their derivatives")
 
@@ -261,7 +258,7 @@ def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
 
 
 def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
-    settings, t, names = plan.settings, plan.tokens, plan.readers[source]
+    settings, t, names = plan.settings, plan.tokens, READERS[source]
     if _reads_result(plan, source):
         return
     width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
@@ -315,7 +312,7 @@ def _unsaved(plan: Plan) -> int:
 def _unsaved_attention(plan: Plan) -> int:
     """Return the bytes that attention doesn't store because some inputs need no gradient."""
     shape, settings = plan.shape, plan.settings
-    trained = [name in plan.adapted for name in plan.readers["first norm"]]
+    trained = [name in plan.adapted for name in READERS["first norm"]]
     if not any(trained):
         # If the output projection's adapter reads attention's result, autograd stores this result.
         shared = plan.adapter_inputs("attention") and _reads_result(plan, "attention")
@@ -462,7 +459,7 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
     if plan.shape.gemma:
         # Gemma's RMSNorm converts its float32 result to the format of the residual stream.
         each = 4 if settings.stream_bytes == 2 else 0
-    elif plan.adapter_inputs("MLP"):
+    elif "down_proj" in plan.adapted:
         each = settings.adapter_bytes
         # Without 4-bit weights, peft adds the results of base and adapter in float32.
         if settings.method == "lora" and each > settings.value_bytes:
@@ -479,9 +476,9 @@ def _last_before_recomputation(plan: Plan) -> bool:
     bitsandbytes keeps the weights itself. So without an adapter, the gradient of this linear
     layer's input needs no tensor that autograd stored.
     """
-    first_needed = plan.shape.gemma or plan.adapter_inputs("MLP")
+    first_needed = plan.shape.gemma or "down_proj" in plan.adapted
     recomputes = plan.settings.gradient_checkpointing and not first_needed
-    return recomputes and plan.readers["MLP"][0] in plan.quantized
+    return recomputes and "down_proj" in plan.quantized
 
 
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
@@ -491,7 +488,7 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     format of the base layer's result, and the sum of the two layers' results.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
-    adapted = [name for name in plan.readers["second norm"] if name in plan.adapted]
+    adapted = [name for name in READERS["second norm"] if name in plan.adapted]
     if not adapted:
         return
     name, narrow, v = adapted[-1], settings.adapter_bytes, settings.value_bytes
@@ -518,7 +515,7 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
     """
     settings, t = plan.settings, plan.tokens
     h, wide, v = plan.shape.hidden, plan.shape.intermediate, settings.value_bytes
-    if not plan.adapter_inputs("MLP"):
+    if "down_proj" not in plan.adapted:
         return
     each, copies = v, settings.adapters_copy_input
     if v == 2 and settings.precision.weight == 4 and (copies or not settings.autocast):
@@ -550,7 +547,7 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     formula = f"3 × {t} × {wide} × {v}"
     candidates = [[_term("gradients in the MLP", 3 * t * wide * v, formula, AUTOGRAD)]]
     if settings.trains_weights:
-        last, bias = shape.hidden * wide, shape.hidden * (plan.readers["MLP"][0] in shape.biases)
+        last, bias = shape.hidden * wide, shape.hidden * ("down_proj" in shape.biases)
         candidates[0] += _weight_gradients(plan, [last + bias])
         # A recomputed input is freed before the gradient of the biases is computed.
         stored = 0 if settings.gradient_checkpointing else bias
@@ -573,7 +570,7 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
         candidates.append(list(_dequantized(plan, "down_proj", "down_proj" in plan.adapted)))
         if shape.gemma and v == 2 and candidates[-1]:  # The last norm has computed this gradient.
             candidates[-1].append(_term("gradient of the result", t * h * v, at_h, AUTOGRAD))
-    if plan.adapter_inputs("MLP") and not settings.autocast and settings.adapter_bytes > v:
+    if "down_proj" in plan.adapted and not settings.autocast and settings.adapter_bytes > v:
         candidates.append(list(_last_adapter(plan)))
     yield from max(candidates, key=total_bytes)
 
@@ -702,7 +699,7 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     if not plan.settings.trains_weights:
         yield from _finished_adapters(plan, list(plan.layers)[4:])
         return
-    names = (*plan.readers["second norm"], *plan.readers["MLP"])
+    names = (*READERS["second norm"], *READERS["MLP"])
     weights = sum(plan.sizes[name] for name in names)
     biases = sum(plan.layers[name][1] for name in names if name in plan.shape.biases)
     norms = plan.shape.norm_layers // 2 * plan.shape.hidden
@@ -751,8 +748,8 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.trains_weights:
         sizes = list(plan.sizes.values())
         # The gradients of the weights of q_proj, k_proj and v_proj are computed later.
-        first = len(plan.readers["first norm"])
-        biases = sum(plan.layers[n][1] for n in plan.shape.biases - {*plan.readers["first norm"]})
+        first = len(READERS["first norm"])
+        biases = sum(plan.layers[n][1] for n in plan.shape.biases.difference(READERS["first norm"]))
         norms = (plan.shape.norm_layers - 1) * plan.shape.hidden
         yield from _weight_gradients(plan, [*sizes[first:], biases, norms])
         yield from _recast(plan, sum(sizes[:first]))

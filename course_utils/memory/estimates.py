@@ -214,7 +214,7 @@ def timeline(
 
     The largest `total` of all phases equals the `total` of `estimate`, which has the same
     arguments. In the forward pass of a layer, only the tensors that are stored for the backward
-    pass are counted, because the others need less memory than the layer's backward pass.
+    pass are counted, because memory can peak there only in the last layer.
 
     Args:
         first_step: Whether this is the first step of a run, in which the optimizer's states don't

@@ -16,6 +16,15 @@ from typing import Any
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape
 
+# The linear layers that read each tensor, by where the tensor is computed, in the order of the
+# forward pass. For example, q_proj, k_proj and v_proj read the result of the first norm.
+READERS = {
+    "first norm": ("q_proj", "k_proj", "v_proj"),
+    "attention": ("o_proj",),
+    "second norm": ("gate_proj", "up_proj"),
+    "MLP": ("down_proj",),
+}
+
 
 @dataclass(frozen=True)
 class Trainable:
@@ -127,23 +136,9 @@ class Plan:
         kept = self.shape.target_layers(named) if named else {}
         return {name: size for name, size in self.sizes.items() if name not in kept}
 
-    @cached_property
-    def readers(self) -> dict[str, tuple[str, ...]]:
-        """The names of the linear layers that read each tensor, by where it is computed.
-
-        For example, q_proj, k_proj and v_proj read the result of the "first norm".
-        """
-        names = tuple(self.layers)
-        return {
-            "first norm": names[:3],
-            "attention": names[3:4],
-            "second norm": names[4:6],
-            "MLP": names[6:],
-        }
-
     def adapter_inputs(self, source: str) -> list[int]:
-        """Return the input width of each layer in `readers[source]` that has an adapter."""
-        return [self.adapted[name][0] for name in self.readers[source] if name in self.adapted]
+        """Return the input width of each layer in `READERS[source]` that has an adapter."""
+        return [self.adapted[name][0] for name in READERS[source] if name in self.adapted]
 
     @cached_property
     def adapter_weights(self) -> int:
