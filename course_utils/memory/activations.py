@@ -57,7 +57,7 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
 
 
 def causal_mask(plan: Plan, layers: int) -> MemoryTerm:
-    """Return the term of the masks of eager attention that the lowest `layers` layers need.
+    """Return the term of the masks that eager attention needs in the lowest `layers` layers.
 
     Layers with a sliding window have another mask than the other layers.
     """
@@ -473,8 +473,8 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
 def _last_before_recomputation(plan: Plan) -> bool:
     """Return whether the last linear layer's backward pass precedes the layer's recomputation.
 
-    bitsandbytes keeps the weights itself. So without an adapter, the gradient of this linear
-    layer's input needs no tensor that autograd stored.
+    bitsandbytes, not autograd, stores the weights for the backward pass. So without an adapter, the
+    gradient of this linear layer's input needs no tensor that autograd stored.
     """
     first_needed = plan.shape.gemma or "down_proj" in plan.adapted
     recomputes = plan.settings.gradient_checkpointing and not first_needed
@@ -605,7 +605,7 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _finished_adapters(plan: Plan, names: list[str]) -> Iterator[MemoryTerm]:
-    """Yield the gradients of the adapters of the layers `names`, minus the adapters' copies."""
+    """Yield the gradients of adapters in the layers `names`, minus autocast's copies of them."""
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, [count])
     if plan.settings.autocast and _cast_adapters(plan):

@@ -7,8 +7,9 @@ the number of tokens whose next token counts in the loss, and V the size of the 
     answers    n × V logits, and float32 copies of a few logits; the gradient overwrites the logits
     tiled      the logits of up to 4,096 tokens and 32,768 vocabulary tokens
 
-Memory can peak in the forward pass of the loss, in its backward pass, when the gradient of the
-output layer's weights is computed, or in the backward pass of the last normalization layer.
+Memory can peak at one of these moments: in the forward pass of the loss, in the backward pass of
+the loss, when a gradient of the output layer's weights is computed or converted, or in the backward
+pass of the last normalization layer.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
 
 
 def during_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what exists from the loss to the end of the backward pass, except activations."""
+    """Yield what the loss leaves in memory during the backward pass, except activations."""
     yield _term("gradient of the loss", 4, "1 × 4", AUTOGRAD)
     yield from after_loss(plan)
 

@@ -138,8 +138,9 @@ class Step:
     def candidates(self) -> Iterator[StepPhase]:
         """Yield the phases in which memory can peak.
 
-        The backward pass can peak only in the last layer, in the lowest layer whose attention is of
-        another kind than the first layer's, with or without a window, and in the first two layers.
+        In the backward pass, memory can peak only in the last layer, in one of the first two
+        layers, or in the lowest layer whose attention differs from the first layer's, because only
+        one of them has a sliding window.
         """
         if self.plan.shape.known:
             layers, sliding = range(self.plan.shape.layers), self.plan.shape.sliding

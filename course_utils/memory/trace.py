@@ -7,9 +7,10 @@ model that transformers can build can be traced, without its weights:
 
     config ─► model on "meta" ─► NF4 and adapters ─► fake tensors ─► forward, backward ─► phases
 
-Most layers of a deep model are alike. So two models with few layers are traced, and the second
-model has one block of layers more. The difference between the two traces gives the bytes of all
-further blocks. The tests check to the byte that traces equal steps measured on a CPU.
+In most deep models, the same group of layers (a block) repeats many times. So two models with few
+layers are traced, and the second has one more block than the first. The difference between the two
+traces is what each further block adds. The tests check that a trace gives exactly the bytes that
+are measured in the same step on a CPU.
 
 A trace runs the operators of a CPU. For a GPU, it adds the workspaces and the allocator's rounding.
 But it doesn't know which kernels store other tensors on a GPU than on a CPU.

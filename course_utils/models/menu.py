@@ -100,7 +100,7 @@ def predicted_peak(model: ModelShape | Path, device: torch.device, **changes: An
 
     Args:
         model: the shape of a model, or a folder with its config.
-        changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
+        changes: options of `memory.estimate` whose values differ from lecture 07's.
     """
     return predict(model, "qlora", **_options(device) | changes).total
 

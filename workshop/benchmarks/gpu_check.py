@@ -128,7 +128,7 @@ def cublas_workspace(device: torch.device) -> int:
 def settings(device: torch.device) -> dict:
     """Return the options of `estimate` for a model from `load_base` and `attach_adapters`.
 
-    Its steps are those of a plain loop, which keeps the model's output with all logits.
+    The benchmark trains in a plain loop, which keeps the model's output, including all logits.
     """
     return {
         "trainer": None,

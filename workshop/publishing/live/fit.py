@@ -277,7 +277,7 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
 
 
 def _problem(problem: str, gpu: str, values: Mapping[str, Any]) -> str:
-    """Return, as HTML, what is wrong.
+    """Return, as HTML, what is wrong with the config.
 
     If `course fit` can trace the model, also return the command that does this.
     """
