@@ -147,7 +147,8 @@ def estimate(
             the backward pass recomputes its other activations.
         block_size: Number of weights in one block of NF4.
         double_quant: Whether the constants of the blocks are quantized too.
-        unquantized: Names of linear layers that are not stored in NF4. The head is never stored in NF4.
+        unquantized: Names of linear layers that are not stored in NF4. The head is never stored in
+            NF4.
         upcast: Whether peft's `prepare_model_for_kbit_training` converts all weights that are not
             in NF4 (embedding, head, norms), and so the residual stream, from 16 bits to float32.
         keep_output: Whether the model's output, which contains the logits, stays in memory during
