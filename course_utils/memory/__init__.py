@@ -22,7 +22,7 @@ only Python's standard library, except to read a config from the hub.
 
 The formulas know the model types in `FAMILIES`. `trace` runs the real code of any causal model on
 tensors without numbers, and needs PyTorch. `fit` uses the formulas if they know the model, and a
-trace otherwise. The command `course fit` prints its answer.
+trace otherwise. The command `course fit` prints what `fit` returns.
 
 The tests check to the byte that traces equal steps measured on a CPU, and that formulas equal
 traces (tests/test_memory.py names the exceptions). They also compare estimates with memory measured

@@ -377,7 +377,7 @@ def _unrotated(plan: Plan) -> MemoryTerm:
 def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield what the last layer's forward pass needs besides the tensors that all layers store.
 
-    Only adapters without checkpointing are supported.
+    This is known only for adapters without checkpointing.
     """
     settings, layers = plan.settings, plan.shape.layers
     yield from _mlp_forward(plan)
@@ -397,7 +397,7 @@ def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield how much less the first layer stores than each other layer, without checkpointing."""
+    """Without checkpointing, yield how much less the first layer stores than any other layer."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
         size = _unsaved(plan) + 2 * _unsaved_copies(plan)
         yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
@@ -694,7 +694,7 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors of the second norm's backward pass, and the MLP's finished gradients."""
+    """Yield the tensors of the second norm's backward pass, and the MLP's gradients."""
     yield norm_backward(plan)
     if not plan.settings.trains_weights:
         yield from _finished_adapters(plan, list(plan.layers)[4:])

@@ -153,8 +153,9 @@ def _common(
 ) -> dict[str, Any]:
     """Read the fields that all families have, given a family's defaults.
 
-    If neither the config nor the family gives their values, there are as many key heads as
-    attention heads, and the width of a head is the hidden size divided by the number of heads.
+    If neither the config nor the family gives the number of key heads, it is the number of
+    attention heads. If neither gives the width of a head, it is the hidden size divided by the
+    number of attention heads.
     """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None

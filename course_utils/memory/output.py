@@ -271,10 +271,7 @@ def _widened(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the gradient of a tied head.
-
-    It stays in memory until the embedding's gradient is added to it.
-    """
+    """Yield the gradient of a tied head, to which the embedding's gradient is added later."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     if settings.trains_weights and plan.shape.tied:
         each = settings.precision.gradient

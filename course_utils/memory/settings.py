@@ -187,7 +187,7 @@ class Settings:
         """Build the settings from the options of `memory.estimate`.
 
         The trainer sets the defaults of some options (see `TRAINERS`). The default trainer is "trl"
-        for adapters. For full fine-tuning it is None: the slide's recipe.
+        for adapters. For full fine-tuning, it is None, which stands for the recipe on the slides.
         """
         chosen = {"trainer": None if method == "full" else "trl", **options}
         if chosen["trainer"] in TRAINERS and method in CHOICES["method"]:

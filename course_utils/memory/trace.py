@@ -75,7 +75,8 @@ MOST_LAYERS = 1000
 def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
     """Return the same as `memory.estimate`, but for any causal model that transformers can build.
 
-    The arguments are the same, too. If the model is on the hub, only its config is downloaded.
+    Both functions take the same arguments. If the model is on the hub, only its config is
+    downloaded.
 
     Raises:
         ValueError: An option or the config is wrong, the model isn't a decoder, or the model's code
@@ -378,7 +379,8 @@ class _TiledLoss(torch.autograd.Function):
 
     TRL computes the logits of one tile at a time, first in the forward pass and again in the
     backward pass. On a GPU, a kernel changes the tile in place. On a CPU, each logit needs a mask
-    (1 B) and float32 copies: up to 3 (12 B) in the forward, up to 7 (28 B) in the backward pass.
+    of 1 B and several float32 copies. The forward pass needs up to 3 copies, the backward pass up
+    to 7.
     """
 
     @staticmethod
