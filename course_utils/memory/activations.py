@@ -20,11 +20,11 @@ activations in this way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from course_utils.memory.plan import READERS, Plan
-from course_utils.memory.settings import DTYPE_BYTES
+from course_utils.memory.plan import AFTER_ATTENTION, MLP_LAYERS, READERS, Plan
+from course_utils.memory.settings import DTYPE_BYTES, Settings
 from course_utils.memory.terms import MemoryTerm, total_bytes
 
 # The sources that several terms cite for their formulas.
@@ -64,7 +64,7 @@ def causal_mask(plan: Plan, layers: int) -> MemoryTerm:
     count, each = plan.shape.attention_kinds(layers), plan.settings.stream_bytes
     s, size = plan.settings.sequence_length, plan.tokens * plan.settings.sequence_length * each
     formula = f"{count} × {plan.settings.batch_size} × {s} × {s} × {each}"
-    return _term("causal mask", count * size, formula, "eager attention")
+    return MemoryTerm("transient", "causal mask", count * size, formula, "eager attention")
 
 
 def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
@@ -100,13 +100,14 @@ def saved_copies(plan: Plan, layers: int) -> int:
 
 def freed_copies(plan: Plan) -> int:
     """Return the number of weights whose 16-bit copies exist only during the forward pass."""
+    shape, checkpointing = plan.shape, plan.settings.gradient_checkpointing
     if not plan.settings.autocast:
         return 0
-    trains = plan.settings.trains_weights
-    cached = plan.layer_weights + plan.shape.bias_parameters if trains else _cast_adapters(plan)
-    if plan.settings.gradient_checkpointing:
-        return plan.shape.layers * cached
-    return plan.shape.layers * plan.shape.bias_parameters if trains else _first_matrices(plan)
+    if not plan.settings.trains_weights:
+        return shape.layers * _cast_adapters(plan) if checkpointing else _first_matrices(plan)
+    # Without checkpointing, autograd stores the copies of the matrices, but not of the biases.
+    matrices = plan.layer_weights if checkpointing else 0
+    return shape.layers * (matrices + shape.bias_parameters)
 
 
 def converted_weights(plan: Plan) -> int:
@@ -114,21 +115,23 @@ def converted_weights(plan: Plan) -> int:
 
     These are the trained weights, and the weights that peft's upcast converted to float32.
     """
-    if not plan.settings.autocast:
-        return 0
     if plan.settings.trains_weights:
-        return plan.layer_weights
+        return plan.layer_weights if plan.settings.autocast else 0
     return _cast_adapters(plan) + sum(_widened_weights(plan).values())
 
 
 def _widened_weights(plan: Plan) -> dict[str, int]:
     """Return the layers that peft's upcast converted to float32: name → number of weights."""
-    upcast = plan.settings.method == "qlora" and plan.settings.upcast and plan.settings.autocast
-    return {name: n for name, n in plan.sizes.items() if upcast and name not in plan.quantized}
+    settings = plan.settings
+    if not (settings.method == "qlora" and settings.upcast and settings.autocast):
+        return {}
+    return {name: n for name, n in plan.sizes.items() if name not in plan.quantized}
 
 
 def _cast_adapters(plan: Plan) -> int:
-    return plan.adapter_weights if plan.settings.precision.weight == 4 else 0
+    """Return the number of adapter weights in one layer that autocast converts to 16 bits."""
+    converts = plan.settings.autocast and plan.settings.precision.weight == 4
+    return plan.adapter_weights if converts else 0
 
 
 def _unsaved_copies(plan: Plan) -> int:
@@ -138,15 +141,17 @@ def _unsaved_copies(plan: Plan) -> int:
     """
     if plan.settings.trains_weights:
         return 0
-    first = next(n for n, source in enumerate(READERS, 1) if plan.adapter_inputs(source))
-    names = [name for source in list(READERS)[:first] for name in READERS[source]]
-    widened = _widened_weights(plan)
-    return _first_matrices(plan) + sum(widened.get(name, 0) for name in names)
+    count, widened = _first_matrices(plan), _widened_weights(plan)
+    for source, names in READERS.items():
+        count += sum(widened.get(name, 0) for name in names)
+        if plan.adapter_inputs(source):
+            break
+    return count
 
 
 def _first_matrices(plan: Plan) -> int:
     """Return the number of weights in the matrices A of the first layer's first adapters."""
-    if plan.settings.trains_weights or not plan.settings.autocast or not _cast_adapters(plan):
+    if not _cast_adapters(plan):
         return 0
     return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, READERS))))
 
@@ -177,11 +182,20 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP half stores, except the input of the last linear layer."""
     yield norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
-    t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
-    # A layer whose weights peft's upcast converted still computes in 16 bits under autocast.
-    gate, up = (2 if n in _widened_weights(plan) else v for n in READERS["second norm"])
+    t, wide = plan.tokens, plan.shape.intermediate
+    gate, up = _result_bytes(plan)
     each, formula = 2 * gate + up, f"{t} × {wide} × ({gate} + {gate} + {up})"
     yield _term("gate, its activation and up", t * wide * each, formula, "their derivatives")
+
+
+def _result_bytes(plan: Plan) -> tuple[int, int]:
+    """Return the bytes of a number in the results of gate_proj and of up_proj.
+
+    A layer whose weights peft's upcast converted still computes in 16 bits under autocast.
+    """
+    widened, v = _widened_weights(plan), plan.settings.value_bytes
+    gate, up = (2 if name in widened else v for name in READERS["second norm"])
+    return gate, up
 
 
 def norm(plan: Plan, name: str) -> MemoryTerm:
@@ -249,6 +263,11 @@ def _reads_result(plan: Plan, source: str) -> bool:
     return source == "attention" and plan.settings.attention == "sdpa"
 
 
+def _reads_original(settings: Settings, each: int) -> bool:
+    """Return whether A reads an input with `each` bytes per number itself, not a copy of it."""
+    return each == settings.adapter_bytes and not settings.adapters_copy_input
+
+
 def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     """Yield the inputs that autograd stores for the linear layers that read `source`."""
     if plan.settings.trains_weights:
@@ -278,7 +297,7 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Memo
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
     rank, each = settings.rank, settings.adapter_bytes
     stored = settings.attention_bytes if source == "attention" else settings.value_bytes
-    if stored == each and not settings.adapters_copy_input:
+    if _reads_original(settings, stored):
         widths = [] if _reads_result(plan, source) else widths[:1]
     formula = f"{t} × {sum(widths)} × {each}"
     yield _term(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
@@ -298,15 +317,15 @@ def _unsaved(plan: Plan) -> int:
     unsaved = norm(plan, "first norm").size + _unsaved_attention(plan)
     if shape.qk_norm:
         norms = zip(("q_proj", "k_proj"), _qk_norm(plan), strict=True)
-        unsaved += sum(norm.size for name, norm in norms if name not in plan.adapted)
+        unsaved += sum(term.size for name, term in norms if name not in plan.adapted)
     if plan.adapter_inputs("first norm") or plan.adapter_inputs("attention"):
         return unsaved
     if shape.gemma:
         unsaved += norm(plan, "norm of attention's result").size
     # Autograd stores a factor of a product only if the other factor needs a gradient.
-    tensors = 2 * ("gate_proj" not in plan.adapted) + ("up_proj" not in plan.adapted)
-    mlp = tensors * t * shape.intermediate * plan.settings.value_bytes
-    return unsaved + norm(plan, "second norm").size + mlp
+    gate, up = _result_bytes(plan)
+    each = (gate + up) * ("gate_proj" not in plan.adapted) + gate * ("up_proj" not in plan.adapted)
+    return unsaved + norm(plan, "second norm").size + each * t * shape.intermediate
 
 
 def _unsaved_attention(plan: Plan) -> int:
@@ -314,12 +333,12 @@ def _unsaved_attention(plan: Plan) -> int:
     shape, settings = plan.shape, plan.settings
     trained = [name in plan.adapted for name in READERS["first norm"]]
     if not any(trained):
-        # If the output projection's adapter reads attention's result, autograd stores this result.
-        shared = plan.adapter_inputs("attention") and _reads_result(plan, "attention")
-        shared = shared and settings.attention_bytes == settings.adapter_bytes
-        kept = shared and not settings.adapters_copy_input
-        result = plan.tokens * shape.query_width * settings.attention_bytes if kept else 0
-        return total_bytes(_attention(plan)) - result
+        unsaved, v = total_bytes(_attention(plan)), settings.attention_bytes
+        # Autograd stores the result of fused attention if the output projection's adapter reads it.
+        if settings.attention == "sdpa" and "o_proj" in plan.adapted:
+            kept = _reads_original(settings, v)
+            unsaved -= plan.tokens * shape.query_width * v * kept
+        return unsaved
     if settings.attention == "sdpa" or all(trained):
         return 0
     # Autograd stores a factor of a matrix product only if the other factor needs a gradient.
@@ -351,8 +370,8 @@ def layer_backward(plan: Plan, first: bool = False) -> list[MemoryTerm]:
     if _last_before_recomputation(plan):
         candidates.append(list(_last_dequantized(plan)))
     if plan.settings.trains_weights:
-        candidates.append([*attention, *_last_in_half(plan, "gate_proj", "second norm")])
-        ends = list(_last_in_half(plan, "q_proj", "first norm")), list(_first_norm_backward(plan))
+        candidates.append([*attention, *_last_in_half(plan, "second norm")])
+        ends = list(_last_in_half(plan, "first norm")), list(_first_norm_backward(plan))
         # In the first layer, nothing needs the cosines and sines any more.
         freed = [] if plan.settings.gradient_checkpointing or not first else [_unrotated(plan)]
         candidates += [[*end, *freed] for end in ends]
@@ -366,7 +385,8 @@ def layer_backward(plan: Plan, first: bool = False) -> list[MemoryTerm]:
         candidates.append([*attention, *_mlp_half(plan), *_post_norm_backward(plan)])
     if plan.settings.gradient_checkpointing:
         candidates.append([*attention, *mlp, *_mlp_forward(plan)])
-    return [*max(candidates, key=total_bytes), *_during_backward(plan)]
+    unsaved = _unsaved_in_first(plan) if first else ()
+    return [*max(candidates, key=total_bytes), *_during_backward(plan), *unsaved]
 
 
 def _unrotated(plan: Plan) -> MemoryTerm:
@@ -396,7 +416,7 @@ def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
         yield causal_mask(plan, layers)
 
 
-def unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
+def _unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
     """Without checkpointing, yield how much less the first layer stores than any other layer."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
         size = _unsaved(plan) + 2 * _unsaved_copies(plan)
@@ -418,10 +438,8 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     settings = plan.settings
     gradient = residual_gradient(plan)
     yield gradient
-    if settings.autocast and not settings.trains_weights:
-        adapters = converted_weights(plan)
-        copies = f"{adapters:,} × 2"
-        yield _term("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
+    if not settings.trains_weights:
+        yield from _recast(plan, converted_weights(plan))
     if not settings.gradient_checkpointing:
         return
     # `layers_saved` counts the layer's input, which checkpointing stores. If the residual stream is
@@ -433,7 +451,7 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that the MLP's recomputation needs in addition to the stored tensors.
+    """Yield what the MLP's forward pass or its recomputation needs besides the stored tensors.
 
     It needs the most memory when an adapter of the MLP computes its output, or when the input of
     the MLP's last adapter is converted.
@@ -445,8 +463,8 @@ def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     # Autograd stores a float32 copy of a 16-bit residual stream, and the adapters that read the
     # normalization layer's result may store converted copies. Then the originals need memory, too.
     each = settings.stream_bytes
-    stored = settings.adapter_bytes == each and not settings.adapters_copy_input
-    count = (1 if each == 4 else 2) - (stored and bool(plan.adapter_inputs("second norm")))
+    stored = _reads_original(settings, each) and bool(plan.adapter_inputs("second norm"))
+    count = (1 if each == 4 else 2) - stored
     yield _term("residual, norm", count * t * h * each, f"{count} × {t} × {h} × {each}", "RMSNorm")
 
 
@@ -484,8 +502,8 @@ def _last_before_recomputation(plan: Plan) -> bool:
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the results of the last adapter that reads the second normalization layer's result.
 
-    Two tensors exist at a time: first B's result and the same scaled, then the latter, in the
-    format of the base layer's result, and the sum of the two layers' results.
+    Two tensors exist at a time: first B's result and the scaled result, then the scaled result in
+    the format of the base layer's result and the sum of these two results.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     adapted = [name for name in READERS["second norm"] if name in plan.adapted]
@@ -496,15 +514,15 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     converts = settings.method == "qlora" and not settings.autocast
     second = v if converts or settings.adapters_copy_input else narrow
     each = max(2 * narrow, v + second)
-    width = plan.layers[name][1]
-    yield _term("results of B", t * width * each, f"{t} × {width} × {each}", PEFT)
+    yield _term("results of B", t * wide * each, f"{t} × {wide} × {each}", PEFT)
     if settings.adapters_copy_input and v == 2:
         h = plan.shape.hidden
         yield _term("float32 copy of A's input", 4 * t * h, f"{t} × {h} × 4", PEFT)
     # The terms of the MLP also count what is computed after the gate: its activation and up.
     if name == "gate_proj":
-        formula = f"2 × {t} × {wide} × {v}"
-        yield _term("less: not computed yet", -2 * t * wide * v, formula, "the MLP's order")
+        later = sum(_result_bytes(plan))
+        formula = f"{t} × {wide} × {later}"
+        yield _term("less: not computed yet", -t * wide * later, formula, "the MLP's order")
 
 
 def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
@@ -541,14 +559,14 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     h, wide, v = shape.hidden, shape.intermediate, settings.value_bytes
-    at_h = f"{t} × {h} × {v}"
+    result = _term("gradient of the result", t * h * v, f"{t} × {h} × {v}", AUTOGRAD)
     # The gradient of a product exists at the same time as the gradients of its two factors, and the
     # sum of the gradients from base and adapter at the same time as these two gradients.
     formula = f"3 × {t} × {wide} × {v}"
     candidates = [[_term("gradients in the MLP", 3 * t * wide * v, formula, AUTOGRAD)]]
     if settings.trains_weights:
-        last, bias = shape.hidden * wide, shape.hidden * ("down_proj" in shape.biases)
-        candidates[0] += _weight_gradients(plan, [last + bias])
+        last, bias = plan.sizes["down_proj"], h * ("down_proj" in shape.biases)
+        candidates[0] += _weight_gradients(plan, last + bias)
         # A recomputed input is freed before the gradient of the biases is computed.
         stored = 0 if settings.gradient_checkpointing else bias
         candidates.append(list(_last_gradients(plan, last, stored)))
@@ -560,16 +578,16 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
                 ]
             )
         elif shape.gemma:
-            candidates[1].append(_term("gradient of the result", t * h * v, at_h, AUTOGRAD))
+            candidates[1].append(result)
         yield from _recast(plan, plan.layer_weights - last)
         if shape.gemma:  # The norm of the MLP's result comes first.
-            yield from _weight_gradients(plan, [shape.hidden])
+            yield from _weight_gradients(plan, shape.hidden)
     else:
         yield from _finished_adapters(plan, ["down_proj"])
     if not _last_before_recomputation(plan):
         candidates.append(list(_dequantized(plan, "down_proj", "down_proj" in plan.adapted)))
         if shape.gemma and v == 2 and candidates[-1]:  # The last norm has computed this gradient.
-            candidates[-1].append(_term("gradient of the result", t * h * v, at_h, AUTOGRAD))
+            candidates[-1].append(result)
     if "down_proj" in plan.adapted and not settings.autocast and settings.adapter_bytes > v:
         candidates.append(list(_last_adapter(plan)))
     yield from max(candidates, key=total_bytes)
@@ -604,11 +622,26 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
         yield _term("gradient of the base", t * h * 2, f"{t} × {h} × 2", PEFT)
 
 
-def _finished_adapters(plan: Plan, names: list[str]) -> Iterator[MemoryTerm]:
+def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
+    """Yield what exists when the linear layers `names` have computed all their gradients.
+
+    These are the gradients, also those of `norms` parameters of normalization layers, and under
+    autocast the 16-bit copies of the other layers' weights.
+    """
+    if not plan.settings.trains_weights:
+        yield from _finished_adapters(plan, names)
+        return
+    weights = sum(plan.sizes[name] for name in names)
+    biases = sum(plan.layers[name][1] for name in names if name in plan.shape.biases)
+    yield from _weight_gradients(plan, weights + biases + norms)
+    yield from _recast(plan, plan.layer_weights - weights)
+
+
+def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTerm]:
     """Yield the gradients of adapters in the layers `names`, minus autocast's copies of them."""
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
-    yield from _weight_gradients(plan, [count])
-    if plan.settings.autocast and _cast_adapters(plan):
+    yield from _weight_gradients(plan, count)
+    if _cast_adapters(plan):
         yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
 
 
@@ -626,15 +659,14 @@ def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
     formula = f"{d_out} × {d_in} × {narrow}"
     yield _term("a dequantized weight", d_out * d_in * narrow, formula, "bitsandbytes")
     before, after = (0, d_in) if v == 2 else (d_out, d_in + d_out)
-    gradients = t * after * narrow
-    constants = 4 * math.ceil(d_in * d_out / settings.block_size) if settings.double_quant else 0
-    if constants + t * before * narrow > gradients:
-        formula = f"{constants // 4:,} × 4 + {t} × {before} × {narrow}"
-        size = constants + t * before * narrow
-        yield _term("constants and gradient", size, formula, "bitsandbytes")
+    blocks = math.ceil(d_in * d_out / settings.block_size) if settings.double_quant else 0
+    early, late = 4 * blocks + t * before * narrow, t * after * narrow
+    if early > late:
+        formula = f"{blocks:,} × 4 + {t} × {before} × {narrow}"
+        yield _term("constants and gradient", early, formula, "bitsandbytes")
     else:
         formula = f"{t} × {after} × {narrow}"
-        yield _term("gradients around it", gradients, formula, "bitsandbytes")
+        yield _term("gradients around it", late, formula, "bitsandbytes")
     if second:
         yield _term("a second gradient", t * d_in * v, f"{t} × {d_in} × {v}", AUTOGRAD)
 
@@ -651,11 +683,10 @@ def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
         yield _term("less: up's gradient", -t * wide * v, f"{t} × {wide} × {v}", AUTOGRAD)
     if "up_proj" in plan.adapted:
         widths = plan.adapter_inputs("second norm")
-        both, one = (
-            total_bytes(_adapter_inputs(plan, "second norm", w)) if w else 0
-            for w in (widths, widths[1:])
+        before, after = (
+            total_bytes(_adapter_inputs(plan, "second norm", w)) for w in (widths, widths[1:])
         )
-        yield _term("less: inputs of up's adapter", one - both, "freed", PEFT)
+        yield _term("less: inputs of up's adapter", after - before, "freed", PEFT)
 
 
 def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -663,7 +694,7 @@ def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     t, wide = plan.tokens, plan.shape.intermediate
     yield norm(plan, "second norm")
     yield from _dequantized(plan, "gate_proj", True)
-    yield from _finished_adapters(plan, list(plan.layers)[4:])
+    yield from _finished_adapters(plan, MLP_LAYERS)
     if plan.settings.value_bytes == 2:  # Otherwise, `_dequantized` counts a 16-bit copy.
         yield _term("the gate's gradient", t * wide * 2, f"{t} × {wide} × 2", AUTOGRAD)
 
@@ -688,7 +719,7 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     yield _term("less: 1/rms and 1 + weight", -4 * (t + h), f"({t} + {h}) × 4", AUTOGRAD)
     if plan.settings.trains_weights:
         yield _term("less: normalized input", -4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
-        yield from _weight_gradients(plan, [h])
+        yield from _weight_gradients(plan, h)
         yield from _recast(plan, plan.layer_weights)
     yield _term("gradients in the norm", 20 * t * h, f"5 × {t} × {h} × 4", "RMSNorm")
 
@@ -696,27 +727,25 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of the second norm's backward pass, and the MLP's gradients."""
     yield norm_backward(plan)
-    if not plan.settings.trains_weights:
-        yield from _finished_adapters(plan, list(plan.layers)[4:])
-        return
-    names = (*READERS["second norm"], *READERS["MLP"])
-    weights = sum(plan.sizes[name] for name in names)
-    biases = sum(plan.layers[name][1] for name in names if name in plan.shape.biases)
-    norms = plan.shape.norm_layers // 2 * plan.shape.hidden
-    yield from _weight_gradients(plan, [weights, biases, norms])
-    yield from _recast(plan, plan.layer_weights - weights)
+    yield from _finished(plan, MLP_LAYERS, plan.shape.norm_layers // 2 * plan.shape.hidden)
 
 
-def _last_in_half(plan: Plan, name: str, source: str) -> Iterator[MemoryTerm]:
-    """Yield what exists when the last weight gradient of a half, that of `name`, is computed."""
+def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
+    """Yield what exists when the last weight gradient of the half after `source` is computed.
+
+    This is the gradient of gate_proj or q_proj: the first layer that reads the norm `source`.
+    """
     settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
+    name, names = READERS[source][0], MLP_LAYERS if source == "second norm" else plan.layers
     (_, width), count = plan.layers[name], plan.sizes[name]
-    names = list(plan.layers)[4 if name == "gate_proj" else 0 :]
     done = sum(plan.sizes[n] for n in names)
     biases = sum(plan.layers[n][1] for n in names if n in plan.shape.biases and n != name)
-    norms = plan.shape.norm_parameters - plan.shape.hidden if source == "first norm" else 0
+    # The gradient of the norm `source` itself is computed later.
+    norms = (plan.shape.norm_layers // 2 - 1) * h
+    if source == "first norm":
+        norms = plan.shape.norm_parameters - h
     yield norm(plan, source)
-    yield from _weight_gradients(plan, [done, biases, norms])
+    yield from _weight_gradients(plan, done + biases + norms)
     each = settings.precision.gradient
     if settings.accumulation > 1:
         yield _term("its new gradient", count * each, f"{count:,} × {each}", WEIGHTS)
@@ -734,33 +763,20 @@ def _last_in_half(plan: Plan, name: str, source: str) -> Iterator[MemoryTerm]:
 def _first_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of the first norm's backward pass, and the layer's finished gradients."""
     yield norm_backward(plan)
-    if not plan.settings.trains_weights:
-        yield from _finished_adapters(plan, list(plan.layers))
-        return
-    shape = plan.shape
-    weights, norms = plan.layer_weights + shape.bias_parameters, shape.norm_parameters
-    yield from _weight_gradients(plan, [weights, norms])
+    yield from _finished(plan, plan.layers, plan.shape.norm_parameters)
 
 
 def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of attention's backward pass, after the MLP half's tensors are freed."""
-    settings = plan.settings
-    if settings.trains_weights:
-        sizes = list(plan.sizes.values())
-        # The gradients of the weights of q_proj, k_proj and v_proj are computed later.
-        first = len(READERS["first norm"])
-        biases = sum(plan.layers[n][1] for n in plan.shape.biases.difference(READERS["first norm"]))
-        norms = (plan.shape.norm_layers - 1) * plan.shape.hidden
-        yield from _weight_gradients(plan, [*sizes[first:], biases, norms])
-        yield from _recast(plan, sum(sizes[:first]))
-    else:
-        yield from _finished_adapters(plan, list(plan.layers)[3:])
-    if settings.attention == "eager":
+    # The gradients of q_proj, k_proj, v_proj and the first norm are computed later.
+    norms = (plan.shape.norm_layers - 1) * plan.shape.hidden
+    yield from _finished(plan, AFTER_ATTENTION, norms)
+    if plan.settings.attention == "eager":
         yield from _eager_backward(plan)
         return
     yield from (*_attention_inner(plan), *_inputs(plan, "attention"))
     t, query, key = plan.tokens, plan.shape.query_width, plan.shape.key_width
-    v, name = settings.attention_bytes, "gradients of queries, keys, values, result"
+    v, name = plan.settings.attention_bytes, "gradients of queries, keys, values, result"
     formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
     yield _term(name, 2 * t * (query + key) * v, formula, "fused attention")
 
@@ -785,9 +801,9 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     yield _term("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 
 
-def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[MemoryTerm]:
-    """Yield the gradients of weight matrices of the current layer, given the matrices' sizes."""
-    count, each = sum(sizes), plan.settings.precision.gradient
+def _weight_gradients(plan: Plan, count: int) -> Iterator[MemoryTerm]:
+    """Yield the gradients of `count` parameters of the current layer."""
+    each = plan.settings.precision.gradient
     # With several micro-batches, autograd adds each gradient to a sum that exists already.
     if plan.settings.accumulation == 1:
         yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
@@ -795,6 +811,6 @@ def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[MemoryTerm]:
 
 def _recast(plan: Plan, weights: int) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies that autocast makes of `weights` weights."""
-    if plan.settings.autocast:
+    if plan.settings.autocast and weights:
         formula = f"{weights:,} × 2"
         yield _term("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

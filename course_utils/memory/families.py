@@ -16,7 +16,7 @@ from course_utils.machine.validation import whole_number
 # A model is a mixture of experts if one of these fields of its config is above 1.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 # The names of transformers' classes for models that predict the next token have these endings.
-_CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_CAUSAL = ("ForCausalLM", "ForConditionalGeneration")
 # If a model also reads images or sounds, these fields may be outside the config of its text part.
 _OF_WHOLE = ("architectures", "is_encoder_decoder", "quantization_config", "tie_word_embeddings")
 # What to do about a model that this module doesn't support.
@@ -216,20 +216,17 @@ def expert_parameters(config: ConfigFields) -> int:
 # --- sliding windows ------------------------------------------------------------------------------
 
 
-def _window(
-    config: ConfigFields, default: int | None, slides: Callable[[int], bool] = lambda _: True
-) -> dict[str, Any]:
+def _window(config: ConfigFields, slides: Callable[[int], bool]) -> dict[str, Any]:
     """Read the length of the sliding window, and find the layers that have a window.
 
     Args:
-        default: The default of `sliding_window`. None means that there is no window.
         slides: Decides by the index of a layer whether the layer has the window, if the config has
             no `layer_types`.
 
     Returns:
         The fields `window` and `sliding` of `ModelShape`, or {} if no layer has a window.
     """
-    window = config.optional_size("sliding_window", default)
+    window = config.optional_size("sliding_window", 4096)
     types = config.texts("layer_types")
     layers = range(config.size("num_hidden_layers"))
     if types is not None:
@@ -244,7 +241,7 @@ def _late_window(config: ConfigFields) -> dict[str, Any]:
     if not config.flag("use_sliding_window", False):
         return {}
     first = config.size("max_window_layers", 28, least=0)
-    return _window(config, 4096, lambda i: i >= first)
+    return _window(config, lambda i: i >= first)
 
 
 # --- the families ---------------------------------------------------------------------------------
@@ -292,7 +289,7 @@ def _gemma3(config: ConfigFields) -> dict[str, Any]:
     pattern = config.size("sliding_window_pattern", 6)
     return (
         _common(config, kv_heads=4, head_dim=256, tied=True)
-        | _window(config, 4096, lambda i: (i + 1) % pattern != 0)
+        | _window(config, lambda i: (i + 1) % pattern != 0)
         | {"biases": _attention_biases(config), "qk_norm": True, "gemma": True}
     )
 

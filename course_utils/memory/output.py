@@ -176,14 +176,14 @@ def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    rows = min(max(1, ANSWER_CHUNK // plan.shape.vocab), plan.settings.loss_tokens)
-    few = [_few_logits(plan, rows)] if plan.logit_bytes == 2 else []
+    n, vocab, logits = plan.settings.loss_tokens, plan.shape.vocab, []
     if plan.settings.autocast:
-        n, vocab = plan.settings.loss_tokens, plan.shape.vocab
         # Activations contain the logarithms of sums, but these don't exist yet.
         size, formula = n * (2 * vocab - 4), f"{n} × ({vocab} × 2 - 4)"
-        few = [_term("16-bit logits", size, formula, AUTOCAST)]
-    yield from max(few, list(_norm_result(plan)), key=total_bytes)
+        logits = [_term("16-bit logits", size, formula, AUTOCAST)]
+    elif plan.logit_bytes == 2:
+        logits = [_few_logits(plan, min(max(1, ANSWER_CHUNK // vocab), n))]
+    yield from max(logits, list(_norm_result(plan)), key=total_bytes)
 
 
 def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -194,7 +194,7 @@ def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
     n, rows = plan.settings.loss_tokens, max(1, ANSWER_CHUNK // plan.shape.vocab)
     first, second = min(rows, n), max(0, min(rows, n - rows))
     copies = 2 if plan.logit_bytes == 2 else 1
-    yield _few_logits(plan, max(copies * first, (first + copies * second) if second else 0))
+    yield _few_logits(plan, max(copies * first, first + copies * second))
 
 
 def _few_logits(plan: Plan, rows: int) -> MemoryTerm:
@@ -237,8 +237,8 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
     sums = (n + vocab) * h if settings.trains_weights else n * h
     yield _term("float32 gradients", 4 * sums, f"{sums:,} × 4", TRL)
     yield _term("gradients of the loss", 4 * n, f"{n} × 4", AUTOGRAD)
-    each = settings.stream_bytes
-    copies = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)] if each == 2 else []
+    narrow = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)]
+    copies = narrow if settings.stream_bytes == 2 else []
     if settings.device == "cpu":
         work, formula = 29 * rows * words, f"29 × {rows} × {words}"
         # If the vocabulary is small and the hidden size large, the float32 copies of the factors of
@@ -296,6 +296,9 @@ def copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies of trained weights that autocast frees after the forward pass."""
     if cached := freed_copies(plan):
         yield _term("16-bit copies of weights", 2 * cached, f"{cached:,} × 2", AUTOCAST)
+
+
+# --- blocks of the allocator ----------------------------------------------------------------------
 
 
 def _in_blocks(plan: Plan) -> str:

@@ -24,6 +24,9 @@ READERS = {
     "second norm": ("gate_proj", "up_proj"),
     "MLP": ("down_proj",),
 }
+# The linear layers of the MLP, and all linear layers whose results are computed after attention's.
+MLP_LAYERS = (*READERS["second norm"], *READERS["MLP"])
+AFTER_ATTENTION = (*READERS["attention"], *MLP_LAYERS)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class ModelShape:
         context: The largest sequence length that the config allows, 0 if unknown.
         window: Number of tokens in the sliding window of attention, 0 for no window.
         sliding: Indices of the layers whose attention has the sliding window, from 0.
-        dropout: The largest dropout probability in the model's config.
+        dropout: The dropout probability of attention in the model's config.
         scalar: The number of parameters if nothing else about the model is known, else 0.
     """
 
@@ -206,9 +206,15 @@ class ModelShape:
             return {}
         h, query, key = self.hidden, self.query_width, self.key_width
         wide = self.intermediate
-        attention = {"q_proj": (h, query), "k_proj": (h, key), "v_proj": (h, key)}
-        attention["o_proj"] = (query, h)
-        return attention | {"gate_proj": (h, wide), "up_proj": (h, wide), "down_proj": (wide, h)}
+        return {
+            "q_proj": (h, query),
+            "k_proj": (h, key),
+            "v_proj": (h, key),
+            "o_proj": (query, h),
+            "gate_proj": (h, wide),
+            "up_proj": (h, wide),
+            "down_proj": (wide, h),
+        }
 
     @property
     def bias_parameters(self) -> int:

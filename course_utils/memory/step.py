@@ -24,7 +24,6 @@ from course_utils.memory.activations import (
     layers_saved,
     residual_gradient,
     saved_terms,
-    unsaved_in_first,
 )
 from course_utils.memory.output import (
     after_loss,
@@ -50,7 +49,6 @@ from course_utils.memory.weights import (
 PhaseKind = Literal["forward", "loss", "backward", "between", "update"]
 # The names of two phases of a step.
 LOSS, UPDATE = "the loss", "the update"
-PEFT_LEAF = "peft: a leaf that needs a gradient"
 # The default size of PyTorch's cuBLAS workspace on GPUs older than Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
@@ -262,16 +260,16 @@ class Step:
     def _layer_terms(self) -> list[MemoryTerm]:
         return [_work(term) for term in layer_backward(self.plan)]
 
-    @property
+    @cached_property
     def _first_layer_terms(self) -> list[MemoryTerm]:
-        terms = [*layer_backward(self.plan, first=True), *unsaved_in_first(self.plan)]
-        return [_work(term) for term in terms]
+        return [_work(term) for term in layer_backward(self.plan, first=True)]
 
     def _saved_below(self, layers: int) -> int:
         """Return the bytes that the lowest `layers` layers stored for their backward passes."""
         adapted = self.plan.adapted
-        trains = self.plan.settings.trains_weights or "q_proj" in adapted or "k_proj" in adapted
-        return layers_saved(self.plan, layers, layers + 1 if layers or trains else 0)
+        # The first layer needs cosines and sines only if a gradient passes the rotation.
+        rotates = self.plan.settings.trains_weights or "q_proj" in adapted or "k_proj" in adapted
+        return layers_saved(self.plan, layers, layers + 1 if layers or rotates else 0)
 
     def _gradients(self, layer: int) -> int:
         """Return the bytes of the gradients that exist when the backward pass reaches `layer`."""
@@ -348,13 +346,13 @@ def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager":
-        yield replace(causal_mask(plan, layers), part="transient", group=REST)
+        yield causal_mask(plan, layers)
     yield cos_and_sin(plan, "transient", layers)
     if layers:
         yield _term("position ids", 8 * s, f"{s} × 8", "stored for the recomputation")
     elif not settings.trains_weights:
         size, formula = 2 * t * shape.hidden * each, f"2 × {t} tokens × {shape.hidden} × {each}"
-        yield _term("token embeddings and gradient", size, formula, PEFT_LEAF)
+        yield _term("token embeddings and gradient", size, formula, "peft's trainable leaf")
 
 
 def _gradients_above(plan: Plan, total: int, layer: int) -> int:
