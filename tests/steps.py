@@ -22,6 +22,7 @@ SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 CONFIGS = {
     "grouped": ("llama", {}),
     "ungrouped": ("llama", {"num_key_value_heads": 6}),
+    "one-key-head": ("llama", {"num_key_value_heads": 1}),
     "wide-heads": ("llama", {"head_dim": 48, "tie_word_embeddings": True}),
     "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", {}),

@@ -250,12 +250,26 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
         yield _term("queries, keys, values, result", size, formula, kernel)
         yield _term("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
         return
-    formula = f"3 × {t} × {query} × {v}"
-    yield _term("queries, keys, values", 3 * t * query * v, formula, "eager attention")
+    keys, values = _key_and_value_width(plan)
+    size, formula = t * (query + keys + values) * v, f"{t} × ({query} + {keys} + {values}) × {v}"
+    yield _term("queries, keys, values", size, formula, "eager attention")
     # In 16 bits, the float32 softmax and a 16-bit copy of it are stored.
     each = v if v == 4 else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
     yield _term("attention scores", plan.scores * each, formula, "eager attention")
+
+
+def _key_and_value_width(plan: Plan) -> tuple[int, int]:
+    """Return the widths of the keys and of the values that eager attention stores.
+
+    Eager attention repeats both for all heads that share them. Only if all heads of a single
+    sequence share the same keys and values does it read these themselves, without a copy. But
+    autocast copies float32 keys or values to 16 bits.
+    """
+    settings, query = plan.settings, plan.shape.query_width
+    key = plan.shape.key_width if plan.shape.kv_heads == settings.batch_size == 1 else query
+    v = settings.attention_bytes
+    return key if settings.stream_bytes == v else query, key if settings.value_bytes == v else query
 
 
 def _reads_result(plan: Plan, source: str) -> bool:
@@ -343,8 +357,9 @@ def _unsaved_attention(plan: Plan) -> int:
         return 0
     # Autograd stores a factor of a matrix product only if the other factor needs a gradient.
     q, k, v = trained
-    copy = plan.tokens * shape.query_width * settings.attention_bytes
-    unsaved = copy * ((not q) + (not k) + (not q and not k))
+    keys, values = _key_and_value_width(plan)
+    widths = keys * (not q) + shape.query_width * (not k) + values * (not q and not k)
+    unsaved = plan.tokens * widths * settings.attention_bytes
     if settings.attention_bytes == 4:
         return unsaved
     # Each attention score has 2 B in the 16-bit copy and 4 B in the float32 softmax.
