@@ -705,7 +705,7 @@ def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what gate_proj's backward pass, the MLP's last, needs to dequantize its matrix."""
+    """Yield what exists when gate_proj's matrix is dequantized, late in the MLP's backward pass."""
     t, wide = plan.tokens, plan.shape.intermediate
     yield norm(plan, "second norm")
     yield from _dequantized(plan, "gate_proj", True)

@@ -230,7 +230,7 @@ def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the output layer's float32 gradients, and a tile or these gradients in 16 bits."""
+    """Yield the output layer's float32 gradients, and the larger of a tile and a 16-bit copy."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     n = settings.loss_tokens
     rows, words, tile = _tile(plan)

@@ -91,7 +91,7 @@ class Plan:
     def logit_bytes(self) -> int:
         """The bytes of each logit that the loss reads.
 
-        Under autocast, accelerate converts the model's 16-bit logits to float32 for the course.
+        With the trainer "course", accelerate converts autocast's 16-bit logits to float32.
         """
         if self.settings.autocast:
             return 4 if self.settings.loss == "answers" else 2

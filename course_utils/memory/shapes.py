@@ -41,7 +41,7 @@ class ModelShape:
         gemma: Whether the model is built like Gemma 3. Its RMSNorm computes the scale as 1 + weight
             in float32. The results of attention and of the MLP are normalized too, before they are
             added to the residual stream. The embedding's result is multiplied by a constant. And
-            layers with a sliding window rotate by other angles than the other layers.
+            layers with a sliding window rotate queries and keys by different angles.
         context: The largest sequence length that the config allows, 0 if unknown.
         window: Number of tokens in the sliding window of attention, 0 for no window.
         sliding: Indices of the layers whose attention has the sliding window, from 0.

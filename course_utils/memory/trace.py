@@ -745,6 +745,6 @@ def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
 def _on_line(
     start: Mapping[str, int], end: Mapping[str, int], passed: int, distance: int
 ) -> dict[str, int]:
-    """Return the sizes on a line from `start` to `end`, after `passed` / `distance` of the way."""
+    """Interpolate sizes linearly from `start` to `end`, at the fraction `passed` / `distance`."""
     pairs = {key: (start.get(key, 0), end.get(key, 0)) for key in {**start, **end}}
     return {key: a + (b - a) * passed // distance for key, (a, b) in pairs.items()}
