@@ -517,8 +517,8 @@ def _last_before_recomputation(plan: Plan) -> bool:
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the results of the last adapter that reads the second normalization layer's result.
 
-    Two tensors exist at a time: first B's result and the scaled result, then the scaled result in
-    the format of the base layer's result and the sum of these two results.
+    Two tensors exist at a time: first B's result and the scaled result. Then the scaled result is
+    converted to the format of the base layer's result, and added to it.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     adapted = [name for name in READERS["second norm"] if name in plan.adapted]
@@ -653,7 +653,10 @@ def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[Memory
 
 
 def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTerm]:
-    """Yield the gradients of adapters in the layers `names`, minus autocast's copies of them."""
+    """Yield the gradients of adapters in the layers `names`.
+
+    The adapters' 16-bit copies from autocast are freed then, so their bytes are subtracted.
+    """
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, count)
     if _cast_adapters(plan):

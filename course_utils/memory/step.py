@@ -162,7 +162,7 @@ class Step:
     def forward(self, layer: int) -> StepPhase:
         """Return the memory in use at the end of a layer's forward pass.
 
-        In the last layer, memory can peak in the forward pass, so its other tensors are counted.
+        Memory can peak in the last layer's forward pass, so all tensors of this pass are counted.
         """
         plan, settings = self.plan, self.plan.settings
         terms = self._inputs_of_recomputation(plan.shape.layers)
