@@ -135,7 +135,7 @@ def _cast_adapters(plan: Plan) -> int:
 
 
 def _unsaved_copies(plan: Plan) -> int:
-    """Return the number of weights of which autograd stores no copy in the first layer.
+    """Return the number of weights whose 16-bit copies autograd doesn't store in the first layer.
 
     They are multiplied by tensors that need no gradient, because no adapter comes before them.
     """
@@ -756,22 +756,20 @@ def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
     name, names = READERS[source][0], MLP_LAYERS if source == "second norm" else plan.layers
     (_, width), count = plan.layers[name], plan.sizes[name]
-    done = sum(plan.sizes[n] for n in names)
-    biases = sum(plan.layers[n][1] for n in names if n in plan.shape.biases and n != name)
-    # The gradient of the norm `source` itself is computed later.
+    # The gradients of the layer's own bias and of the norm `source` are computed later.
+    bias = width if name in plan.shape.biases else 0
     norms = (plan.shape.norm_layers // 2 - 1) * h
     if source == "first norm":
         norms = plan.shape.norm_parameters - h
     yield norm(plan, source)
-    yield from _weight_gradients(plan, done + biases + norms)
+    yield from _finished(plan, names, norms - bias)
     each = settings.precision.gradient
     if settings.accumulation > 1:
         yield _term("its new gradient", count * each, f"{count:,} × {each}", WEIGHTS)
     if settings.autocast:
-        count += width if name in plan.shape.biases else 0
+        count += bias
         yield _term("its 16-bit gradient", 2 * count, f"{count:,} × 2", AUTOCAST)
         yield _term("gradient of the norm", 4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
-        yield from _recast(plan, plan.layer_weights - done)
         return
     yield from _inputs(plan, source)
     size, formula = t * (width + 2 * h) * v, f"{t} × ({width} + 2 × {h}) × {v}"
@@ -805,7 +803,7 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     t, query = plan.tokens, plan.shape.query_width
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
-    # The gradient of the values has replaced the values.
+    # The values were freed, and their gradient exists instead.
     if (wider := settings.value_bytes - v) > 0:
         size, formula = t * query * wider, f"{t} × {query} × {wider}"
         yield _term("more: gradient of values", size, formula, AUTOCAST)

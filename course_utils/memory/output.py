@@ -153,7 +153,7 @@ def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
     count, size = (0 if stored else n), 0
     formula = f"{count} × {h} × {each}"
     if settings.loss == "answers":
-        # Activations contain the logarithms of sums, but these don't exist yet. Neither do the
+        # The activations include the logarithms of sums, which don't exist yet. Neither do the
         # float32 logits under autocast, but 16-bit logits do.
         extra = 4 + (2 * plan.shape.vocab if settings.autocast else 0)
         count, size = count + t, -extra * n
@@ -178,7 +178,7 @@ def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
     n, vocab, logits = plan.settings.loss_tokens, plan.shape.vocab, []
     if plan.settings.autocast:
-        # Activations contain the logarithms of sums, but these don't exist yet.
+        # The activations include the logarithms of sums, which don't exist yet.
         size, formula = n * (2 * vocab - 4), f"{n} × ({vocab} × 2 - 4)"
         logits = [_term("16-bit logits", size, formula, AUTOCAST)]
     elif plan.logit_bytes == 2:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from course_utils.machine.validation import positive
 from course_utils.memory.allocator import CachingAllocator
-from course_utils.memory.plan import Plan
+from course_utils.memory.plan import MLP_LAYERS, Plan
 from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
 from course_utils.memory.terms import MemoryTerm
@@ -161,8 +161,7 @@ def _unsplit_remainders(
 
 def _name_in_checkpoint(layer: str) -> str:
     """Return a layer's name as in a checkpoint, where "self_attn" is sorted after "mlp"."""
-    in_attention = layer in ("q_proj", "k_proj", "v_proj", "o_proj")
-    return f"{'self_attn' if in_attention else 'mlp'}.{layer}"
+    return f"{'mlp' if layer in MLP_LAYERS else 'self_attn'}.{layer}"
 
 
 # --- adapters, gradients and optimizer states -----------------------------------------------------
