@@ -73,15 +73,6 @@ class Estimate:
         """The bytes at the peak in each group of `GROUPS`, 0 for an empty group."""
         return grouped(self.terms)
 
-    def table(self) -> str:
-        """Return the memory at the peak as text: each group and the total in GB and GiB."""
-        rows = [(name, size) for name, size in self.groups.items() if size]
-        lines = [
-            f"{name:20}{format_bytes(size):>12}{format_bytes(size, binary=True):>14}"
-            for name, size in (*rows, ("total", self.total))
-        ]
-        return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
-
     def fits(self, gpu: str | int) -> bool:
         """Return whether a GPU has enough memory for the peak and for the `RESERVE` of CUDA.
 
@@ -90,13 +81,13 @@ class Estimate:
         return self.total <= usable_bytes(gpu)
 
     def __str__(self) -> str:
-        rows = [*self.parts.items(), ("total", self.total)]
-        head = f"{self.shape.name}, {self.settings.method}: peak at {self.peak}"
-        body = [
-            f"{name:12}{size:>19,} B{format_bytes(size):>12}{format_bytes(size, binary=True):>13}"
-            for name, size in rows
+        """Return the memory at the peak as a table: each group and the total in B, GB and GiB."""
+        rows = [(name, size) for name, size in self.groups.items() if size]
+        lines = [
+            f"{name:24}{size:>16,} B{format_bytes(size):>11}{format_bytes(size, binary=True):>13}"
+            for name, size in (*rows, ("total", self.total))
         ]
-        return "\n".join([head, *body])
+        return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def explain(self) -> str:
         """Return every term of the sum `total` as text, with its bytes, formula and source."""

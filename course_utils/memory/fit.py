@@ -83,8 +83,8 @@ class Answer:
 
     def __str__(self) -> str:
         by = "tracing the model's own code" if self.traced else "the course's formula"
-        table = self.estimate.table()
-        return f"{self.sentence()}\n\n{table}\n\n{self.assumed()}\nThe bytes were found by {by}."
+        assumed = f"{self.assumed()}\nThe bytes were found by {by}."
+        return f"{self.sentence()}\n\n{self.estimate}\n\n{assumed}"
 
     def sentence(self) -> str:
         """Return a short answer; without a GPU, it names the GPUs that are large enough."""

@@ -327,7 +327,7 @@ def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Pi
         batch = memory.largest("batch_size", gpu, shape, method, **options)
         lines["largest batch"] = f"{batch:,} × {options['sequence_length']:,} tokens on {gpu}"
     picture = figures.memory_bars({METHODS[method]: estimate.groups}, usable, reach=usable[gpu])
-    return picture, f"{estimate.table()}\n{aligned(lines, 15)}"
+    return picture, f"{estimate}\n{aligned(lines, 15)}"
 
 
 def paging_explorer() -> widgets.VBox:
