@@ -477,7 +477,7 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
 
 
 def _with_options(error: ValueError) -> str:
-    """Return an error's message with the names of the command's options, such as --tokens."""
+    """Return an error's message in which settings are called like the options, such as --tokens."""
     message = str(error)
     for option in click.get_current_context().command.params:
         if option.name and "_" in option.name:
@@ -503,7 +503,7 @@ def _what_fits(answer: Any, model: str, method: str, options: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _seconds_shown() -> Iterator[None]:
-    """Show on a terminal for how many seconds a model has been traced."""
+    """While a model is traced, show the elapsed seconds on a terminal."""
     done, started = threading.Event(), time.monotonic()
 
     def show() -> None:

@@ -32,8 +32,8 @@ class TensorMeter(TorchDispatchMode):
         trace: the value of `now` after each operation.
         phases: name → the part of `trace` since `begin(name)`. Operations before the first phase
             belong to no phase.
-        peaks: name of a phase → the bytes in memory at the phase's peak, divided by the phase that
-            created the tensors (name of that phase → bytes).
+        peaks: name of a phase → the bytes in memory at the phase's peak, as a dict: name of the
+            phase that created the tensors → their bytes.
 
     Example:
         >>> with TensorMeter() as meter:
@@ -66,7 +66,7 @@ class TensorMeter(TorchDispatchMode):
         self._look()
 
     def count_as(self, kind: str, tensor: Tensor) -> None:
-        """Count a tensor under the name `kind` in `peaks`, instead of the name of a phase."""
+        """In `peaks`, count a tensor under the name `kind`, not under the name of a phase."""
         for key in storages(tensor):
             if key in self._alive:
                 size, made = self._alive[key]
@@ -114,7 +114,7 @@ class TensorMeter(TorchDispatchMode):
 
 
 def storages(values: Any) -> dict[int, torch.UntypedStorage]:
-    """Return each storage of the tensors in nested containers once, as a dict: key → storage."""
+    """Return the storages of all tensors in nested containers, each only once: key → storage."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}

@@ -18,15 +18,15 @@ Memory can peak in three phases of a training step, and `estimate` returns the l
 To read the code, start with `plan` (a model and its settings), continue with `weights`,
 `activations`, `output` and `step`, which compute bytes from a plan, and end with `estimates`,
 `search` and `advice`. Each formula follows the code that allocates the bytes. These modules need
-only Python's standard library, except to read a config from the hub.
+only Python's standard library. Only reading a config from the hub needs another package.
 
 The formulas know the model types in `FAMILIES`. `trace` runs the real code of any causal model on
 tensors without numbers, and needs PyTorch. `fit` uses the formulas if they know the model, and a
 trace otherwise. The command `course fit` prints what `fit` returns.
 
-The tests check to the byte that traces equal steps measured on a CPU, and that formulas equal
-traces (tests/test_memory.py names the exceptions). They also compare estimates with memory measured
-on a Tesla T4.
+The tests check that a trace gives exactly the bytes that are measured on a CPU. They also check
+that formulas and traces give the same bytes (tests/test_memory.py names the exceptions). They also
+compare estimates with memory measured on a Tesla T4.
 
 Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,

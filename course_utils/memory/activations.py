@@ -47,8 +47,8 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
 def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     """Return the bytes that the first `layers` layers store for the backward pass.
 
-    If `rotated` is larger than `layers`, the tables that rotate queries and keys are counted for
-    the first `rotated` layers.
+    The cosines and sines that rotate queries and keys are counted for the first `rotated` layers,
+    if `rotated` is larger than `layers`.
     """
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers)
@@ -92,7 +92,7 @@ def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTe
 
 
 def saved_copies(plan: Plan, layers: int) -> int:
-    """Return how many weights of the first `layers` layers autograd stores as 16-bit copies."""
+    """Return for how many weights of the first `layers` layers autograd stores a 16-bit copy."""
     if plan.settings.gradient_checkpointing or not layers:
         return 0
     return layers * converted_weights(plan) - _unsaved_copies(plan)
@@ -129,7 +129,7 @@ def _widened_weights(plan: Plan) -> dict[str, int]:
 
 
 def _cast_adapters(plan: Plan) -> int:
-    """Return the number of adapter weights in one layer that autocast converts to 16 bits."""
+    """Return how many adapter weights of one layer autocast converts to 16 bits."""
     converts = plan.settings.autocast and plan.settings.precision.weight == 4
     return plan.adapter_weights if converts else 0
 
@@ -137,7 +137,8 @@ def _cast_adapters(plan: Plan) -> int:
 def _unsaved_copies(plan: Plan) -> int:
     """Return the number of weights whose 16-bit copies autograd doesn't store in the first layer.
 
-    They are multiplied by tensors that need no gradient, because no adapter comes before them.
+    Autograd stores such a copy to compute the gradient of the input that the weights multiply. But
+    before the model's first adapter, no input needs a gradient.
     """
     if plan.settings.trains_weights:
         return 0
@@ -150,7 +151,7 @@ def _unsaved_copies(plan: Plan) -> int:
 
 
 def _first_matrices(plan: Plan) -> int:
-    """Return the number of weights in the matrices A of the first layer's first adapters."""
+    """Return the number of weights in the first matrices A of the first layer."""
     if not _cast_adapters(plan):
         return 0
     return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, READERS))))
@@ -189,9 +190,10 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _result_bytes(plan: Plan) -> tuple[int, int]:
-    """Return the bytes of a number in the results of gate_proj and of up_proj.
+    """Return how many bytes each number has in the result of gate_proj, and in that of up_proj.
 
-    A layer whose weights peft's upcast converted still computes in 16 bits under autocast.
+    Under autocast, a layer computes in 16 bits, even if peft's upcast has converted its weights to
+    float32.
     """
     widened, v = _widened_weights(plan), plan.settings.value_bytes
     gate, up = (2 if name in widened else v for name in READERS["second norm"])
@@ -209,8 +211,8 @@ def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
 
     RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
-    2x times the gradient. Except in the last norm, autograd adds the first part at once to a
-    float32 gradient of the residual stream.
+    2x times the gradient. Except in the last norm, autograd adds the first part to the residual
+    stream's gradient as soon as it is computed, if this gradient is float32.
     """
     t, h = plan.tokens, plan.shape.hidden
     count = 6 if last or plan.settings.stream_bytes == 2 else 5
@@ -262,8 +264,8 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
 def _key_and_value_width(plan: Plan) -> tuple[int, int]:
     """Return the widths of the keys and of the values that eager attention stores.
 
-    Eager attention repeats both for all heads that share them. Only if all heads of a single
-    sequence share the same keys and values does it read these themselves, without a copy. But
+    Eager attention copies keys and values for each of the heads that share them. There is no copy
+    if the batch is a single sequence, and all heads share the same keys and values. But even then,
     autocast copies float32 keys or values to 16 bits.
     """
     settings, query = plan.settings, plan.shape.query_width
@@ -273,12 +275,12 @@ def _key_and_value_width(plan: Plan) -> tuple[int, int]:
 
 
 def _reads_result(plan: Plan, source: str) -> bool:
-    """Return whether the layers that read `source` read a tensor that fused attention stored."""
+    """Return whether fused attention has stored the tensor that the layers after `source` read."""
     return source == "attention" and plan.settings.attention == "sdpa"
 
 
 def _reads_original(settings: Settings, each: int) -> bool:
-    """Return whether A reads an input with `each` bytes per number itself, not a copy of it."""
+    """Return whether A reads its input directly, if each number of the input has `each` bytes."""
     return each == settings.adapter_bytes and not settings.adapters_copy_input
 
 
@@ -410,9 +412,9 @@ def _unrotated(plan: Plan) -> MemoryTerm:
 
 
 def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the last layer's forward pass needs besides the tensors that all layers store.
+    """Yield the tensors that the last layer's forward pass needs, but doesn't store.
 
-    This is known only for adapters without checkpointing.
+    This function supports only the training of adapters without gradient checkpointing.
     """
     settings, layers = plan.settings, plan.shape.layers
     yield from _mlp_forward(plan)
@@ -432,7 +434,7 @@ def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
-    """Without checkpointing, yield how much less the first layer stores than any other layer."""
+    """Without checkpointing, yield a negative term: the first layer stores less than the others."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
         size = _unsaved(plan) + 2 * _unsaved_copies(plan)
         yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
@@ -504,7 +506,7 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _last_before_recomputation(plan: Plan) -> bool:
-    """Return whether the last linear layer's backward pass precedes the layer's recomputation.
+    """Return whether down_proj's backward pass runs before the transformer layer is recomputed.
 
     bitsandbytes, not autograd, stores the weights for the backward pass. So without an adapter, the
     gradient of this linear layer's input needs no tensor that autograd stored.
@@ -517,8 +519,8 @@ def _last_before_recomputation(plan: Plan) -> bool:
 def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the results of the last adapter that reads the second normalization layer's result.
 
-    Two tensors exist at a time: first B's result and the scaled result. Then the scaled result is
-    converted to the format of the base layer's result, and added to it.
+    At first, B's result and the scaled result are in memory. Then the scaled result is converted to
+    the format of the base layer's result, and the two are added.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     adapted = [name for name in READERS["second norm"] if name in plan.adapted]
@@ -609,10 +611,10 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]:
-    """Yield what exists when the gradients of the last linear layer have been computed.
+    """Yield the tensors that exist when the gradients of the last linear layer have been computed.
 
-    These are the layer's input, the gradient of this input, and the gradient of the weights. Under
-    autocast, 16-bit copies of the weights and of the result's gradient exist, too.
+    They are the layer's input, the gradient of this input, and the gradient of the weights. Under
+    autocast, 16-bit copies of the weights and of the result's gradient are also in memory.
     """
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     v = settings.value_bytes
@@ -626,7 +628,7 @@ def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]
 
 
 def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what the backward pass of the MLP's last adapter needs, if it computes in float32."""
+    """Yield the tensors that the backward pass of the MLP's last adapter needs in float32."""
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     count = 2 * wide + settings.rank
     yield _term("A's input and gradients", t * count * 4, f"{t} × {count} × 4", PEFT)
@@ -638,10 +640,10 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
-    """Yield what exists when the linear layers `names` have computed all their gradients.
+    """Yield the gradients that exist when the linear layers `names` have computed all of theirs.
 
-    These are the gradients, also those of `norms` parameters of normalization layers, and under
-    autocast the 16-bit copies of the other layers' weights.
+    The gradients include those of `norms` parameters of normalization layers. Under autocast, the
+    16-bit copies of the other layers' weights exist, too.
     """
     if not plan.settings.trains_weights:
         yield from _finished_adapters(plan, names)
@@ -655,7 +657,8 @@ def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[Memory
 def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTerm]:
     """Yield the gradients of adapters in the layers `names`.
 
-    The adapters' 16-bit copies from autocast are freed then, so their bytes are subtracted.
+    When these gradients exist, autocast's 16-bit copies of the adapters are freed. So the bytes of
+    the copies are subtracted.
     """
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, count)
@@ -664,11 +667,11 @@ def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTer
 
 
 def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
-    """Yield the tensors needed for the gradient of a linear layer's input in QLoRA.
+    """Yield the tensors that QLoRA needs to compute the gradient of a linear layer's input.
 
-    bitsandbytes dequantizes the layer's matrix for it, and with double quantization the constants
-    first. `second` says whether a second gradient of the same input exists, which autograd adds to
-    the first. The layer's adapter computes one, for example.
+    For this gradient, bitsandbytes dequantizes the layer's matrix. With double quantization, it
+    dequantizes the matrix's constants first. `second` says whether another module, such as the
+    layer's adapter, computes a gradient of the same input. Autograd adds the two gradients.
     """
     if name not in plan.quantized:
         return
@@ -692,7 +695,8 @@ def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
 def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield what up_proj's backward pass needs when it dequantizes its matrix.
 
-    The gradients of the activation and of up have replaced these two tensors.
+    At this moment, the results of the activation function and of up_proj are freed, and their
+    gradients exist instead.
     """
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
     yield from _dequantized(plan, "up_proj", "up_proj" in plan.adapted)
@@ -708,7 +712,7 @@ def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what exists when gate_proj's matrix is dequantized, late in the MLP's backward pass."""
+    """Yield the tensors that exist when gate_proj's matrix is dequantized for the backward pass."""
     t, wide = plan.tokens, plan.shape.intermediate
     yield norm(plan, "second norm")
     yield from _dequantized(plan, "gate_proj", True)
@@ -743,15 +747,16 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors of the second norm's backward pass, and the MLP's gradients."""
+    """Yield the tensors of the second norm's backward pass, and all gradients of the MLP."""
     yield norm_backward(plan)
     yield from _finished(plan, MLP_LAYERS, plan.shape.norm_layers // 2 * plan.shape.hidden)
 
 
 def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
-    """Yield what exists when the last weight gradient of the half after `source` is computed.
+    """Yield the tensors that exist when a half of a layer computes its last weight gradient.
 
-    This is the gradient of gate_proj or q_proj: the first layer that reads the norm `source`.
+    The half begins with the norm `source`. The last weight gradient is that of the first linear
+    layer that reads the norm's result: q_proj or gate_proj.
     """
     settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
     name, names = READERS[source][0], MLP_LAYERS if source == "second norm" else plan.layers
@@ -777,7 +782,7 @@ def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
 
 
 def _first_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors of the first norm's backward pass, and the layer's finished gradients."""
+    """Yield the tensors of the first norm's backward pass, and all gradients of the layer."""
     yield norm_backward(plan)
     yield from _finished(plan, plan.layers, plan.shape.norm_parameters)
 

@@ -113,7 +113,8 @@ def traced_alternatives(
     """Return changes that would make a step fit a GPU, for a model that the formula doesn't know.
 
     Each trace takes seconds, so only a few changes are tried. If no single change is enough, all
-    changes are tried together. `progress` can show a progress bar while it yields the changes.
+    changes are tried together. `progress` gets the changes and yields each of them, so it can show
+    a progress bar.
     """
     budget, settings = usable_bytes(gpu), Settings.of(method, options)
     changes = [*_small_changes(settings), *list(_smaller_batches(settings))[-1:]]

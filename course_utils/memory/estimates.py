@@ -205,8 +205,9 @@ def timeline(
     """Return every phase of one training step in order, layer by layer.
 
     The largest `total` of all phases equals the `total` of `estimate`, which has the same
-    arguments. In the forward pass of a layer, only the tensors that are stored for the backward
-    pass are counted, because memory can peak there only in the last layer.
+    arguments. For the forward pass of a layer, only the tensors that are stored for the backward
+    pass are counted, except in the last layer. Memory can't peak in the forward pass of an earlier
+    layer.
 
     Args:
         first_step: Whether this is the first step of a run, in which the optimizer's states don't

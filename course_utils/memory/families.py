@@ -32,7 +32,7 @@ def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def not_a_decoder(values: Mapping[str, Any]) -> str | None:
-    """Return why a model isn't decoder-only, None if it is. The reason is as in `unsupported`."""
+    """Return why a model isn't decoder-only, or None if it is decoder-only."""
     if "peft_type" in values or "base_model_name_or_path" in values:
         base = values.get("base_model_name_or_path")
         return f"is an adapter, not a model; use the config of its base model {base}"
@@ -128,7 +128,7 @@ class ConfigFields:
         return float(value)
 
     def check_activation(self, *keys: str) -> None:
-        """Raise BadField if one of the fields is an activation function not in `ACTIVATIONS`."""
+        """Raise BadField if a field names an activation function that isn't in `ACTIVATIONS`."""
         for value in [self.values[key] for key in keys if key in self.values]:
             if value not in ACTIVATIONS:
                 supported = ", ".join(ACTIVATIONS)
@@ -151,11 +151,11 @@ def _common(
     head_dim: int | None = None,
     tied: bool = False,
 ) -> dict[str, Any]:
-    """Read the fields that all families have, given a family's defaults.
+    """Read the fields that the configs of all families have; the arguments are a family's defaults.
 
     If neither the config nor the family gives the number of key heads, it is the number of
-    attention heads. If neither gives the width of a head, it is the hidden size divided by the
-    number of attention heads.
+    attention heads. If neither gives the width of an attention head, it is the hidden size divided
+    by the number of heads.
     """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None

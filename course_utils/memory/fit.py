@@ -73,7 +73,7 @@ class Answer:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits the GPU, None without a GPU."""
+        """Whether the step fits the GPU, or None if no GPU is given."""
         return None if self.gpu is None else self.estimate.fits(self.memory)
 
     @property
@@ -87,7 +87,7 @@ class Answer:
         return f"{self.sentence()}\n\n{self.estimate}\n\n{assumed}"
 
     def sentence(self) -> str:
-        """Return a short answer; without a GPU, it names the GPUs that are large enough."""
+        """Return a short answer, which names the GPUs that are large enough if no GPU is given."""
         found = self.estimate
         needs = f"{found.shape.name} needs {format_bytes(found.total)}"
         if self.gpu is not None:
@@ -142,7 +142,7 @@ class Answer:
 
 
 def own_gpu() -> tuple[str, int] | None:
-    """Return the name of this machine's GPU and the bytes of its memory, None without a GPU."""
+    """Return the name of this machine's GPU and its memory in bytes, or None if there is no GPU."""
     # Importing PyTorch takes seconds. On a machine without NVIDIA's driver, it's not needed.
     if "torch" not in sys.modules and not shutil.which("nvidia-smi"):
         return None

@@ -87,9 +87,10 @@ def _loss_saved(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
-    """Yield the moments at which memory can peak, without the tensors that the layers store.
+    """Yield the moments at which memory can peak.
 
-    Each moment is a pair: the bytes that are stored for the backward pass, and the other terms.
+    Each moment is a pair: the bytes that the last norm, the output layer and the loss have stored
+    for the backward pass, and the terms of the other tensors.
     """
     settings = plan.settings
     last_norm = norm(plan, "last norm").size
@@ -144,8 +145,9 @@ def _logits_forward(plan: Plan) -> Iterator[MemoryTerm]:
 def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the last norm's result, which exists until the model returns the logits.
 
-    With the loss "answers", the output layer's input is a copy of a part of this result. Otherwise,
-    the input is the result itself. If autograd stores the input, it counts as an activation.
+    With the loss "answers", the output layer reads a copy of a part of the norm's result. With the
+    other losses, it reads the result itself. If autograd stores this input, it counts as an
+    activation.
     """
     settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
     stored = settings.trains_weights and not settings.autocast
@@ -189,7 +191,7 @@ def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
 def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the float32 tensors that the loss computes from the logits of a few tokens at a time.
 
-    The result for the previous tokens exists until the result for the next tokens is computed.
+    The tensors of one group of tokens exist until those of the next group have been computed.
     """
     n, rows = plan.settings.loss_tokens, max(1, ANSWER_CHUNK // plan.shape.vocab)
     first, second = min(rows, n), max(0, min(rows, n - rows))
@@ -296,7 +298,7 @@ def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the 16-bit copies of trained weights that autocast frees after the forward pass."""
+    """Yield autocast's 16-bit copies of trained weights, which are freed after the forward pass."""
     if cached := freed_copies(plan):
         yield _term("16-bit copies of weights", 2 * cached, f"{cached:,} × 2", AUTOCAST)
 

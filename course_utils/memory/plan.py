@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def logit_bytes(self) -> int:
-        """The bytes of each logit that the loss reads.
+        """The size in bytes of each logit, in the number format that the loss reads.
 
         With the trainer "course", accelerate converts autocast's 16-bit logits to float32.
         """

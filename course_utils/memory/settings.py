@@ -215,7 +215,7 @@ class Settings:
 
     @property
     def loss_tokens(self) -> int:
-        """The number of tokens of a micro-batch for which logits are computed."""
+        """The number of a micro-batch's tokens for which logits are computed."""
         if self.loss == "logits":
             return self.tokens
         share = self.answer_share if self.loss == "answers" else 1

@@ -239,7 +239,7 @@ class ModelShape:
 
     @property
     def embedding_parameters(self) -> int:
-        """The number of parameters in the embedding and in the untied output layer."""
+        """The number of parameters in the embedding and, if it isn't tied, in the output layer."""
         return self.hidden * self.vocab * (1 if self.tied else 2)
 
     @property

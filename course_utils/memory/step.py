@@ -136,9 +136,9 @@ class Step:
     def candidates(self) -> Iterator[StepPhase]:
         """Yield the phases in which memory can peak.
 
-        In the backward pass, memory can peak only in the last layer, in one of the first two
-        layers, or in the lowest layer whose attention differs from the first layer's, because only
-        one of them has a sliding window.
+        In the backward pass, memory can peak only in the last layer or in one of the first two
+        layers. If only some layers have a sliding window, it can also peak in the lowest layer
+        whose kind of attention differs from the first layer's.
         """
         if self.plan.shape.known:
             layers, sliding = range(self.plan.shape.layers), self.plan.shape.sliding
@@ -248,7 +248,7 @@ class Step:
 
     @cached_property
     def _during_backward(self) -> list[MemoryTerm]:
-        """Return the terms of what exists from the loss until the last gradient is computed."""
+        """Return the terms of tensors that exist from the loss to the end of the backward pass."""
         held = held_gradient(self.plan) if self.plan.settings.accumulation > 1 else ()
         return [*during_backward(self.plan), *held]
 
@@ -278,7 +278,7 @@ class Step:
 
 
 def layer_name(layer: int, layers: int) -> str:
-    """Return the name of the layer with index `layer`, from 0, in a model of `layers` layers."""
+    """Return the name of one of `layers` layers; its index `layer` counts from 0."""
     if layer == layers - 1:
         return "the last layer"
     return f"layer {layer + 1}" if layer else "the first layer"
@@ -307,8 +307,9 @@ def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
 def _gathered_weights(plan: Plan) -> MemoryTerm:
     """Return the term for the whole weights that each GPU gathers from the other GPUs.
 
-    FSDP gathers two layers and its root unit: the embedding, the head and the last norm. ZeRO
-    gathers only the current module and the next. One of these may be the embedding or the head.
+    FSDP gathers two layers at a time, and also its root unit: the embedding, the head and the last
+    norm. ZeRO gathers only the current module and the next, which may be a layer, the embedding or
+    the head.
     """
     shape, coded, each = plan.shape, sum(plan.quantized.values()), plan.settings.base_bytes
     layer, table = plan.layer_weights - coded, shape.vocab * shape.hidden
@@ -342,7 +343,7 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
-    """Yield the tensors that `layers` recomputations read in addition to the layers' inputs."""
+    """Yield the tensors that recomputing `layers` layers needs besides the layers' inputs."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager":
@@ -367,7 +368,7 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
 
 
 def _embedding_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield what exists in the embedding's backward pass, in addition to all gradients."""
+    """Yield the tensors that the embedding's backward pass needs besides all gradients."""
     vocab, h, each = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
     table, formula = vocab * h * each, f"{vocab} × {h} × {each}"
     if plan.shape.tied:

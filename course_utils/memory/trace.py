@@ -12,8 +12,9 @@ layers are traced, and the second has one more block than the first. The differe
 traces is what each further block adds. The tests check that a trace gives exactly the bytes that
 are measured in the same step on a CPU.
 
-A trace runs the operators of a CPU. For a GPU, it adds the workspaces and the allocator's rounding.
-But it doesn't know which kernels store other tensors on a GPU than on a CPU.
+A trace runs PyTorch's operators for CPUs. For a GPU, the trace adds the workspaces and the
+allocator's rounding. But some kernels store different tensors on a GPU than on a CPU, and a trace
+doesn't know these.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ MOST_LAYERS = 1000
 def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
     """Return the same as `memory.estimate`, but for any causal model that transformers can build.
 
-    Both functions take the same arguments. If the model is on the hub, only its config is
-    downloaded.
+    The arguments are the same as those of `memory.estimate`. If the model is on the hub, only its
+    config is downloaded.
 
     Raises:
         ValueError: An option or the config is wrong, the model isn't a decoder, or the model's code
@@ -204,7 +205,7 @@ def causal_config(
 
 
 def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int) -> None:
-    """Raise ValueError if a size in a config is missing or wrong, or doesn't allow the trace."""
+    """Raise ValueError if a size in a config is missing, wrong, or too large for a trace."""
 
     def given_size(field: str) -> Any:
         # If a config doesn't give a size, transformers fills in a default, which may be wrong.
@@ -264,7 +265,7 @@ def _empty(config: PretrainedConfig, **options: Any) -> Any:
 
 
 def _quantize(model: Any, settings: Settings) -> None:
-    """Replace the linear layers that transformers would load in NF4 by 4-bit layers."""
+    """Replace linear layers by 4-bit layers: those that transformers would store in NF4."""
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
@@ -300,7 +301,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _make_fake(model: nn.Module, settings: Settings) -> None:
-    """Replace a model's tensors by fake tensors on a CPU. It must run in a FakeTensorMode."""
+    """Replace a model's tensors by fake tensors. Call this only in a FakeTensorMode."""
     from bitsandbytes.nn import Linear4bit
 
     made: dict[int, Any] = {}
@@ -375,7 +376,7 @@ def _loss(model: Any, settings: Settings, ids: Tensor) -> tuple[Tensor, Any]:
 
 
 class _TiledLoss(torch.autograd.Function):
-    """Allocates the same tensors as the loss of TRL's `SFTTrainer`.
+    """Allocates the same tensors that the loss of TRL's `SFTTrainer` allocates.
 
     TRL computes the logits of one tile at a time, first in the forward pass and again in the
     backward pass. On a GPU, a kernel changes the tile in place. On a CPU, each logit needs a mask
@@ -417,7 +418,7 @@ class _TiledLoss(torch.autograd.Function):
 def _compute_tile(
     ctx: Any, tensors: tuple[Tensor, Tensor], each: int, per_token: int = 0, sums: Any = ()
 ) -> None:
-    """Allocate the first and largest tile, and the tensors that are computed from this tile."""
+    """Allocate the first tile, which is the largest, and the tensors that are computed from it."""
     hidden, weight = tensors
     rows, words = min(TILE[0], len(hidden)), min(TILE[1], len(weight))
     tile = torch.empty(rows, TILE[1], dtype=ctx.dtype)[:, :words]
@@ -432,7 +433,7 @@ def _compute_tile(
 
 
 class _AnswerLoss(torch.autograd.Function):
-    """Allocates the same tensors as `course_utils.training.loss`."""
+    """Allocates the same tensors that `course_utils.training.loss` allocates."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -499,7 +500,7 @@ def run_step(config: PretrainedConfig, settings: Settings) -> Trace:
 def _numbers_known() -> Any:
     """Tell transformers that the batch is neither packed nor padded.
 
-    It can't find this out from fake tensors.
+    transformers can't find this out from fake tensors.
     """
     from transformers import masking_utils
 
@@ -512,7 +513,7 @@ def _numbers_known() -> Any:
 
 
 class _GpuMeter(TensorMeter):
-    """Counts bytes as PyTorch's allocator does on a GPU, and adds a tensor for the softmax."""
+    """Counts bytes as PyTorch's allocator does on a GPU, and adds a tensor for softmax."""
 
     def __init__(self) -> None:
         super().__init__(rounded)
@@ -592,7 +593,7 @@ def _widening(parameter: Tensor, settings: Settings) -> int:
 
 
 def _tensors_of(name: str, tensor: Any, settings: Settings) -> Iterator[tuple[str, Tensor]]:
-    """Yield a tensor of the model with its kind.
+    """Yield one tensor of the model together with its kind.
 
     For an NF4 weight, also yield its constants and code books, each with its kind.
     """
@@ -648,7 +649,8 @@ def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
 class Blocks:
     """How the `count` layers of a model repeat.
 
-    Blocks of `size` layers follow the first `first` layers. At least one layer follows the blocks.
+    The model begins with `first` layers that belong to no block. Blocks of `size` layers follow,
+    and then at least one more layer.
     """
 
     count: int
@@ -683,7 +685,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _blocks(kinds: list[Any]) -> Blocks | None:
-    """Find the smallest block of layers that repeats, or None if it would save no time."""
+    """Find the smallest block of layers that repeats, or None if blocks would save no time."""
     count = len(kinds)
     for size in range(1, count // 3):
         for first in range(1, count - 3 * size):
@@ -712,8 +714,9 @@ def _with_layers(config: PretrainedConfig, count: int) -> PretrainedConfig:
 def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
     """Compute the trace of a model from traces of two smaller models, with 1 and 2 of its blocks.
 
-    Each further block of the model adds the same bytes to the phases of the lowest block and of the
-    highest block. From the lowest block to the highest, the bytes of a phase change in equal steps.
+    Each further block adds a constant number of bytes to the phases of the lowest block, and
+    another constant number to those of the highest block. From each block to the next, the bytes of
+    a phase change by the same amount.
     """
     count, first, size = model.count, model.first, model.size
     low, high = model.layers(1), model.layers(2)

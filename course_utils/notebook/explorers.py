@@ -353,8 +353,8 @@ def paging_answer(
     """Return a timeline of the four steps, and text about the run with and without paging.
 
     The options are those of `memory.estimate`, and `longest`: the number of tokens per text in step
-    3, where the other steps have `sequence_length`. What is trained is in float32, and all logits
-    are in memory at once. `paged` decides which of the two runs is drawn.
+    3, where the other steps have `sequence_length`. The trained parameters are float32 numbers, and
+    all logits are in memory at once. `paged` decides which of the two runs is drawn.
     """
     usual, longest = options.pop("sequence_length"), options.pop("longest")
     options |= {"recipe": "fp32", "loss": "logits", "keep_output": True}

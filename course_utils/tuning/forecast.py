@@ -39,7 +39,7 @@ class Forecast:
 
     Attributes:
         memory: predicted peak memory of the training in bytes (B), in addition to `in_use`. The
-            command `course fit --trainer course` predicts it in the same way.
+            command `course fit --trainer course` predicts this peak in the same way.
         in_use: memory in bytes (B) that the process uses before the model is loaded, for Python and
             its libraries.
         free: free memory of the device in bytes (B).
@@ -102,7 +102,7 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
 
 
 def _peak(base: Base, recipe: Recipe, size: int, length: int, answer: int) -> int:
-    """Predict the peak memory of training in bytes (B); answers have at most `answer` tokens."""
+    """Predict the peak memory of training in bytes (B), for answers of at most `answer` tokens."""
     try:
         return predicted_peak(
             base.folder,

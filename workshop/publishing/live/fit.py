@@ -208,7 +208,7 @@ def methods(model: str) -> str:
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
     """Convert the values of the controls to arguments of `memory.estimate`.
 
-    Most arguments that equal the default are left out.
+    An argument is usually left out if its value is the default.
     """
     model, options = _model(values), _options(values)
     if model.longest("eager"):  # Otherwise `estimate` would shorten the default length.
@@ -467,7 +467,7 @@ def _python(values: Mapping[str, Any], gpu: str, options: Mapping[str, Any]) -> 
 
 
 def _code(code: str, kind: str) -> str:
-    """Return code with a button "Copy the `kind`", where `kind` is "code" or "command"."""
+    """Return HTML with code and the button "Copy the code" or "Copy the command" (`kind`)."""
     return (
         f'<pre class="live-code" tabindex="0">{text(code)}</pre>'
         f'<button type="button" data-copy="code">Copy the {kind}</button>'

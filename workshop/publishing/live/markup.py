@@ -24,7 +24,7 @@ def alert(words: object) -> str:
 
 
 def with_article(gpu: str) -> str:
-    """Return a GPU with its article, as its name is spoken: a T4, an L4, a GPU of 12 GB."""
+    """Return a GPU's name with the article that it has when spoken: a T4, an L4, a GPU of 12 GB."""
     if gpu.endswith(" GB"):
         return f"a GPU of {gpu}"
     return f"an {gpu}" if gpu[0] in "AEFHILMNORSX" else f"a {gpu}"
