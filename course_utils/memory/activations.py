@@ -113,7 +113,8 @@ def freed_copies(plan: Plan) -> int:
 def converted_weights(plan: Plan) -> int:
     """Return the number of weights in one layer that autocast converts to 16 bits.
 
-    These are the trained weights, and the weights that peft's upcast converted to float32.
+    Autocast converts the trained weights, and the weights that peft's upcast has converted to
+    float32.
     """
     if plan.settings.trains_weights:
         return plan.layer_weights if plan.settings.autocast else 0
@@ -135,7 +136,7 @@ def _cast_adapters(plan: Plan) -> int:
 
 
 def _unsaved_copies(plan: Plan) -> int:
-    """Return the number of weights whose 16-bit copies autograd doesn't store in the first layer.
+    """Return for how many weights of the first layer autograd stores no 16-bit copy.
 
     Autograd stores such a copy to compute the gradient of the input that the weights multiply. But
     before the model's first adapter, no input needs a gradient.
@@ -265,7 +266,7 @@ def _key_and_value_width(plan: Plan) -> tuple[int, int]:
     """Return the widths of the keys and of the values that eager attention stores.
 
     Eager attention copies keys and values for each of the heads that share them. There is no copy
-    if the batch is a single sequence, and all heads share the same keys and values. But even then,
+    if the batch is a single sequence and all heads share the same keys and values. But even then,
     autocast copies float32 keys or values to 16 bits.
     """
     settings, query = plan.settings, plan.shape.query_width
@@ -755,8 +756,8 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist when a half of a layer computes its last weight gradient.
 
-    The half begins with the norm `source`. The last weight gradient is that of the first linear
-    layer that reads the norm's result: q_proj or gate_proj.
+    The half begins with the norm `source`. The backward pass ends there, so its last weight
+    gradient is that of q_proj or gate_proj, the first linear layer after the norm.
     """
     settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
     name, names = READERS[source][0], MLP_LAYERS if source == "second norm" else plan.layers

@@ -151,7 +151,7 @@ def _common(
     head_dim: int | None = None,
     tied: bool = False,
 ) -> dict[str, Any]:
-    """Read the fields that the configs of all families have; the arguments are a family's defaults.
+    """Read the fields that are the same in all families. A family's defaults are the arguments.
 
     If neither the config nor the family gives the number of key heads, it is the number of
     attention heads. If neither gives the width of an attention head, it is the hidden size divided
@@ -220,8 +220,8 @@ def _window(config: ConfigFields, slides: Callable[[int], bool]) -> dict[str, An
     """Read the length of the sliding window, and find the layers that have a window.
 
     Args:
-        slides: Decides by the index of a layer whether the layer has the window, if the config has
-            no `layer_types`.
+        slides: A function that returns whether the layer with a given index has the window. It is
+            called only if the config has no `layer_types`.
 
     Returns:
         The fields `window` and `sliding` of `ModelShape`, or {} if no layer has a window.

@@ -63,8 +63,8 @@ class Answer:
     """The memory of a training step, compared with the memory of a GPU.
 
     Attributes:
-        gpu: The GPU's name or size, None if there is no GPU to compare with.
-        memory: The bytes of the GPU.
+        gpu: The GPU's name or size, None if there is no GPU to compare with. memory: The size of
+        the GPU's memory in bytes.
     """
 
     estimate: Estimate
@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def traced(self) -> bool:
-        """Whether the model's own code was traced, because the formula doesn't know the model."""
+        """Whether the bytes were found by a trace of the model's own code, not by a formula."""
         return self.estimate.terms[0].formula == "traced"
 
     def __str__(self) -> str:
@@ -87,7 +87,10 @@ class Answer:
         return f"{self.sentence()}\n\n{self.estimate}\n\n{assumed}"
 
     def sentence(self) -> str:
-        """Return a short answer, which names the GPUs that are large enough if no GPU is given."""
+        """Return a short answer.
+
+        If no GPU is given, the answer names the GPUs that are large enough.
+        """
         found = self.estimate
         needs = f"{found.shape.name} needs {format_bytes(found.total)}"
         if self.gpu is not None:

@@ -459,9 +459,10 @@ class Trace:
     """The bytes (B) of a traced step.
 
     Attributes:
-        permanent: The tensors in memory during the whole step: name, such as "adapters" → bytes.
-        phases: For each phase, in order, the other tensors in memory at the phase's peak: name of
-            the phase → part ("gradients", "activations", LOGITS or WORK) → bytes.
+        permanent: The tensors in memory during the whole step: name → bytes. An example of a name
+            is "adapters".
+        phases: The other tensors in memory at the peak of each phase, in order: name of the phase →
+            their bytes in each part. The parts are "gradients", "activations", LOGITS and WORK.
     """
 
     permanent: Mapping[str, int]
@@ -513,7 +514,7 @@ def _numbers_known() -> Any:
 
 
 class _GpuMeter(TensorMeter):
-    """Counts bytes as PyTorch's allocator does on a GPU, and adds a tensor for softmax."""
+    """Counts bytes as on a GPU: rounded, and with a tensor that only CUDA's softmax needs."""
 
     def __init__(self) -> None:
         super().__init__(rounded)
@@ -649,8 +650,8 @@ def trace_step(config: PretrainedConfig, settings: Settings) -> Trace:
 class Blocks:
     """How the `count` layers of a model repeat.
 
-    The model begins with `first` layers that belong to no block. Blocks of `size` layers follow,
-    and then at least one more layer.
+    The model begins with some layers that belong to no block; their number is `first`. Blocks of
+    `size` layers follow, and then at least one more layer.
     """
 
     count: int
