@@ -118,9 +118,8 @@ def estimate(
             or its name on the hub).
         method: "full" (every weight is trained), "lora" (adapters on a 16-bit base) or "qlora"
             (adapters on a base in NF4).
-        trainer: None, "trl", "transformers" or "course". `TRAINERS` lists the defaults of each
-        trainer. loss: "logits" (all logits exist at once), "tiled" (as in TRL's SFTTrainer: the
-        logits of up
+        trainer: None, "trl", "transformers" or "course". `TRAINERS` lists their defaults.
+        loss: "logits" (all logits exist at once), "tiled" (as in TRL's SFTTrainer: the logits of up
             to 4,096 tokens and 32,768 vocabulary tokens at a time) or "answers" (as in the course:
             logits only for tokens whose next token belongs to an answer).
         answer_share: Fraction of a sequence's tokens that belong to answers, for "answers".
@@ -133,9 +132,10 @@ def estimate(
             With "full", the 16-bit format of the recipe, except "bf16", which is always bfloat16.
         recipe: A name from `RECIPES`, which sets the formats of the trainable parameters. The
             default depends on the trainer and the method (see `TRAINERS`).
-        optimizer: A name from `OPTIMIZERS`. attention: "sdpa" (memory-efficient kernels) or "eager"
-        (stores all attention scores). gradient_checkpointing: Whether the forward pass stores only
-        each layer's input, and the backward pass recomputes the layer's other activations.
+        optimizer: A name from `OPTIMIZERS`.
+        attention: "sdpa" (memory-efficient kernels) or "eager" (stores all attention scores).
+        gradient_checkpointing: Whether the forward pass stores only each layer's input, and the
+            backward pass recomputes the layer's other activations.
         block_size: Number of weights in one block of NF4.
         double_quant: Whether the constants of the blocks are quantized too.
         unquantized: Names of linear layers that are not stored in NF4. The head is never stored in

@@ -63,8 +63,8 @@ class Answer:
     """The memory of a training step, compared with the memory of a GPU.
 
     Attributes:
-        gpu: The GPU's name or size, None if there is no GPU to compare with. memory: The size of
-        the GPU's memory in bytes.
+        gpu: The GPU's name or size, None if there is no GPU to compare with.
+        memory: The size of the GPU's memory in bytes.
     """
 
     estimate: Estimate

@@ -34,17 +34,20 @@ class ModelShape:
         heads: Number of attention heads; heads × head_dim is the width of the queries.
         kv_heads: Number of key heads, which is also the number of value heads. With grouped-query
             attention, there are fewer key heads than attention heads.
-        intermediate: Width of the MLP. tied: Whether the output layer shares the embedding's
-        weights. biases: Names of the linear layers that have a bias. qk_norm: Whether each head's
-        queries and keys are normalized. gemma: Whether the model is built like Gemma 3. Gemma's
-        RMSNorm computes its scale in float32, as 1 + weight. The results of attention and of the
-        MLP are normalized too, before they are added to the residual stream. The embedding's result
-        is multiplied by a constant. Layers with a sliding window rotate queries and keys by other
-        angles than layers without one. context: The largest sequence length that the config allows,
-        0 if unknown. window: Number of tokens in the sliding window of attention, 0 for no window.
-        sliding: Indices of the layers whose attention has the sliding window, from 0. dropout: The
-        dropout probability of attention in the model's config. scalar: The number of parameters if
-        nothing else about the model is known, else 0.
+        intermediate: Width of the MLP.
+        tied: Whether the output layer shares the embedding's weights.
+        biases: Names of the linear layers that have a bias.
+        qk_norm: Whether each head's queries and keys are normalized.
+        gemma: Whether the model is built like Gemma 3. Gemma's RMSNorm computes its scale in
+            float32, as 1 + weight. The results of attention and of the MLP are also normalized,
+            before they are added to the residual stream. The embedding's result is multiplied by a
+            constant. Layers with a sliding window rotate queries and keys by other angles than
+            layers without one.
+        context: The largest sequence length that the config allows, 0 if unknown.
+        window: Number of tokens in the sliding window of attention, 0 for no window.
+        sliding: Indices of the layers whose attention has the sliding window, from 0.
+        dropout: The dropout probability of attention in the model's config.
+        scalar: The number of parameters if nothing else about the model is known, else 0.
     """
 
     name: str
