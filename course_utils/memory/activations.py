@@ -212,8 +212,8 @@ def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
 
     RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
-    2x times the gradient. Except in the last norm, autograd adds the first part to the residual
-    stream's gradient as soon as it is computed, if this gradient is float32.
+    2x times the gradient. Except in the last norm, the gradient of the residual stream exists
+    already. If it is float32, autograd adds the first part to it at once.
     """
     t, h = plan.tokens, plan.shape.hidden
     count = 6 if last or plan.settings.stream_bytes == 2 else 5
@@ -641,7 +641,7 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
-    """Yield the gradients that exist when the linear layers `names` have computed all of theirs.
+    """Yield the gradients in memory when the linear layers `names` have computed all their gradients.
 
     The gradients include those of `norms` parameters of normalization layers. Under autocast, the
     16-bit copies of the other layers' weights exist, too.
