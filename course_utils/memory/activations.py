@@ -641,7 +641,7 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
-    """Yield the gradients in memory when the linear layers `names` have computed all their gradients.
+    """Yield the gradients in memory when all gradients of the linear layers `names` are computed.
 
     The gradients include those of `norms` parameters of normalization layers. Under autocast, the
     16-bit copies of the other layers' weights exist, too.
