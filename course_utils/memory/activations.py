@@ -22,26 +22,28 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 
 from course_utils.memory.plan import AFTER_ATTENTION, MLP_LAYERS, READERS, Plan
 from course_utils.memory.settings import DTYPE_BYTES, Settings
-from course_utils.memory.terms import MemoryTerm, total_bytes
+from course_utils.memory.terms import MemoryTerm, added, of, product, total_bytes
 
 # The sources that several terms cite for their formulas.
 WEIGHTS, AUTOGRAD = "gradients of weights", "autograd"
 PEFT, AUTOCAST, NO_GRADIENT = "peft's LoRA layer", "torch.autocast", "needs no gradient"
+FUSED, EAGER, BITSANDBYTES = "fused attention", "eager attention", "bitsandbytes"
+
+_term = partial(product, "activations")
 
 
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each kind of tensor that the layers store for the backward pass."""
     if plan.settings.gradient_checkpointing:
-        layers, h, each = plan.shape.layers, plan.shape.hidden, plan.settings.stream_bytes
-        formula = f"{layers} layers × {plan.tokens} tokens × {h} × {each}"
-        yield _term("inputs of layers", _layer_inputs(plan, layers), formula, "Chen et al. 2016")
+        yield _layer_inputs(plan, plan.shape.layers)
     else:
         yield from _saved_by_layers(plan, plan.shape.layers, plan.shape.layers)
     if cast := saved_copies(plan, plan.shape.layers):
-        yield _term("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
+        yield _term("16-bit copies of weights", AUTOCAST, cast, 2)
 
 
 def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
@@ -51,7 +53,7 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     if `rotated` is larger than `layers`.
     """
     if plan.settings.gradient_checkpointing:
-        return _layer_inputs(plan, layers)
+        return _layer_inputs(plan, layers).size
     terms = _saved_by_layers(plan, layers, max(layers, rotated))
     return total_bytes(terms) + 2 * saved_copies(plan, layers)
 
@@ -61,33 +63,28 @@ def causal_mask(plan: Plan, layers: int) -> MemoryTerm:
 
     Layers with a sliding window have another mask than the other layers.
     """
-    count, each = plan.shape.attention_kinds(layers), plan.settings.stream_bytes
-    s, size = plan.settings.sequence_length, plan.tokens * plan.settings.sequence_length * each
-    formula = f"{count} × {plan.settings.batch_size} × {s} × {s} × {each}"
-    return MemoryTerm("transient", "causal mask", count * size, formula, "eager attention")
+    s, kinds = plan.settings.sequence_length, plan.shape.attention_kinds(layers)
+    factors = kinds, plan.settings.batch_size, s, s, plan.settings.stream_bytes
+    return product("transient", "causal mask", EAGER, *factors)
 
 
 def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
     """Return the term of the tables by which the lowest `layers` layers rotate queries and keys."""
-    shape, s, each = plan.shape, plan.settings.sequence_length, plan.settings.stream_bytes
-    tables, width = 2 * shape.rotations(layers), shape.head_dim
-    formula = f"{tables} × {s} tokens × {width} × {each}"
-    return MemoryTerm(part, "cos and sin", tables * s * width * each, formula, "rotary positions")
+    tables, s = 2 * plan.shape.rotations(layers), of(plan.settings.sequence_length, "tokens")
+    factors = tables, s, plan.shape.head_dim, plan.settings.stream_bytes
+    return product(part, "cos and sin", "rotary positions", *factors)
 
 
-def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
-    return MemoryTerm("activations", name, size, formula, source)
-
-
-def _layer_inputs(plan: Plan, layers: int) -> int:
-    return layers * plan.tokens * plan.shape.hidden * plan.settings.stream_bytes
+def _layer_inputs(plan: Plan, layers: int) -> MemoryTerm:
+    sizes = of(plan.tokens, "tokens"), plan.shape.hidden, plan.settings.stream_bytes
+    return _term("inputs of layers", "Chen et al. 2016", of(layers, "layers"), *sizes)
 
 
 def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTerm]:
     for term in (*_attention_half(plan), *_mlp_half(plan)):
         yield replace(term, size=layers * term.size, formula=f"{layers} layers × {term.formula}")
     if layers and not plan.settings.trains_weights:
-        yield _term("less: before the first adapter", -_unsaved(plan), "in one layer", NO_GRADIENT)
+        yield -_term("before the first adapter", NO_GRADIENT, (_unsaved(plan), "in one layer"))
     yield cos_and_sin(plan, "activations", rotated)
 
 
@@ -186,8 +183,8 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     yield from _inputs(plan, "second norm")
     t, wide = plan.tokens, plan.shape.intermediate
     gate, up = _result_bytes(plan)
-    each, formula = 2 * gate + up, f"{t} × {wide} × ({gate} + {gate} + {up})"
-    yield _term("gate, its activation and up", t * wide * each, formula, "their derivatives")
+    each = added(gate, gate, up)
+    yield _term("gate, its activation and up", "their derivatives", t, wide, each)
 
 
 def _result_bytes(plan: Plan) -> tuple[int, int]:
@@ -204,7 +201,7 @@ def _result_bytes(plan: Plan) -> tuple[int, int]:
 def norm(plan: Plan, name: str) -> MemoryTerm:
     """Return the term for the tensors that a normalization layer stores for its backward pass."""
     found = _rms_norm(plan, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes)
-    return _term(name, *found, "RMSNorm")
+    return _term(name, "RMSNorm", found)
 
 
 def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
@@ -215,10 +212,9 @@ def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
     2x times the gradient. Except in the last norm, the gradient of the residual stream exists
     already. If it is float32, autograd adds the first part to it at once.
     """
-    t, h = plan.tokens, plan.shape.hidden
     count = 6 if last or plan.settings.stream_bytes == 2 else 5
-    formula = f"{count} × {t} × {h} × 4"
-    return _term("a norm's input and gradients", count * t * h * 4, formula, "RMSNorm")
+    sizes = count, plan.tokens, plan.shape.hidden, 4
+    return _term("a norm's input and gradients", "RMSNorm", *sizes)
 
 
 def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, str]:
@@ -231,35 +227,35 @@ def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, s
     """
     gemma = plan.shape.gemma
     each = 4 + ((4 if gemma else narrow) if plan.settings.trains_weights else 0)
-    size, formula = vectors * (width * each + 4), f"{vectors} × ({width} × {each} + 4 for 1/rms)"
+    size, formula = (
+        vectors * (width * each + 4),
+        f"{vectors:,} × ({width:,} × {each} + 4 for 1/rms)",
+    )
     if gemma:
-        return size + 4 * width, f"{formula} + {width} × 4 for 1 + weight"
+        return size + 4 * width, f"{formula} + {width:,} × 4 for 1 + weight"
     return size, formula
 
 
 def _qk_norm(plan: Plan) -> Iterator[MemoryTerm]:
     shape, each = plan.shape, plan.settings.value_bytes
     for name, heads in (("queries", shape.heads), ("keys", shape.kv_heads)):
-        size, formula = _rms_norm(plan, plan.tokens * heads, shape.head_dim, each)
-        yield _term(f"norm of {name}", size, formula, "RMSNorm")
+        found = _rms_norm(plan, plan.tokens * heads, shape.head_dim, each)
+        yield _term(f"norm of {name}", "RMSNorm", found)
 
 
 def _attention(plan: Plan) -> Iterator[MemoryTerm]:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     query, key, v = shape.query_width, shape.key_width, settings.attention_bytes
+    heads = of(shape.heads, "heads")
     if settings.attention == "sdpa":
-        formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
-        size, kernel = 2 * t * (query + key) * v, "fused attention"
-        yield _term("queries, keys, values, result", size, formula, kernel)
-        yield _term("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
+        widths = added(query, key, key, query)
+        yield _term("queries, keys, values, result", FUSED, t, widths, v)
+        yield _term("log-sum-exp", FUSED, 4, t, heads)
         return
-    keys, values = _key_and_value_width(plan)
-    size, formula = t * (query + keys + values) * v, f"{t} × ({query} + {keys} + {values}) × {v}"
-    yield _term("queries, keys, values", size, formula, "eager attention")
+    yield _term("queries, keys, values", EAGER, t, added(query, *_key_and_value_width(plan)), v)
     # In 16 bits, the float32 softmax and a 16-bit copy of it are stored.
     each = v if v == 4 else 4 + v
-    formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
-    yield _term("attention scores", plan.scores * each, formula, "eager attention")
+    yield _term("attention scores", EAGER, t, settings.sequence_length, heads, each)
 
 
 def _key_and_value_width(plan: Plan) -> tuple[int, int]:
@@ -301,8 +297,7 @@ def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     # Under autocast, each linear layer makes a separate 16-bit copy of a normalized input.
     if source.endswith("norm"):
         each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
-    formula = f"{copies} × {t} × {width} × {each}"
-    yield _term(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
+    yield _term(f"input from {source}", WEIGHTS, copies, t, width, each)
 
 
 def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[MemoryTerm]:
@@ -312,14 +307,12 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Memo
     this format, all matrices A read the same tensor, unless `adapters_copy_input` is true.
     """
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
-    rank, each = settings.rank, settings.adapter_bytes
+    each = settings.adapter_bytes
     stored = settings.attention_bytes if source == "attention" else settings.value_bytes
     if _reads_original(settings, stored):
         widths = [] if _reads_result(plan, source) else widths[:1]
-    formula = f"{t} × {sum(widths)} × {each}"
-    yield _term(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
-    formula = f"{t} × rank {rank} × {pairs} × {each}"
-    yield _term(f"inputs of B from {source}", t * rank * pairs * each, formula, PEFT)
+    yield _term(f"inputs of A from {source}", PEFT, t, sum(widths), each)
+    yield _term(f"inputs of B from {source}", PEFT, t, settings.rank, pairs, each)
 
 
 # --- what the first layer does not store ----------------------------------------------------------
@@ -391,8 +384,9 @@ def layer_backward(plan: Plan, first: bool = False) -> list[MemoryTerm]:
         candidates.append([*attention, *_last_in_half(plan, "second norm")])
         ends = list(_last_in_half(plan, "first norm")), list(_first_norm_backward(plan))
         # In the first layer, nothing needs the cosines and sines any more.
-        freed = [] if plan.settings.gradient_checkpointing or not first else [_unrotated(plan)]
-        candidates += [[*end, *freed] for end in ends]
+        freed = first and not plan.settings.gradient_checkpointing
+        tables = [-cos_and_sin(plan, "activations", 1)] if freed else []
+        candidates += [[*end, *tables] for end in ends]
     elif not first:
         candidates.append(list(_first_norm_backward(plan)))
     if "up_proj" in plan.quantized:
@@ -407,11 +401,6 @@ def layer_backward(plan: Plan, first: bool = False) -> list[MemoryTerm]:
     return [*max(candidates, key=total_bytes), *_during_backward(plan), *unsaved]
 
 
-def _unrotated(plan: Plan) -> MemoryTerm:
-    tables = cos_and_sin(plan, "activations", 1)
-    return replace(tables, name="less: cos and sin", size=-tables.size)
-
-
 def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the last layer's forward pass needs, but doesn't store.
 
@@ -420,16 +409,15 @@ def layer_forward(plan: Plan) -> Iterator[MemoryTerm]:
     settings, layers = plan.settings, plan.shape.layers
     yield from _mlp_forward(plan)
     later = total_bytes(_mlp_half(plan)) - total_bytes(_mlp_inner(plan))
-    yield _term("less: not stored yet", -later, "inputs of the MLP's last adapter", PEFT)
+    yield -_term("not stored yet", PEFT, (later, "inputs of the MLP's last adapter"))
     # The embeddings, and a 16-bit input of the layer, which autograd stores as a float32 copy.
     count = 2 if settings.stream_bytes == 2 and layers > 1 else 1
-    size, each = plan.tokens * plan.shape.hidden, settings.stream_bytes
-    formula = f"{count} × {size:,} × {each}"
-    yield _term("embeddings and input", count * size * each, formula, "transformers' loop")
+    sizes = count, plan.tokens, plan.shape.hidden, settings.stream_bytes
+    yield _term("embeddings and input", "transformers' loop", *sizes)
     # The model and its caller keep the numbers of the positions, and the places of the answers.
     answers = settings.loss_tokens // settings.batch_size if settings.loss == "answers" else 0
     ids = settings.sequence_length + answers
-    yield _term("position ids and places", 8 * ids, f"{ids} × 8", "transformers' loop")
+    yield _term("position ids and places", "transformers' loop", ids, 8)
     if settings.attention == "eager":
         yield causal_mask(plan, layers)
 
@@ -438,7 +426,7 @@ def _unsaved_in_first(plan: Plan) -> Iterator[MemoryTerm]:
     """Without checkpointing, yield a negative term: the first layer stores less than the others."""
     if not plan.settings.gradient_checkpointing and not plan.settings.trains_weights:
         size = _unsaved(plan) + 2 * _unsaved_copies(plan)
-        yield _term("less: before the first adapter", -size, "in one layer", NO_GRADIENT)
+        yield -_term("before the first adapter", NO_GRADIENT, (size, "in one layer"))
 
 
 def residual_gradient(plan: Plan) -> MemoryTerm:
@@ -446,16 +434,14 @@ def residual_gradient(plan: Plan) -> MemoryTerm:
 
     No other gradient of an activation exists between the backward passes of two layers.
     """
-    t, h, each = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
-    name, formula = "gradient of the residual stream", f"{t} × {h} × {each}"
-    return _term(name, t * h * each, formula, AUTOGRAD)
+    sizes = plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
+    return _term("gradient of the residual stream", AUTOGRAD, *sizes)
 
 
 def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist during the entire backward pass of a layer."""
     settings = plan.settings
-    gradient = residual_gradient(plan)
-    yield gradient
+    yield residual_gradient(plan)
     if not settings.trains_weights:
         yield from _recast(plan, converted_weights(plan))
     if not settings.gradient_checkpointing:
@@ -464,8 +450,8 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     # float32, an RMSNorm uses this tensor itself in its backward pass, not a float32 copy. So the
     # terms of the layer count the input a second time, and the input is subtracted here.
     if settings.stream_bytes == 4:
-        size, formula = -gradient.size, gradient.formula
-        yield _term("less: the stored input", size, formula, "what the first norm saves")
+        sizes = plan.tokens, plan.shape.hidden, 4
+        yield -_term("the stored input", "what the first norm saves", *sizes)
 
 
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -483,7 +469,7 @@ def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     each = settings.stream_bytes
     stored = _reads_original(settings, each) and bool(plan.adapter_inputs("second norm"))
     count = (1 if each == 4 else 2) - stored
-    yield _term("residual, norm", count * t * h * each, f"{count} × {t} × {h} × {each}", "RMSNorm")
+    yield _term("residual, norm", "RMSNorm", count, t, h, each)
 
 
 def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
@@ -503,7 +489,7 @@ def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
     elif _last_before_recomputation(plan):
         width, each = plan.shape.intermediate, settings.value_bytes
     if each:
-        yield _term("first gradients", t * width * each, f"{t} × {width} × {each}", AUTOGRAD)
+        yield _term("first gradients", AUTOGRAD, t, width, each)
 
 
 def _last_before_recomputation(plan: Plan) -> bool:
@@ -532,15 +518,12 @@ def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
     converts = settings.method == "qlora" and not settings.autocast
     second = v if converts or settings.adapters_copy_input else narrow
     each = max(2 * narrow, v + second)
-    yield _term("results of B", t * wide * each, f"{t} × {wide} × {each}", PEFT)
+    yield _term("results of B", PEFT, t, wide, each)
     if settings.adapters_copy_input and v == 2:
-        h = plan.shape.hidden
-        yield _term("float32 copy of A's input", 4 * t * h, f"{t} × {h} × 4", PEFT)
+        yield _term("float32 copy of A's input", PEFT, t, plan.shape.hidden, 4)
     # The terms of the MLP also count what is computed after the gate: its activation and up.
     if name == "gate_proj":
-        later = sum(_result_bytes(plan))
-        formula = f"{t} × {wide} × {later}"
-        yield _term("less: not computed yet", -t * wide * later, formula, "the MLP's order")
+        yield -_term("not computed yet", "the MLP's order", t, wide, sum(_result_bytes(plan)))
 
 
 def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
@@ -558,15 +541,14 @@ def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
         each += 4
     if (v == 4 and settings.adapter_bytes == 2) or (settings.autocast and copies):
         each += 2
-    yield _term("the MLP's product and copies", t * wide * each, f"{t} × {wide} × {each}", PEFT)
-    rank, narrow = settings.rank, settings.adapter_bytes
-    yield _term("input of B from MLP", t * rank * narrow, f"{t} × rank {rank} × {narrow}", PEFT)
+    yield _term("the MLP's product and copies", PEFT, t, wide, each)
+    yield _term("input of B from MLP", PEFT, t, settings.rank, settings.adapter_bytes)
     # Base and adapter each compute a result, and the adapter's is scaled and converted. But a
     # recomputation ends with the last tensor that autograd stores, which comes earlier, except if
     # the MLP's result is normalized.
     ends = settings.gradient_checkpointing and not plan.shape.gemma
     each = v if ends else v + 2 * max(v, settings.adapter_bytes)
-    yield _term("results of the last layer", t * h * each, f"{t} × {h} × {each}", PEFT)
+    yield _term("results of the last layer", PEFT, t, h, each)
 
 
 def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -577,11 +559,10 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     h, wide, v = shape.hidden, shape.intermediate, settings.value_bytes
-    result = _term("gradient of the result", t * h * v, f"{t} × {h} × {v}", AUTOGRAD)
+    result = _term("gradient of the result", AUTOGRAD, t, h, v)
     # The gradient of a product exists at the same time as the gradients of its two factors, and the
     # sum of the gradients from base and adapter at the same time as these two gradients.
-    formula = f"3 × {t} × {wide} × {v}"
-    candidates = [[_term("gradients in the MLP", 3 * t * wide * v, formula, AUTOGRAD)]]
+    candidates = [[_term("gradients in the MLP", AUTOGRAD, 3, t, wide, v)]]
     if settings.trains_weights:
         last, bias = plan.sizes["down_proj"], h * ("down_proj" in shape.biases)
         candidates[0] += _weight_gradients(plan, last + bias)
@@ -591,8 +572,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
         if settings.autocast:
             candidates.append(
                 [
-                    _term("gradients of its weights", 6 * last, f"{last:,} × (2 + 4)", AUTOCAST),
-                    _term("gradient of its input", t * wide * v, f"{t} × {wide} × {v}", AUTOGRAD),
+                    _term("gradients of its weights", AUTOCAST, last, added(2, 4)),
+                    _term("gradient of its input", AUTOGRAD, t, wide, v),
                 ]
             )
         elif shape.gemma:
@@ -620,24 +601,20 @@ def _last_gradients(plan: Plan, weights: int, bias: int) -> Iterator[MemoryTerm]
     settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
     v = settings.value_bytes
     each = 2 if settings.autocast else settings.precision.gradient
-    yield _term("MLP's product and gradient", 2 * t * wide * v, f"2 × {t} × {wide} × {v}", WEIGHTS)
-    count, formula = weights + bias, f"{weights + bias:,} × {each}"
-    yield _term("gradients of its weights", count * each, formula, WEIGHTS)
+    yield _term("MLP's product and gradient", WEIGHTS, 2, t, wide, v)
+    yield _term("gradients of its weights", WEIGHTS, weights + bias, each)
     if settings.autocast:
-        count = weights + t * plan.shape.hidden
-        yield _term("16-bit copies of factors", 2 * count, f"{count:,} × 2", AUTOCAST)
+        yield _term("16-bit copies of factors", AUTOCAST, weights + t * plan.shape.hidden, 2)
 
 
 def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the backward pass of the MLP's last adapter needs in float32."""
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
-    count = 2 * wide + settings.rank
-    yield _term("A's input and gradients", t * count * 4, f"{t} × {count} × 4", PEFT)
+    yield _term("A's input and gradients", PEFT, t, added(wide, wide, settings.rank), 4)
     if settings.accumulation > 1:
-        formula = f"{settings.rank} × {wide} × 4"
-        yield _term("A's new gradient", settings.rank * wide * 4, formula, PEFT)
+        yield _term("A's new gradient", PEFT, settings.rank, wide, 4)
     if settings.method == "lora":
-        yield _term("gradient of the base", t * h * 2, f"{t} × {h} × 2", PEFT)
+        yield _term("gradient of the base", PEFT, t, h, 2)
 
 
 def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
@@ -664,7 +641,7 @@ def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTer
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, count)
     if _cast_adapters(plan):
-        yield _term("less: copies of adapters", -2 * count, f"{count:,} × 2", AUTOCAST)
+        yield -_term("copies of adapters", AUTOCAST, count, 2)
 
 
 def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
@@ -678,19 +655,17 @@ def _dequantized(plan: Plan, name: str, second: bool) -> Iterator[MemoryTerm]:
         return
     settings, t, (d_in, d_out) = plan.settings, plan.tokens, plan.layers[name]
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
-    formula = f"{d_out} × {d_in} × {narrow}"
-    yield _term("a dequantized weight", d_out * d_in * narrow, formula, "bitsandbytes")
+    yield _term("a dequantized weight", BITSANDBYTES, d_out, d_in, narrow)
     before, after = (0, d_in) if v == 2 else (d_out, d_in + d_out)
     blocks = math.ceil(d_in * d_out / settings.block_size) if settings.double_quant else 0
     early, late = 4 * blocks + t * before * narrow, t * after * narrow
     if early > late:
-        formula = f"{blocks:,} × 4 + {t} × {before} × {narrow}"
-        yield _term("constants and gradient", early, formula, "bitsandbytes")
+        formula = f"{blocks:,} × 4 + {t:,} × {before:,} × {narrow}"
+        yield _term("constants and gradient", BITSANDBYTES, (early, formula))
     else:
-        formula = f"{t} × {after} × {narrow}"
-        yield _term("gradients around it", late, formula, "bitsandbytes")
+        yield _term("gradients around it", BITSANDBYTES, t, after, narrow)
     if second:
-        yield _term("a second gradient", t * d_in * v, f"{t} × {d_in} × {v}", AUTOGRAD)
+        yield _term("a second gradient", AUTOGRAD, t, d_in, v)
 
 
 def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -703,13 +678,13 @@ def _up_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     yield from _dequantized(plan, "up_proj", "up_proj" in plan.adapted)
     yield from _finished_adapters(plan, ["up_proj", "down_proj"])
     if v == 4:  # The float32 gradient of up has been converted to 16 bits.
-        yield _term("less: up's gradient", -t * wide * v, f"{t} × {wide} × {v}", AUTOGRAD)
+        yield -_term("up's gradient", AUTOGRAD, t, wide, v)
     if "up_proj" in plan.adapted:
         widths = plan.adapter_inputs("second norm")
         before, after = (
             total_bytes(_adapter_inputs(plan, "second norm", w)) for w in (widths, widths[1:])
         )
-        yield _term("less: inputs of up's adapter", after - before, "freed", PEFT)
+        yield -_term("inputs of up's adapter", PEFT, (before - after, "freed"))
 
 
 def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -719,7 +694,7 @@ def _gate_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     yield from _dequantized(plan, "gate_proj", True)
     yield from _finished_adapters(plan, MLP_LAYERS)
     if plan.settings.value_bytes == 2:  # Otherwise, `_dequantized` counts a 16-bit copy.
-        yield _term("the gate's gradient", t * wide * 2, f"{t} × {wide} × 2", AUTOGRAD)
+        yield _term("the gate's gradient", AUTOGRAD, t, wide, 2)
 
 
 def _last_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
@@ -729,7 +704,7 @@ def _last_dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     if plan.settings.stream_bytes == 4:
         yield replace(residual_gradient(plan), name="the layer's input")
     if converted := converted_weights(plan):
-        yield _term("less: copies", -2 * converted, f"{converted:,} × 2", AUTOCAST)
+        yield -_term("copies", AUTOCAST, converted, 2)
 
 
 def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -739,12 +714,12 @@ def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     the parts of the input's gradient, through the product with 1/rms and through 1/rms itself.
     """
     t, h = plan.tokens, plan.shape.hidden
-    yield _term("less: 1/rms and 1 + weight", -4 * (t + h), f"({t} + {h}) × 4", AUTOGRAD)
+    yield -_term("1/rms and 1 + weight", AUTOGRAD, added(t, h), 4)
     if plan.settings.trains_weights:
-        yield _term("less: normalized input", -4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
+        yield -_term("normalized input", AUTOGRAD, t, h, 4)
         yield from _weight_gradients(plan, h)
         yield from _recast(plan, plan.layer_weights)
-    yield _term("gradients in the norm", 20 * t * h, f"5 × {t} × {h} × 4", "RMSNorm")
+    yield _term("gradients in the norm", "RMSNorm", 5, t, h, 4)
 
 
 def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -771,15 +746,13 @@ def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     yield from _finished(plan, names, norms - bias)
     each = settings.precision.gradient
     if settings.accumulation > 1:
-        yield _term("its new gradient", count * each, f"{count:,} × {each}", WEIGHTS)
+        yield _term("its new gradient", WEIGHTS, count, each)
     if settings.autocast:
-        count += bias
-        yield _term("its 16-bit gradient", 2 * count, f"{count:,} × 2", AUTOCAST)
-        yield _term("gradient of the norm", 4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
+        yield _term("its 16-bit gradient", AUTOCAST, count + bias, 2)
+        yield _term("gradient of the norm", AUTOGRAD, t, h, 4)
         return
     yield from _inputs(plan, source)
-    size, formula = t * (width + 2 * h) * v, f"{t} × ({width} + 2 × {h}) × {v}"
-    yield _term("gradients around it", size, formula, AUTOGRAD)
+    yield _term("gradients around it", AUTOGRAD, t, added(width, h, h), v)
 
 
 def _first_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -798,29 +771,27 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
         return
     yield from (*_attention_inner(plan), *_inputs(plan, "attention"))
     t, query, key = plan.tokens, plan.shape.query_width, plan.shape.key_width
-    v, name = plan.settings.attention_bytes, "gradients of queries, keys, values, result"
-    formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
-    yield _term(name, 2 * t * (query + key) * v, formula, "fused attention")
+    sizes = t, added(query, key, key, query), plan.settings.attention_bytes
+    yield _term("gradients of queries, keys, values, result", FUSED, *sizes)
 
 
 def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors in memory during the backward pass of eager attention's softmax."""
-    settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
-    t, query = plan.tokens, plan.shape.query_width
+    settings, v = plan.settings, plan.settings.attention_bytes
     yield from _attention_inner(plan)
-    pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
+    scores = plan.tokens, settings.sequence_length, of(plan.shape.heads, "heads")
     # The values were freed, and their gradient exists instead.
     if (wider := settings.value_bytes - v) > 0:
-        size, formula = t * query * wider, f"{t} × {query} × {wider}"
-        yield _term("more: gradient of values", size, formula, AUTOCAST)
+        sizes = plan.tokens, plan.shape.query_width, wider
+        yield _term("more: gradient of values", AUTOCAST, *sizes)
     # The 16-bit scores are freed when the gradient of the values has been computed.
     if v == 2:
-        yield _term("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
+        yield -_term("16-bit scores", AUTOGRAD, *scores, 2)
     fused = settings.device == "cuda" and settings.product_dtype == "float16"
     # On CUDA, the softmax reads and returns float16 directly, and the softmax's backward pass also
     # allocates the product of the gradient and the softmax.
     each = 4 + (2 if v == 2 and fused else 4) + (4 if settings.device == "cuda" else 0)
-    yield _term("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
+    yield _term("gradients of scores", EAGER, *scores, each)
 
 
 def _weight_gradients(plan: Plan, count: int) -> Iterator[MemoryTerm]:
@@ -828,11 +799,10 @@ def _weight_gradients(plan: Plan, count: int) -> Iterator[MemoryTerm]:
     each = plan.settings.precision.gradient
     # With several micro-batches, autograd adds each gradient to a sum that exists already.
     if plan.settings.accumulation == 1:
-        yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
+        yield _term("gradients of its weights", WEIGHTS, count, each)
 
 
 def _recast(plan: Plan, weights: int) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies that autocast makes of `weights` weights."""
     if plan.settings.autocast and weights:
-        formula = f"{weights:,} × 2"
-        yield _term("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)
+        yield _term("16-bit copies of its weights", AUTOCAST, weights, 2)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from course_utils.memory.activations import (
     AUTOCAST,
@@ -28,23 +29,18 @@ from course_utils.memory.activations import (
 from course_utils.memory.allocator import fresh_block
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import ANSWER_CHUNK, TILE
-from course_utils.memory.terms import LOGITS, MemoryTerm, total_bytes
+from course_utils.memory.terms import LOGITS, MemoryTerm, added, of, product, total_bytes
 
 CROSS_ENTROPY = "cross entropy"
 TRL, COURSE = "TRL's tiled loss", "course_utils.training.loss"
+
+_term = partial(product, "transient", group=LOGITS)
+_saved = partial(product, "activations")
 
 
 def output_saved(plan: Plan) -> list[MemoryTerm]:
     """Return what the last norm, the output layer and the loss store for the backward pass."""
     return [norm(plan, "last norm"), *_head_saved(plan), *_loss_saved(plan)]
-
-
-def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
-    return MemoryTerm("transient", name, size, formula, source, LOGITS)
-
-
-def _saved(name: str, size: int, formula: str, source: str) -> MemoryTerm:
-    return MemoryTerm("activations", name, size, formula, source)
 
 
 # --- what autograd stores -------------------------------------------------------------------------
@@ -57,30 +53,31 @@ def _head_saved(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.loss == "tiled":
         # A single sequence without its last token is a view, so all its tokens stay in memory.
         n = n if settings.batch_size > 1 or settings.device == "cuda" else plan.tokens
-        yield _saved("input of the head", n * h * each, f"{n} × {h} × {each}", TRL)
+        yield _saved("input of the head", TRL, n, h, each)
         return
     if settings.trains_weights:
         each = 2 if settings.autocast else each
-        yield _saved("input of the head", n * h * each, f"{n} × {h} × {each}", WEIGHTS)
+        yield _saved("input of the head", WEIGHTS, n, h, each)
     if settings.loss == "answers":
-        count = n // settings.batch_size
-        yield _saved("places of the answers", 8 * count, f"{count} × 8", COURSE)
+        yield _saved("places of the answers", COURSE, n // settings.batch_size, 8)
     if copied := plan.head_copy:
-        yield _saved("16-bit copy of the head", 2 * copied, f"{copied:,} × 2", AUTOCAST)
+        yield _saved("16-bit copy of the head", AUTOCAST, copied, 2)
 
 
 def _loss_saved(plan: Plan) -> Iterator[MemoryTerm]:
-    n, vocab = plan.settings.loss_tokens, plan.shape.vocab
+    n = plan.settings.loss_tokens
     if plan.settings.loss == "logits":
-        formula = f"{n} tokens × {vocab} logits × 4"
-        yield _saved("softmax of logits", 4 * n * vocab, formula, CROSS_ENTROPY)
+        yield _saved("softmax of logits", CROSS_ENTROPY, *_counts(plan), 4)
     elif plan.settings.loss == "answers":
-        each = plan.logit_bytes
-        formula = f"{n} tokens × {vocab} logits × {each}"
-        yield _saved("logits", each * n * vocab, formula, COURSE)
-        yield _saved("logarithms of sums", 4 * n, f"{n} × 4", COURSE)
+        yield _saved("logits", COURSE, *_counts(plan), plan.logit_bytes)
+        yield _saved("logarithms of sums", COURSE, n, 4)
     else:
-        yield _saved("targets, sums and entropy", 16 * n, f"{n} × (8 + 4 + 4)", TRL)
+        yield _saved("targets, sums and entropy", TRL, n, added(8, 4, 4))
+
+
+def _counts(plan: Plan) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Return the number of tokens that have logits, and how many logits each of them has."""
+    return of(plan.settings.loss_tokens, "tokens"), of(plan.shape.vocab, "logits")
 
 
 # --- the moments at which memory can peak ---------------------------------------------------------
@@ -112,33 +109,30 @@ def moments(plan: Plan) -> Iterator[tuple[int, list[MemoryTerm]]]:
 
 def during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield what the loss leaves in memory during the backward pass, except activations."""
-    yield _term("gradient of the loss", 4, "1 × 4", AUTOGRAD)
+    yield _term("gradient of the loss", AUTOGRAD, 1, 4)
     yield from after_loss(plan)
 
 
 def after_loss(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield what the training loop keeps until the update: the loss, and maybe the logits."""
-    yield _term("the loss", 4, "1 × 4", AUTOGRAD)
+    yield _term("the loss", AUTOGRAD, 1, 4)
     if plan.settings.loss == "logits" and plan.settings.keep_output:
         yield _logits(plan, "the model's output")
 
 
 def _logits(plan: Plan, source: str) -> MemoryTerm:
-    n, vocab, each = plan.settings.loss_tokens, plan.shape.vocab, plan.logit_bytes
-    formula = f"{n} tokens × {vocab} logits × {each}{_in_blocks(plan)}"
-    return _term("logits", _block(plan, n * vocab * each), formula, source)
+    return _in_blocks(plan, _term("logits", source, *_counts(plan), plan.logit_bytes))
 
 
 def _logits_forward(plan: Plan) -> Iterator[MemoryTerm]:
     t, batch = plan.tokens, plan.settings.batch_size
     yield _logits(plan, "the model's output")
     if plan.logit_bytes == 2:
-        size, formula = 4 * t * plan.shape.vocab, f"{t} tokens × {plan.shape.vocab} logits × 4"
-        yield _term("float32 logits", _block(plan, size), formula, CROSS_ENTROPY)
+        yield _in_blocks(plan, _term("float32 logits", CROSS_ENTROPY, *_counts(plan), 4))
     # The labels are padded by one token and shifted. If there are several sequences, the shift
     # copies them. 8 B are for two numbers: the sum of the losses, and the number of tokens.
     count = 1 + t + batch + (t if batch > 1 else 0)
-    yield _term("labels", 8 * count, f"8 × {count}", CROSS_ENTROPY)
+    yield _term("labels", CROSS_ENTROPY, 8, count)
     yield from _norm_result(plan)
 
 
@@ -152,15 +146,14 @@ def _norm_result(plan: Plan) -> Iterator[MemoryTerm]:
     settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.stream_bytes
     stored = settings.trains_weights and not settings.autocast
     n = settings.loss_tokens
-    count, size = (0 if stored else n), 0
-    formula = f"{count} × {h} × {each}"
+    count = 0 if stored else n
     if settings.loss == "answers":
+        count += t
         # The activations include the logarithms of sums, which don't exist yet. Neither do the
         # float32 logits under autocast, but 16-bit logits do.
         extra = 4 + (2 * plan.shape.vocab if settings.autocast else 0)
-        count, size = count + t, -extra * n
-        formula = f"{count} × {h} × {each} - {n} × {extra}"
-    yield _term("result of the last norm", size + count * h * each, formula, AUTOGRAD)
+        yield -_term("not computed yet", COURSE, n, extra)
+    yield _term("result of the last norm", AUTOGRAD, count, h, each)
 
 
 def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -168,21 +161,18 @@ def _logits_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
     The softmax itself is counted as an activation.
     """
-    n, vocab = plan.tokens, plan.shape.vocab
-    full = 4 * n * vocab
+    full = 4 * plan.tokens * plan.shape.vocab
     # The softmax also occupies a block. The bytes by which this block exceeds the softmax are
     # counted here.
-    size = 3 * _block(plan, full) - full
-    formula = f"2 × {n} tokens × {vocab} logits × 4{_in_blocks(plan)}"
-    yield _term("gradients of logits", size, formula, CROSS_ENTROPY)
+    term = _term("gradients of logits", CROSS_ENTROPY, 2, *_counts(plan), 4)
+    yield replace(_in_blocks(plan, term), size=3 * _block(plan, full) - full)
 
 
 def _answers_forward(plan: Plan) -> Iterator[MemoryTerm]:
     n, vocab, logits = plan.settings.loss_tokens, plan.shape.vocab, []
     if plan.settings.autocast:
         # The activations include the logarithms of sums, which don't exist yet.
-        size, formula = n * (2 * vocab - 4), f"{n} × ({vocab} × 2 - 4)"
-        logits = [_term("16-bit logits", size, formula, AUTOCAST)]
+        logits = [_term("16-bit logits", AUTOCAST, n, (2 * vocab - 4, f"({vocab:,} × 2 - 4)"))]
     elif plan.logit_bytes == 2:
         logits = [_few_logits(plan, min(max(1, ANSWER_CHUNK // vocab), n))]
     yield from max(logits, list(_norm_result(plan)), key=total_bytes)
@@ -200,8 +190,7 @@ def _answers_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _few_logits(plan: Plan, rows: int) -> MemoryTerm:
-    size, formula = 4 * rows * plan.shape.vocab, f"{rows} × {plan.shape.vocab} × 4"
-    return _term("float32 logits of a few tokens", size, formula, COURSE)
+    return _term("float32 logits of a few tokens", COURSE, rows, plan.shape.vocab, 4)
 
 
 def _tile(plan: Plan) -> tuple[int, int, list[MemoryTerm]]:
@@ -212,11 +201,10 @@ def _tile(plan: Plan) -> tuple[int, int, list[MemoryTerm]]:
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
     rows, words = min(TILE[0], settings.loss_tokens), min(TILE[1], vocab)
     each = plan.logit_bytes
-    size, formula = rows * TILE[1] * each, f"{rows} tokens × {TILE[1]} logits × {each}"
-    terms = [_term("a tile of logits", _block(plan, size), formula, TRL)]
+    tile = _term("a tile of logits", TRL, of(rows, "tokens"), of(TILE[1], "logits"), each)
+    terms = [_in_blocks(plan, tile)]
     if each != settings.stream_bytes:
-        size, formula = (rows + words) * h * each, f"({rows} + {words}) × {h} × {each}"
-        terms.append(_term("16-bit operands of a tile", size, formula, TRL))
+        terms.append(_term("16-bit operands of a tile", TRL, added(rows, words), h, each))
     return rows, words, terms
 
 
@@ -224,11 +212,10 @@ def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
     rows, words, tile = _tile(plan)
     n = plan.settings.loss_tokens
     # Activations contain two sums of 4 B each, which don't exist yet. 1 B says which token counts.
-    yield _term("running sums", 21 * n, f"{n} × (7 × 4 - 2 × 4 + 1)", TRL)
+    yield _term("running sums", TRL, n, (21, "(7 × 4 - 2 × 4 + 1)"))
     yield from tile
     if plan.settings.device == "cpu":
-        size, formula = rows * (13 * words + 20), f"{rows} × (13 × {words} + 20)"
-        yield _term("work on a tile", size, formula, TRL)
+        yield _term("work on a tile", TRL, rows, (13 * words + 20, f"(13 × {words:,} + 20)"))
 
 
 def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -240,47 +227,42 @@ def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
     n = settings.loss_tokens
     rows, words, tile = _tile(plan)
     sums = (n + vocab) * h if settings.trains_weights else n * h
-    yield _term("float32 gradients", 4 * sums, f"{sums:,} × 4", TRL)
-    yield _term("gradients of the loss", 4 * n, f"{n} × 4", AUTOGRAD)
-    narrow = [_term("16-bit gradients", sums * 2, f"{sums:,} × 2", TRL)]
-    copies = narrow if settings.stream_bytes == 2 else []
+    yield _term("float32 gradients", TRL, sums, 4)
+    yield _term("gradients of the loss", AUTOGRAD, n, 4)
+    copies = [_term("16-bit gradients", TRL, sums, 2)] if settings.stream_bytes == 2 else []
     if settings.device == "cpu":
-        work, formula = 29 * rows * words, f"29 × {rows} × {words}"
+        work = [_term("work on a tile", TRL, 29, rows, words)]
         # If the vocabulary is small and the hidden size large, the float32 copies of the factors of
         # a matrix product need more bytes than this work.
-        product = 4 * (rows + h) * words if plan.logit_bytes == 2 else 0
-        if product > work:
-            work, formula = product, f"4 × ({rows} + {h}) × {words}"
-        tile.append(_term("work on a tile", work, formula, TRL))
+        if plan.logit_bytes == 2:
+            work.append(_term("work on a tile", TRL, 4, added(rows, h), words))
+        tile.append(max(work, key=lambda term: term.size))
     yield from max(tile, copies, key=total_bytes)
 
 
 def _head_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the gradients of the logits, of the head's weights, and of the head's input."""
     settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
-    n, words = settings.loss_tokens, plan.shape.vocab * plan.shape.hidden
-    each = 2 if settings.autocast else settings.stream_bytes
-    yield _term("gradient of logits", each * n * vocab, f"{n} × {vocab} × {each}", AUTOGRAD)
-    yield _term("gradient of the head", each * words, f"{vocab} × {h} × {each}", WEIGHTS)
-    yield _term("gradient of its input", each * n * h, f"{n} × {h} × {each}", AUTOGRAD)
+    n, each = settings.loss_tokens, 2 if settings.autocast else settings.stream_bytes
+    yield _term("gradient of logits", AUTOGRAD, n, vocab, each)
+    yield _term("gradient of the head", WEIGHTS, vocab, h, each)
+    yield _term("gradient of its input", AUTOGRAD, n, h, each)
 
 
 def _widened(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the head's gradient in 16 bits and in float32, and the gradient of the head's input."""
     n, h, vocab = plan.settings.loss_tokens, plan.shape.hidden, plan.shape.vocab
-    yield _term("gradients of the head", 6 * vocab * h, f"{vocab} × {h} × (2 + 4)", AUTOCAST)
-    yield _term("gradient of its input", 4 * n * h, f"{n} × {h} × 4", AUTOCAST)
+    yield _term("gradients of the head", AUTOCAST, vocab, h, added(2, 4))
+    yield _term("gradient of its input", AUTOCAST, n, h, 4)
     if plan.settings.loss == "answers":
-        count = n // plan.settings.batch_size
-        yield _term("places of the answers", 8 * count, f"{count} × 8", COURSE)
+        yield _term("places of the answers", COURSE, n // plan.settings.batch_size, 8)
 
 
 def held_gradient(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the gradient of a tied head, to which the embedding's gradient is added later."""
-    settings, h, vocab = plan.settings, plan.shape.hidden, plan.shape.vocab
-    if settings.trains_weights and plan.shape.tied:
-        each = settings.precision.gradient
-        yield _term("gradient of the head", vocab * h * each, f"{vocab} × {h} × {each}", WEIGHTS)
+    if plan.settings.trains_weights and plan.shape.tied:
+        sizes = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
+        yield _term("gradient of the head", WEIGHTS, *sizes)
 
 
 def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -290,8 +272,7 @@ def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
     yield from held_gradient(plan)
     if settings.trains_weights and settings.accumulation == 1:
         head = 0 if plan.shape.tied else plan.shape.vocab * h
-        count, each = head + h, settings.precision.gradient
-        yield _term("first gradients", count * each, f"{count:,} × {each}", WEIGHTS)
+        yield _term("first gradients", WEIGHTS, head + h, settings.precision.gradient)
 
 
 # --- the forward pass under autocast --------------------------------------------------------------
@@ -300,14 +281,17 @@ def _norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield autocast's 16-bit copies of trained weights, which are freed after the forward pass."""
     if cached := freed_copies(plan):
-        yield _term("16-bit copies of weights", 2 * cached, f"{cached:,} × 2", AUTOCAST)
+        yield _term("16-bit copies of weights", AUTOCAST, cached, 2)
 
 
 # --- blocks of the allocator ----------------------------------------------------------------------
 
 
-def _in_blocks(plan: Plan) -> str:
-    return ", in whole blocks" if plan.settings.device == "cuda" else ""
+def _in_blocks(plan: Plan, term: MemoryTerm) -> MemoryTerm:
+    """Return a term with the bytes of the block that its tensor occupies on a GPU."""
+    if plan.settings.device == "cpu":
+        return term
+    return replace(term, size=_block(plan, term.size), formula=f"{term.formula}, in whole blocks")
 
 
 def _block(plan: Plan, size: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from course_utils.memory.activations import (
@@ -35,7 +35,16 @@ from course_utils.memory.output import (
 )
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import OPTIMIZERS
-from course_utils.memory.terms import PARTS, REST, WORK, MemoryTerm, grouped, total_bytes
+from course_utils.memory.terms import (
+    PARTS,
+    REST,
+    WORK,
+    MemoryTerm,
+    grouped,
+    of,
+    product,
+    total_bytes,
+)
 from course_utils.memory.weights import (
     on_one_gpu,
     paged_states,
@@ -51,6 +60,8 @@ PhaseKind = Literal["forward", "loss", "backward", "between", "update"]
 LOSS, UPDATE = "the loss", "the update"
 # The default size of PyTorch's cuBLAS workspace on GPUs older than Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
+
+_term = partial(product, "transient")
 
 
 @dataclass(frozen=True)
@@ -287,10 +298,6 @@ def layer_name(layer: int, layers: int) -> str:
 # --- memory in use during the entire step ---------------------------------------------------------
 
 
-def _term(name: str, size: int, formula: str, source: str, group: str = "") -> MemoryTerm:
-    return MemoryTerm("transient", name, size, formula, source, group)
-
-
 def _work(term: MemoryTerm) -> MemoryTerm:
     """Return a term of a layer's backward pass as a term of the phase."""
     return replace(term, part="transient", name=f"{WORK}: {term.name}", group=WORK)
@@ -322,21 +329,20 @@ def _gathered_weights(plan: Plan) -> MemoryTerm:
         layers, root, source = 1, table, "a layer, and the embedding or the head; ZeRO, 5.3"
     size = (layers * layer + root) * each + layers * coded // 2
     formula = f"{layers} × ({layer:,} × {each} + {coded:,} × ½) + {root:,} × {each}"
-    return _term("gathered weights", size, formula, source)
+    return _term("gathered weights", source, (size, formula))
 
 
 def cublas_workspaces() -> MemoryTerm:
     """Return the term for cuBLAS's workspaces, one for each of the two threads of a step."""
-    formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
-    return _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
+    return _term("cuBLAS workspaces", "PyTorch's default", of(2, "threads"), CUBLAS_WORKSPACE)
 
 
 def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each kind of memory on a GPU that PyTorch does not use for tensors."""
     yield cublas_workspaces()
     if plan.settings.method == "qlora":
-        name, source = "unsplit remainders of blocks", "CUDACachingAllocator"
-        yield _term(name, unsplit_remainders(plan), "see allocator", source)
+        simulated = unsplit_remainders(plan), "see allocator"
+        yield _term("unsplit remainders of blocks", "CUDACachingAllocator", simulated)
 
 
 # --- memory in use in one phase -------------------------------------------------------------------
@@ -344,16 +350,16 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
     """Yield the tensors that recomputing `layers` layers needs besides the layers' inputs."""
-    shape, settings, t = plan.shape, plan.settings, plan.tokens
-    s, each = settings.sequence_length, settings.stream_bytes
+    settings = plan.settings
     if settings.attention == "eager":
         yield causal_mask(plan, layers)
     yield cos_and_sin(plan, "transient", layers)
     if layers:
-        yield _term("position ids", 8 * s, f"{s} × 8", "stored for the recomputation")
+        source = "stored for the recomputation"
+        yield _term("position ids", source, settings.sequence_length, 8)
     elif not settings.trains_weights:
-        size, formula = 2 * t * shape.hidden * each, f"2 × {t} tokens × {shape.hidden} × {each}"
-        yield _term("token embeddings and gradient", size, formula, "peft's trainable leaf")
+        sizes = 2, of(plan.tokens, "tokens"), plan.shape.hidden, settings.stream_bytes
+        yield _term("token embeddings and gradient", "peft's trainable leaf", *sizes)
 
 
 def _gradients_above(plan: Plan, total: int, layer: int) -> int:
@@ -369,21 +375,19 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
 
 def _embedding_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the embedding's backward pass needs besides all gradients."""
-    vocab, h, each = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
-    table, formula = vocab * h * each, f"{vocab} × {h} × {each}"
+    table = plan.shape.vocab, plan.shape.hidden, plan.settings.precision.gradient
     if plan.shape.tied:
-        name = "two gradients of the embedding"
-        yield _term(name, 2 * table, f"2 × {formula}", "autograd, before their sum")
+        yield _term("two gradients of the embedding", "autograd, before their sum", 2, *table)
         return
     yield residual_gradient(plan)
     if plan.settings.accumulation > 1:
-        yield _term("gradient of the embedding", table, formula, "autograd")
+        yield _term("gradient of the embedding", "autograd", *table)
 
 
 def _update_scratch(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist only during the update."""
     settings, precision = plan.settings, plan.settings.precision
-    if scratch := OPTIMIZERS[settings.optimizer].scratch * plan.trained * precision.state:
-        formula = f"{plan.trained:,} × {precision.state}"
-        term = _term("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
+    sizes = OPTIMIZERS[settings.optimizer].scratch, plan.trained, precision.state
+    term = _term("scratch of the optimizer", "torch.optim, foreach", *sizes)
+    if term.size:
         yield on_one_gpu(term, settings, "optimizer")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
 LOGITS, WORK, REST = "logits and loss", "a layer's backward pass", "CUDA and the rest"
@@ -36,6 +37,32 @@ class MemoryTerm:
         if not self.group:
             group = REST if self.part == "transient" else self.part
             object.__setattr__(self, "group", group)
+
+    def __neg__(self) -> MemoryTerm:
+        """Return the term that subtracts these bytes."""
+        return replace(self, name=f"less: {self.name}", size=-self.size)
+
+
+def product(
+    part: str, name: str, source: str, *factors: int | tuple[int, str], group: str = ""
+) -> MemoryTerm:
+    """Return a term whose number of bytes is a product.
+
+    Each factor is a number, or a number with the text that stands for it in the term's formula.
+    """
+    pairs = [each if isinstance(each, tuple) else (each, f"{each:,}") for each in factors]
+    formula = " × ".join(text for _, text in pairs)
+    return MemoryTerm(part, name, prod(number for number, _ in pairs), formula, source, group)
+
+
+def of(number: int, unit: str) -> tuple[int, str]:
+    """Return a factor with a unit, such as "2,048 tokens"."""
+    return number, f"{number:,} {unit}"
+
+
+def added(*numbers: int) -> tuple[int, str]:
+    """Return a factor that is a sum, such as "(4,096 + 1,024)"."""
+    return sum(numbers), f"({' + '.join(f'{number:,}' for number in numbers)})"
 
 
 def total_bytes(terms: Iterable[MemoryTerm]) -> int:

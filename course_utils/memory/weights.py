@@ -12,7 +12,7 @@ from course_utils.memory.allocator import CachingAllocator
 from course_utils.memory.plan import MLP_LAYERS, Plan
 from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
-from course_utils.memory.terms import MemoryTerm
+from course_utils.memory.terms import MemoryTerm, product
 
 # For a tensor with fewer elements than this number, an 8-bit optimizer stores float32 states
 # (bitsandbytes: min_8bit_size).
@@ -64,16 +64,15 @@ def weight_terms(plan: Plan) -> Iterator[MemoryTerm]:
     if shape.known:
         tables, half = 2 * shape.rotations(shape.layers), shape.head_dim // 2
         source = "four float32 tables" if tables == 4 else "two float32 tables"
-        formula = f"{tables} × {half} × 4"
-        yield MemoryTerm("weights", "rotary tables", tables * half * 4, formula, source)
+        yield product("weights", "rotary tables", source, tables, half, 4)
     if shape.gemma:
         # peft's upcast converts parameters, but this number is a buffer.
         each = 2 if settings.method == "qlora" else settings.base_bytes
-        yield MemoryTerm("weights", "embedding scale", each, f"1 × {each}", "one number")
+        yield product("weights", "embedding scale", "one number", 1, each)
 
 
 def _weights(plan: Plan, name: str, count: int, each: int, source: str) -> MemoryTerm:
-    term = MemoryTerm("weights", name, count * each, f"{count:,} × {each}", source)
+    term = product("weights", name, source, count, each)
     return on_one_gpu(term, plan.settings, "weights")
 
 
@@ -172,7 +171,7 @@ def trainable_terms(plan: Plan) -> Iterator[MemoryTerm]:
     settings, count, precision = plan.settings, plan.trained, plan.settings.precision
 
     def each(part: str, name: str, size: int, source: str) -> MemoryTerm:
-        term = MemoryTerm(part, name, count * size, f"{count:,} × {size}", source)
+        term = product(part, name, source, count, size)
         return on_one_gpu(term, settings, "weights" if part == "adapters" else part)
 
     if not settings.trains_weights:
