@@ -220,10 +220,11 @@ class Step:
 
     def update(self) -> StepPhase:
         """Return the memory in use during the update, which changes the trainable parameters."""
-        scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
+        plan, terms = self.plan, []
+        if plan.shape.known:
+            terms = [*self._inputs_of_recomputation(0), *after_loss(plan), *_update_scratch(plan)]
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
-        kept = [*self._inputs_of_recomputation(0), *self._kept_output]
-        return self._phase("update", UPDATE, [*kept, *scratch], **parts)
+        return self._phase("update", UPDATE, terms, **parts)
 
     def _phase(
         self, kind: PhaseKind, name: str, transients: list[MemoryTerm], **parts: int
@@ -253,19 +254,14 @@ class Step:
 
     def _inputs_of_recomputation(self, layers: int) -> list[MemoryTerm]:
         """Return the terms of what the recomputation of the lowest `layers` layers needs."""
-        plan = self.plan
-        recomputes = plan.shape.known and plan.settings.gradient_checkpointing
-        return list(_inputs_of_recomputation(plan, layers)) if recomputes else []
+        recomputes = self.plan.settings.gradient_checkpointing
+        return list(_inputs_of_recomputation(self.plan, layers)) if recomputes else []
 
     @cached_property
     def _during_backward(self) -> list[MemoryTerm]:
         """Return the terms of tensors that exist from the loss to the end of the backward pass."""
         held = held_gradient(self.plan) if self.plan.settings.accumulation > 1 else ()
         return [*during_backward(self.plan), *held]
-
-    @cached_property
-    def _kept_output(self) -> list[MemoryTerm]:
-        return list(after_loss(self.plan)) if self.plan.shape.known else []
 
     @cached_property
     def _layer_terms(self) -> list[MemoryTerm]:
@@ -308,7 +304,10 @@ def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
     if plan.settings.shards("weights"):
         yield _gathered_weights(plan)
     if plan.settings.device == "cuda":
-        yield from _cuda_terms(plan)
+        yield cublas_workspaces()
+        if plan.settings.method == "qlora":
+            simulated = unsplit_remainders(plan), "see allocator"
+            yield _term("unsplit remainders of blocks", "CUDACachingAllocator", simulated)
 
 
 def _gathered_weights(plan: Plan) -> MemoryTerm:
@@ -335,14 +334,6 @@ def _gathered_weights(plan: Plan) -> MemoryTerm:
 def cublas_workspaces() -> MemoryTerm:
     """Return the term for cuBLAS's workspaces, one for each of the two threads of a step."""
     return _term("cuBLAS workspaces", "PyTorch's default", of(2, "threads"), CUBLAS_WORKSPACE)
-
-
-def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each kind of memory on a GPU that PyTorch does not use for tensors."""
-    yield cublas_workspaces()
-    if plan.settings.method == "qlora":
-        simulated = unsplit_remainders(plan), "see allocator"
-        yield _term("unsplit remainders of blocks", "CUDACachingAllocator", simulated)
 
 
 # --- memory in use in one phase -------------------------------------------------------------------
