@@ -238,6 +238,7 @@ def test_a_refusal_of_the_formula_is_kept_if_the_trace_fails_too(config):
         (["--tokens", "many"], "'many' is not a valid integer"),
         (["--answers", "2"], "--answers must be a number above 0 and at most 1"),
         (["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16"),
+        (["--gpu", "9" * 400 + " GB"], "unknown GPU '999"),
         (["--device", "tpu"], "device must be one of cuda, cpu"),
         (["--json", "--no-such-option"], "No such option"),
     ],
@@ -252,6 +253,7 @@ def test_wrong_options_are_bad_usage(arguments, message):
     ("values", "message"),
     [
         (LLAMA | {"hidden_size": "wide"}, "hidden_size must be a whole number"),
+        (LLAMA | {"num_hidden_layers": 10**11}, "num_hidden_layers must be a whole number from 1"),
         (
             LLAMA | {"model_type": "x", "auto_map": {"AutoModel": "evil.Model"}},
             "code from a repository is never run",
@@ -269,6 +271,7 @@ def test_a_wrong_config_is_one_line(config, values, message):
 def test_wrong_models_are_one_line(tmp_path):
     for model, message in (
         ("llama-8b", f"choose one of 7b, {', '.join(PRESETS)}"),
+        ("x" * 300, "choose one of 7b"),
         (tmp_path, "no config at"),
         (tmp_path / "config.json", "no config at"),
     ):

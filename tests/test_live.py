@@ -237,7 +237,7 @@ def test_a_config_of_the_reader_is_read():
         (" " * 100_001, "the text has 100,001 characters, but at most 100,000 are read."),
         ('{"vocab_size": ' + "9" * 5000 + "}", "The config is not valid JSON: "),
         (json.dumps(CONFIG | {"vocab_size": 10**12}), "'vocab_size' has more than 12 digits."),
-        (json.dumps(CONFIG | {"num_hidden_layers": 1001}), "has 1,001 layers; at most 1,000 work."),
+        (json.dumps(CONFIG | {"num_hidden_layers": 1001}), "must be a whole number from 1 to 1000"),
         (json.dumps(CONFIG | {"hidden_size": "64"}), "hidden_size"),
         (json.dumps({k: v for k, v in CONFIG.items() if k != "vocab_size"}), "no 'vocab_size'"),
     ],

@@ -19,6 +19,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_interme
 _CAUSAL = ("ForCausalLM", "ForConditionalGeneration")
 # If a model also reads images or sounds, these fields may be outside the config of its text part.
 _OF_WHOLE = ("architectures", "is_encoder_decoder", "quantization_config", "tie_word_embeddings")
+# A model with more layers than this is a mistake, and would take too long to compute.
+MOST_LAYERS = 1000
 # What to do about a model that this module doesn't support.
 TRACED = "`course fit NAME` computes it with PyTorch"
 
@@ -90,8 +92,9 @@ class ConfigFields:
         value = self.values.get(key)
         if value is None and default is None:
             raise KeyError(key)
+        most = MOST_LAYERS if key == "num_hidden_layers" else None
         try:
-            return whole_number(key, default if value is None else value, least=least)
+            return whole_number(key, default if value is None else value, least=least, most=most)
         except ValueError as error:
             raise BadField(error) from None
 

@@ -8,6 +8,7 @@ A trace imports PyTorch and runs the model's code from transformers, so it takes
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ def predict(
     on the hub, only its config is downloaded.
     """
     Settings.of(method, options)
-    if isinstance(model, str) and "/" not in model and not Path(model).exists():
+    if isinstance(model, str) and "/" not in model and not os.path.exists(model):
         traceable = family_known = model.strip().lower() in PRESETS
     elif traceable := not isinstance(model, ModelShape):
         # If the config can't be read, this raises an error before PyTorch is imported.

@@ -38,7 +38,7 @@ class GPU(int):
         """
         if not isinstance(gpu, str):
             known = gpu if isinstance(gpu, GPU) else cls(positive("the bytes of a GPU", gpu))
-        elif size := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(gb|gib|mib)", gpu.strip().lower()):
+        elif size := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(gb|gib|mib)", gpu.strip().lower()):
             known = cls(int(float(size[1]) * _UNITS[size[2]]))
         else:
             known = _named(gpu)

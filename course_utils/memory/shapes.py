@@ -8,6 +8,7 @@ a ValueError, because a wrong estimate is worse than no estimate.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -85,7 +86,7 @@ class ModelShape:
         """Return the shape of a model given as a shape, a preset's name or a config."""
         if isinstance(model, ModelShape):
             return model
-        if isinstance(model, str) and "/" not in model and not Path(model).exists():
+        if isinstance(model, str) and "/" not in model and not os.path.exists(model):
             return cls.preset(model)
         return cls.from_config(model)
 

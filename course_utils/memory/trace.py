@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import warnings
 from collections import Counter
@@ -44,7 +45,7 @@ from course_utils.machine.measure import TensorMeter, backward_marked, storages
 from course_utils.machine.validation import first_line
 from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
-from course_utils.memory.families import PRESETS, not_a_decoder, text_part
+from course_utils.memory.families import MOST_LAYERS, PRESETS, not_a_decoder, text_part
 from course_utils.memory.settings import ANSWER_CHUNK, OPTIMIZERS, TILE, Settings
 from course_utils.memory.shapes import ModelShape, read_config
 from course_utils.memory.step import (
@@ -70,7 +71,6 @@ _NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException)
 BEFORE, LOSS_BACKWARD = "before the layers", "the loss's backward"
 # The parts of tensors that are created in these phases, or that `TensorMeter.count_as` marks.
 _PART_OF = {"gradients": "gradients", LOSS: LOGITS, LOSS_BACKWARD: LOGITS}
-MOST_LAYERS = 1000
 
 
 def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options: Any) -> Estimate:
@@ -179,7 +179,7 @@ def causal_config(
     from transformers import CONFIG_MAPPING, AutoConfig
 
     name = str(model).strip().lower()
-    is_preset = name in PRESETS and not Path(name).exists()
+    is_preset = name in PRESETS and not os.path.exists(name)
     values, name = (dict(PRESETS[name]), name) if is_preset else read_config(model)
     if reason := not_a_decoder(values):
         raise ValueError(f"{name} {reason}")

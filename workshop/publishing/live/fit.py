@@ -43,9 +43,9 @@ TARGETS = {
     "q_proj,k_proj,v_proj,o_proj": "attention: q, k, v, o",
     "q_proj,v_proj": "q and v",
 }
-# A config with more brackets, longer numbers or more layers is refused before it is evaluated,
+# A config with more brackets or longer numbers is refused before it is evaluated,
 # because it could occupy the browser for minutes.
-MOST_BRACKETS, MOST_LAYERS = 1000, 1000
+MOST_BRACKETS = 1000
 # If the calculator doesn't support the settings, these changes are tried.
 REPAIRS: tuple[dict[str, Any], ...] = (
     {"attention": "eager"},
@@ -255,8 +255,6 @@ def _model(values: Mapping[str, Any]) -> ModelShape:
     for name, value in config.items():
         if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
             raise ValueError(f"The config's {name!r} has more than {MOST_DIGITS} digits.")
-        if isinstance(value, int) and name == "num_hidden_layers" and value > MOST_LAYERS:
-            raise ValueError(f"The config has {value:,} layers; at most {MOST_LAYERS:,} work.")
     return ModelShape.from_config(config)
 
 
