@@ -254,6 +254,7 @@ def test_wrong_options_are_bad_usage(arguments, message):
     [
         (LLAMA | {"hidden_size": "wide"}, "hidden_size must be a whole number"),
         (LLAMA | {"num_hidden_layers": 10**11}, "num_hidden_layers must be a whole number from 1"),
+        ({"model_type": "gemma3", "text_config": {"num_layers": 10**11}}, "at most 1,000 can be"),
         (
             LLAMA | {"model_type": "x", "auto_map": {"AutoModel": "evil.Model"}},
             "code from a repository is never run",

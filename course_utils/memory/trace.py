@@ -183,6 +183,10 @@ def causal_config(
     values, name = (dict(PRESETS[name]), name) if is_preset else read_config(model)
     if reason := not_a_decoder(values):
         raise ValueError(f"{name} {reason}")
+    # Some config classes make a list with an entry for each layer.
+    for field, count in text_part(values).items():
+        if field.endswith(("layers", "n_layer")) and isinstance(count, int) and count > MOST_LAYERS:
+            raise ValueError(f"{name} has {count:,} layers; at most {MOST_LAYERS:,} can be traced")
     # The settings decide how weights are stored, even if the repository's weights are quantized.
     values = {key: value for key, value in values.items() if key != "quantization_config"}
     kind = values.pop("model_type", None)
@@ -221,8 +225,6 @@ def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int
             f"the config of {name} is wrong: num_attention_heads ({heads}) must be a multiple of "
             f"num_key_value_heads ({groups})"
         )
-    if (count := text.num_hidden_layers) > MOST_LAYERS:
-        raise ValueError(f"{name} has {count:,} layers; at most {MOST_LAYERS:,} can be traced")
     longest = given_size("max_position_embeddings")
     if longest and tokens > longest:
         raise ValueError(
