@@ -149,7 +149,7 @@ def _unsaved_copies(plan: Plan) -> int:
 
 
 def _first_matrices(plan: Plan) -> int:
-    """Return the number of weights in the first matrices A of the first layer."""
+    """Return the number of weights in the matrices A of the first adapters in the model."""
     if not _cast_adapters(plan):
         return 0
     return plan.settings.rank * sum(next(filter(None, map(plan.adapter_inputs, READERS))))
@@ -209,8 +209,9 @@ def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
 
     RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
-    2x times the gradient. Except in the last norm, the gradient of the residual stream exists
-    already. If it is float32, autograd adds the first part to it at once.
+    2x times the gradient. Autograd adds both parts to the gradient of the residual stream, which
+    exists already, except in the last norm. If this gradient is float32, autograd adds the first
+    part as soon as the part is computed.
     """
     count = 6 if last or plan.settings.stream_bytes == 2 else 5
     sizes = count, plan.tokens, plan.shape.hidden, 4
@@ -729,10 +730,10 @@ def _second_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _last_in_half(plan: Plan, source: str) -> Iterator[MemoryTerm]:
-    """Yield the tensors that exist when a half of a layer computes its last weight gradient.
+    """Yield the tensors that exist when one half of a layer computes its last weight gradient.
 
-    The half begins with the norm `source`. The backward pass ends there, so its last weight
-    gradient is that of q_proj or gate_proj, the first linear layer after the norm.
+    The half is the attention half or the MLP half; it begins with the norm `source`. The last
+    weight gradient is that of q_proj or gate_proj, the first linear layer after the norm.
     """
     settings, t, h, v = plan.settings, plan.tokens, plan.shape.hidden, plan.settings.value_bytes
     name, names = READERS[source][0], MLP_LAYERS if source == "second norm" else plan.layers

@@ -288,7 +288,7 @@ def copies_of_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _in_blocks(plan: Plan, term: MemoryTerm) -> MemoryTerm:
-    """Return a term with the bytes of the block that its tensor occupies on a GPU."""
+    """On a GPU, return the term with the bytes of the block that the allocator reserves."""
     if plan.settings.device == "cpu":
         return term
     return replace(term, size=_block(plan, term.size), formula=f"{term.formula}, in whole blocks")

@@ -718,8 +718,8 @@ def _extended(shallow: Trace, deeper: Trace, model: Blocks) -> Trace:
     """Compute the trace of a model from traces of two smaller models, with 1 and 2 of its blocks.
 
     Each further block adds a constant number of bytes to the phases of the lowest block, and
-    another constant number to those of the highest block. Between these two blocks, the bytes of a
-    phase increase or decrease linearly.
+    another constant number to those of the highest block. For the blocks between the lowest and the
+    highest, the bytes are interpolated linearly.
     """
     count, first, size = model.count, model.first, model.size
     low, high = model.layers(1), model.layers(2)
