@@ -114,7 +114,7 @@ class TensorMeter(TorchDispatchMode):
 
 
 def storages(values: Any) -> dict[int, torch.UntypedStorage]:
-    """Return the storages of all tensors in nested containers, each only once: key → storage."""
+    """Return the storages of all tensors in nested containers as a dict: address → storage."""
     tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage._cdata: storage for storage in storages}

@@ -89,7 +89,7 @@ def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTe
 
 
 def saved_copies(plan: Plan, layers: int) -> int:
-    """Return for how many weights of the first `layers` layers autograd stores a 16-bit copy."""
+    """Return the number of 16-bit copies of weights that autograd stores in the first layers."""
     if plan.settings.gradient_checkpointing or not layers:
         return 0
     return layers * converted_weights(plan) - _unsaved_copies(plan)
@@ -127,13 +127,13 @@ def _widened_weights(plan: Plan) -> dict[str, int]:
 
 
 def _cast_adapters(plan: Plan) -> int:
-    """Return how many adapter weights of one layer autocast converts to 16 bits."""
+    """Return the number of one layer's adapter weights that autocast converts to 16 bits."""
     converts = plan.settings.autocast and plan.settings.precision.weight == 4
     return plan.adapter_weights if converts else 0
 
 
 def _unsaved_copies(plan: Plan) -> int:
-    """Return for how many weights of the first layer autograd stores no 16-bit copy.
+    """Return the number of the first layer's weights of which autograd stores no 16-bit copy.
 
     Autograd stores such a copy to compute the gradient of the input that the weights multiply. But
     before the model's first adapter, no input needs a gradient.
@@ -210,8 +210,8 @@ def norm_backward(plan: Plan, last: bool = False) -> MemoryTerm:
     RMSNorm multiplies x by 1/rms, and 1/rms also depends on x. So the gradient of x has two parts:
     one through the product, one through 1/rms. The second part needs three more tensors: x, 2x, and
     2x times the gradient. Autograd adds both parts to the gradient of the residual stream, which
-    exists already, except in the last norm. If this gradient is float32, autograd adds the first
-    part as soon as the part is computed.
+    exists already. If this gradient is float32, autograd adds the first part as soon as the part is
+    computed. In the last norm, this gradient doesn't exist yet.
     """
     count = 6 if last or plan.settings.stream_bytes == 2 else 5
     sizes = count, plan.tokens, plan.shape.hidden, 4
@@ -621,7 +621,7 @@ def _last_adapter(plan: Plan) -> Iterator[MemoryTerm]:
 def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[MemoryTerm]:
     """Yield the gradients in memory when all gradients of the linear layers `names` are computed.
 
-    The gradients include those of `norms` parameters of normalization layers. Under autocast, the
+    The gradients of normalization layers are included; `norms` is their number. Under autocast, the
     16-bit copies of the other layers' weights exist, too.
     """
     if not plan.settings.trains_weights:

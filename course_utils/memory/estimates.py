@@ -169,7 +169,7 @@ def at_peak(
     terms: Sequence[MemoryTerm],
     phases: Iterable[StepPhase],
 ) -> Estimate:
-    """Return the estimate of a step at the phase that needs the most memory."""
+    """Return the estimate of a step's memory in the phase that needs the most."""
     size = dict.fromkeys(PARTS, 0)
     for term in terms:
         size[term.part] += term.size

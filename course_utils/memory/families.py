@@ -154,7 +154,7 @@ def _common(
     head_dim: int | None = None,
     tied: bool = False,
 ) -> dict[str, Any]:
-    """Read the fields that are the same in all families. A family's defaults are the arguments.
+    """Read the fields that are the same in all families. The arguments are the family's defaults.
 
     If neither the config nor the family gives the number of key heads, it is the number of
     attention heads. If neither gives the width of an attention head, it is the hidden size divided

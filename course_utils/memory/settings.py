@@ -187,7 +187,8 @@ class Settings:
         """Build the settings from the options of `memory.estimate`.
 
         The trainer sets the defaults of some options (see `TRAINERS`). The default trainer is "trl"
-        for adapters. For full fine-tuning, it is None, which stands for the recipe on the slides.
+        for adapters. For full fine-tuning, the default is None: mixed precision with 16 bytes per
+        parameter, as on the slides.
         """
         chosen = {"trainer": None if method == "full" else "trl", **options}
         if chosen["trainer"] in TRAINERS and method in CHOICES["method"]:
