@@ -278,7 +278,7 @@ def _reads_result(plan: Plan, source: str) -> bool:
 
 
 def _reads_original(settings: Settings, each: int) -> bool:
-    """Return whether A reads its input directly, if each number of the input has `each` bytes."""
+    """Return whether A reads an input with `each` bytes per number without copying it first."""
     return each == settings.adapter_bytes and not settings.adapters_copy_input
 
 
@@ -636,8 +636,8 @@ def _finished(plan: Plan, names: Collection[str], norms: int) -> Iterator[Memory
 def _finished_adapters(plan: Plan, names: Collection[str]) -> Iterator[MemoryTerm]:
     """Yield the gradients of adapters in the layers `names`.
 
-    When these gradients exist, autocast's 16-bit copies of the adapters are freed. So the bytes of
-    the copies are subtracted.
+    By the time these gradients exist, autocast's 16-bit copies of the adapters have been freed. So
+    the bytes of the copies are subtracted.
     """
     count = plan.settings.rank * sum(sum(plan.adapted.get(name, ())) for name in names)
     yield from _weight_gradients(plan, count)

@@ -219,7 +219,7 @@ def _tiled_forward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _tiled_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the output layer's float32 gradients, and either a tile or the gradients' 16-bit copy.
+    """Yield the output layer's float32 gradients, and a tile or the gradients' 16-bit copy.
 
     The tile and the copy don't exist at the same time, so the larger one counts.
     """

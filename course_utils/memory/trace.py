@@ -688,7 +688,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _blocks(kinds: list[Any]) -> Blocks | None:
-    """Find the smallest block of layers that repeats, or None if blocks would save no time."""
+    """Return the smallest block of layers that repeats, or None if blocks would save no time."""
     count = len(kinds)
     for size in range(1, count // 3):
         for first in range(1, count - 3 * size):
