@@ -253,6 +253,10 @@ def test_wrong_options_are_bad_usage(arguments, message):
     ("values", "message"),
     [
         (LLAMA | {"hidden_size": "wide"}, "hidden_size must be a whole number"),
+        (
+            LLAMA | {"intermediate_size": 0},
+            "intermediate_size must be a whole number of at least 1",
+        ),
         (LLAMA | {"num_hidden_layers": 10**11}, "num_hidden_layers must be a whole number from 1"),
         ({"model_type": "gemma3", "text_config": {"num_layers": 10**11}}, "at most 1,000 can be"),
         (

@@ -109,6 +109,14 @@ def test_a_traced_step_has_the_estimated_bytes(seed):
     assert error or found.peak == traced.peak, draw(seed)
 
 
+def test_traced_steps_in_float32_have_the_estimated_bytes():
+    values = config_of("grouped").to_dict()
+    options = {"compute_dtype": "float32", "device": "cpu", "sequence_length": 64}
+    for method, trainer in (("full", None), ("qlora", "transformers")):
+        each = (f(values, method, trainer=trainer, **options).total for f in (estimate, trace))
+        assert len(set(each)) == 1
+
+
 RECIPES_OF = {"full": ("bf16", "fp32", "autocast"), "lora": ("fp32", "autocast")}
 RECIPES_OF["qlora"] = RECIPES_OF["lora"]
 # Sequences longer than a sliding window, and vocabularies so small that memory peaks in a layer.

@@ -214,6 +214,11 @@ def test_a_model_that_cannot_be_traced_gets_one_clear_error(wrong):
     assert "\n" not in str(caught.value)
 
 
+def test_by_default_a_text_is_not_longer_than_the_model_allows():
+    found = trace(LLAMA | {"max_position_embeddings": 20}, "lora", device="cpu")
+    assert found.settings.sequence_length == 20
+
+
 def test_a_config_file_of_adapters_is_refused(tmp_path):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/b"}))

@@ -455,7 +455,9 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
 
     options = {name: value for name, value in given.items() if value is not None}
     if options.get("targets", "all-linear") != "all-linear":
-        options["targets"] = [name.strip() for name in options["targets"].split(",")]
+        options["targets"] = [
+            name.strip() for name in options["targets"].split(",") if name.strip()
+        ]
     try:
         settings = Settings.of(method, options)
         chosen: tuple[str, int] | None = None if gpu is None else (gpu, GPU.of(gpu))

@@ -75,7 +75,7 @@ def unsupported(values: Mapping[str, Any]) -> str | None:
 
 
 class BadField(ValueError):
-    """Raised if a field of a config has a value that is not allowed."""
+    """Raised if a field of a config is missing, or has a value that is not allowed."""
 
 
 class ConfigFields:
@@ -131,11 +131,11 @@ class ConfigFields:
         return float(value)
 
     def check_activation(self, *keys: str) -> None:
-        """Raise BadField if a field names an activation function that isn't in `ACTIVATIONS`."""
+        """Raise ValueError if a field names an activation function that isn't in `ACTIVATIONS`."""
         for value in [self.values[key] for key in keys if key in self.values]:
             if value not in ACTIVATIONS:
                 supported = ", ".join(ACTIVATIONS)
-                raise BadField(
+                raise ValueError(
                     f"the activation {value!r} is not supported; supported are {supported}"
                 )
 
@@ -275,7 +275,7 @@ def _qwen3(config: ConfigFields) -> dict[str, Any]:
 def _smollm3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of SmolLM3, some of whose layers rotate neither queries nor keys."""
     if config.flag("use_sliding_window", False):
-        raise BadField("use_sliding_window must be false: SmolLM3's windows are not supported")
+        raise ValueError("use_sliding_window must be false: SmolLM3's windows are not supported")
     biases = _attention_biases(config) | _mlp_biases(config)
     return _common(config, tied=True, kv_heads=4) | {"biases": biases}
 
@@ -288,7 +288,7 @@ def _gemma3(config: ConfigFields) -> dict[str, Any]:
     """
     config = ConfigFields({**_GEMMA3, **config.values})
     if config.values.get("final_logit_softcapping") is not None:
-        raise BadField("final_logit_softcapping must be null: a cap on logits is not supported")
+        raise ValueError("final_logit_softcapping must be null: a cap on logits is not supported")
     pattern = config.size("sliding_window_pattern", 6)
     return (
         _common(config, kv_heads=4, head_dim=256, tied=True)

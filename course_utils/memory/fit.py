@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from course_utils.machine.units import counted, format_bytes
 from course_utils.memory.estimates import Estimate, estimate
-from course_utils.memory.families import FAMILIES, PRESETS
+from course_utils.memory.families import FAMILIES, PRESETS, BadField
 from course_utils.memory.gpus import USABLE, usable_bytes
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape, read_config
@@ -47,7 +47,8 @@ def predict(
     try:
         return estimate(model, method, **options)
     except ValueError as error:
-        if not traceable:
+        # transformers would fill in its own values for wrong or missing fields.
+        if not traceable or isinstance(error, BadField):
             raise
         refused = error
     try:

@@ -176,10 +176,11 @@ class Settings:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
-        if self.autocast and self.compute_dtype == "float32":
+        in_float16 = self.trains_weights and self.recipe in ("mixed", "qlora-paper")
+        if self.compute_dtype == "float32" and (self.autocast or in_float16):
             raise ValueError(
-                "autocast computes in float16 or bfloat16, not in float32: choose another "
-                "compute_dtype or another recipe"
+                f"the recipe {self.recipe} computes in float16 or bfloat16, not in float32: choose "
+                "another compute_dtype or another recipe"
             )
 
     @classmethod
@@ -197,10 +198,8 @@ class Settings:
             if chosen.get("device") == "cpu":
                 preset.pop("optimizer", None)
             # With compute_dtype="float32", autocast is off, and fully trained weights are float32.
-            whole = method == "full" and preset["recipe"] == "bf16"
-            if (whole or preset["recipe"] == "autocast") and chosen.get(
-                "compute_dtype"
-            ) == "float32":
+            in_float32 = chosen.get("compute_dtype") == "float32"
+            if in_float32 and (method == "full" or preset["recipe"] == "autocast"):
                 preset["recipe"] = "fp32"
             chosen = preset | chosen
         try:
@@ -241,7 +240,9 @@ class Settings:
         """The number format in which the model's weights are loaded."""
         if self.trains_weights:
             return "float32" if self.precision.weight == 4 else self.product_dtype
-        return self.compute_dtype
+        # In QLoRA, only the 4-bit layers compute in float32.
+        coded = self.method == "qlora" and self.compute_dtype == "float32"
+        return "bfloat16" if coded else self.compute_dtype
 
     @property
     def base_bytes(self) -> int:

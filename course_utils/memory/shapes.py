@@ -145,9 +145,9 @@ class ModelShape:
         try:
             return cls(name=title, **FAMILIES[text["model_type"]](ConfigFields(text)))
         except KeyError as error:
-            raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
-        except BadField as error:
-            raise ValueError(f"the config of {where}: {error}") from None
+            raise BadField(f"the config of {where} has no {error.args[0]!r}") from None
+        except ValueError as error:
+            raise type(error)(f"the config of {where}: {error}") from None
 
     @property
     def known(self) -> bool:

@@ -42,7 +42,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from course_utils.machine.measure import TensorMeter, backward_marked, storages
-from course_utils.machine.validation import first_line
+from course_utils.machine.validation import first_line, positive
 from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
 from course_utils.memory.families import MOST_LAYERS, PRESETS, not_a_decoder, text_part
@@ -113,7 +113,11 @@ def _traced(
     settings = Settings.of(method, options)
     if settings.gpus > 1:
         raise ValueError("a trace is of one GPU; for several GPUs, the formula must know the model")
-    config, name = causal_config(model, settings.sequence_length)
+    given = "sequence_length" in options
+    config, name = causal_config(model, settings.sequence_length if given else 1)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(longest, int) and not given:
+        settings = replace(settings, sequence_length=min(longest, settings.sequence_length))
     if not _model_class(config)._supports_sdpa:  # Then transformers computes eager attention.
         settings = replace(settings, attention="eager")
     try:
@@ -125,7 +129,8 @@ def _traced(
         ) from None
     # A wrong config, or code that can't run on fake tensors, can raise any exception.
     except Exception as error:
-        raise ValueError(f"{name} can't be traced: {first_line(error)}") from error
+        kind = type(error).__name__
+        raise ValueError(f"{name} can't be traced: {kind}: {first_line(error)}") from error
     shape = ModelShape.generic(traced.permanent[PARAMETERS], name)
     return shape, settings, list(_terms(traced)), tuple(_step_phases(traced, settings))
 
@@ -188,7 +193,8 @@ def causal_config(
         if field.endswith(("layers", "n_layer")) and isinstance(count, int) and count > MOST_LAYERS:
             raise ValueError(f"{name} has {count:,} layers; at most {MOST_LAYERS:,} can be traced")
     # The settings decide how weights are stored, even if the repository's weights are quantized.
-    values = {key: value for key, value in values.items() if key != "quantization_config"}
+    needless = ("quantization_config", "num_labels")
+    values = {key: value for key, value in values.items() if key not in needless}
     kind = values.pop("model_type", None)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         code = "; code from a repository is never run" if "auto_map" in values else ""
@@ -217,8 +223,10 @@ def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int
         return getattr(text, field, None) if is_given else None
 
     for field in ("hidden_size", "num_hidden_layers"):
-        if not given_size(field):
+        if (size := given_size(field)) is None:
             raise ValueError(f"the config of {name} has no {field!r}")
+        if not isinstance(size, list):  # Some models give a size for each layer.
+            positive(f"the config of {name} is wrong: {field}", size)
     heads, groups = given_size("num_attention_heads"), given_size("num_key_value_heads")
     if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
         raise ValueError(
@@ -239,7 +247,8 @@ def _model_class(config: PretrainedConfig) -> Any:
 
     for mapping in (t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, t.MODEL_FOR_CAUSAL_LM_MAPPING):
         if type(config) in mapping:
-            is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+            decodes = getattr(config, "is_decoder", False)
+            is_encoder = type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not decodes
             return None if is_encoder else mapping[type(config)]
     return None
 
