@@ -95,8 +95,8 @@ OPTIMIZERS = {
 # tests/test_trainers.py. The first dict contains options, the second the recipe of each method.
 #   trl           SFTTrainer: bfloat16 autocast, logits in tiles, QLoRA's adapters in bfloat16. Full
 #                 fine-tuning has float32 weights. With adapters, the weights that are not quantized
-#                 have `compute_dtype`, as with model_init_kwargs={"dtype": "bfloat16"}. Without
-#                 this argument, TRL loads these weights in float32; for QLoRA, set `upcast`.
+#                 have `compute_dtype` (16 bits in QLoRA), as with model_init_kwargs={"dtype":
+#                 "bfloat16"}. Without it, TRL loads them in float32; for QLoRA, set `upcast`.
 #   transformers  Trainer: no autocast, no gradient checkpointing, all logits. A model keeps the
 #                 format of its checkpoint, and peft's adapters are float32. With bf16=True, the
 #                 recipe is "autocast".
