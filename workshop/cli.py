@@ -479,7 +479,7 @@ def fit(model: str, gpu: str | None, method: str, as_json: bool, **given: Any) -
 
 
 def _with_options(error: ValueError) -> str:
-    """Return an error's message in which settings are called like the options, such as --tokens."""
+    """Return an error's message with the options' names, such as --tokens for sequence_length."""
     message = str(error)
     for option in click.get_current_context().command.params:
         if option.name and "_" in option.name:

@@ -228,10 +228,8 @@ def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, s
     """
     gemma = plan.shape.gemma
     each = 4 + ((4 if gemma else narrow) if plan.settings.trains_weights else 0)
-    size, formula = (
-        vectors * (width * each + 4),
-        f"{vectors:,} × ({width:,} × {each} + 4 for 1/rms)",
-    )
+    formula = f"{vectors:,} × ({width:,} × {each} + 4 for 1/rms)"
+    size = vectors * (width * each + 4)
     if gemma:
         return size + 4 * width, f"{formula} + {width:,} × 4 for 1 + weight"
     return size, formula
@@ -781,7 +779,7 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     settings, v = plan.settings, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     scores = plan.tokens, settings.sequence_length, of(plan.shape.heads, "heads")
-    # The values were freed, and their gradient exists instead.
+    # The values of attention have been freed, and their gradient exists instead.
     if (wider := settings.value_bytes - v) > 0:
         sizes = plan.tokens, plan.shape.query_width, wider
         yield _term("more: gradient of values", AUTOCAST, *sizes)

@@ -8,7 +8,6 @@ A trace imports PyTorch and runs the model's code from transformers, so it takes
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import FAMILIES, PRESETS, BadField
 from course_utils.memory.gpus import USABLE, usable_bytes
 from course_utils.memory.settings import Settings
-from course_utils.memory.shapes import ModelShape, read_config
+from course_utils.memory.shapes import ModelShape, is_name, read_config
 
 
 def predict(
@@ -39,7 +38,7 @@ def predict(
     on the hub, only its config is downloaded.
     """
     Settings.of(method, options)
-    if isinstance(model, str) and "/" not in model and not os.path.exists(model):
+    if is_name(model):
         traceable = family_known = model.strip().lower() in PRESETS
     elif traceable := not isinstance(model, ModelShape):
         # If the config can't be read, this raises an error before PyTorch is imported.

@@ -24,7 +24,7 @@ READERS = {
     "second norm": ("gate_proj", "up_proj"),
     "MLP": ("down_proj",),
 }
-# The linear layers of the MLP, and all linear layers whose results are computed after attention's.
+# MLP_LAYERS are the linear layers of the MLP; AFTER_ATTENTION are those that run after attention.
 MLP_LAYERS = (*READERS["second norm"], *READERS["MLP"])
 AFTER_ATTENTION = (*READERS["attention"], *MLP_LAYERS)
 

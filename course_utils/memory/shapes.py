@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from course_utils.machine.validation import names_of, positive
 from course_utils.memory.families import (
@@ -86,7 +86,7 @@ class ModelShape:
         """Return the shape of a model given as a shape, a preset's name or a config."""
         if isinstance(model, ModelShape):
             return model
-        if isinstance(model, str) and "/" not in model and not os.path.exists(model):
+        if is_name(model):
             return cls.preset(model)
         return cls.from_config(model)
 
@@ -296,6 +296,11 @@ def _preset(key: str) -> ModelShape:
 
 
 # --- reading a config -----------------------------------------------------------------------------
+
+
+def is_name(model: Any) -> TypeGuard[str]:
+    """Return whether a model is given by a preset's name, not by a path or a name on the hub."""
+    return isinstance(model, str) and "/" not in model and not os.path.exists(model)
 
 
 def read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:

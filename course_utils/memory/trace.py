@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import re
 import warnings
 from collections import Counter
@@ -47,7 +46,7 @@ from course_utils.memory.allocator import rounded
 from course_utils.memory.estimates import Estimate, at_peak
 from course_utils.memory.families import MOST_LAYERS, PRESETS, not_a_decoder, text_part
 from course_utils.memory.settings import ANSWER_CHUNK, OPTIMIZERS, TILE, Settings
-from course_utils.memory.shapes import ModelShape, read_config
+from course_utils.memory.shapes import ModelShape, is_name, read_config
 from course_utils.memory.step import (
     LOSS,
     UPDATE,
@@ -113,11 +112,14 @@ def _traced(
     settings = Settings.of(method, options)
     if settings.gpus > 1:
         raise ValueError("a trace is of one GPU; for several GPUs, the formula must know the model")
-    given = "sequence_length" in options
-    config, name = causal_config(model, settings.sequence_length if given else 1)
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(longest, int) and not given:
-        settings = replace(settings, sequence_length=min(longest, settings.sequence_length))
+    config, name, longest = causal_config(model)
+    if longest is not None and settings.sequence_length > longest:
+        if "sequence_length" in options:
+            raise ValueError(
+                f"{name} reads at most {longest:,} tokens, so sequence_length must be at most "
+                f"{longest:,}, got {settings.sequence_length:,}"
+            )
+        settings = replace(settings, sequence_length=longest)
     if not _model_class(config)._supports_sdpa:  # Then transformers computes eager attention.
         settings = replace(settings, attention="eager")
     try:
@@ -174,17 +176,17 @@ def _step_phases(traced: Trace, settings: Settings) -> Iterator[StepPhase]:
 
 
 def causal_config(
-    model: str | Path | Mapping[str, Any], tokens: int
-) -> tuple[PretrainedConfig, str]:
-    """Return the config and the name of a causal language model.
+    model: str | Path | Mapping[str, Any],
+) -> tuple[PretrainedConfig, str, int | None]:
+    """Return a causal language model's config, its name, and the most tokens that it can read.
 
-    If the model can't read `tokens` tokens, raise ValueError. If the model also reads images, and
+    If the config gives no number of tokens, return None for it. If the model also reads images, and
     transformers can build its text part alone, return the config of the text part.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
     name = str(model).strip().lower()
-    is_preset = name in PRESETS and not os.path.exists(name)
+    is_preset = is_name(model) and name in PRESETS
     values, name = (dict(PRESETS[name]), name) if is_preset else read_config(model)
     if reason := not_a_decoder(values):
         raise ValueError(f"{name} {reason}")
@@ -210,12 +212,14 @@ def causal_config(
         config, name = text, f"{name} (text only)"
     if not _model_class(config):
         raise ValueError(f"{name} is a {kind}, which doesn't predict the next token of a text")
-    _check_sizes(text, {*values, *text_part(values)}, name, tokens)
-    return config, name
+    return config, name, _check_sizes(text, {*values, *text_part(values)}, name)
 
 
-def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int) -> None:
-    """Raise ValueError if a size in a config is missing, wrong, or too large for a trace."""
+def _check_sizes(text: PretrainedConfig, given: set[str], name: str) -> int | None:
+    """Return the most tokens that a config allows, or None if it gives no number.
+
+    Raise ValueError if a size in the config is missing or wrong.
+    """
 
     def given_size(field: str) -> Any:
         # If a config doesn't give a size, transformers fills in a default, which may be wrong.
@@ -233,12 +237,7 @@ def _check_sizes(text: PretrainedConfig, given: set[str], name: str, tokens: int
             f"the config of {name} is wrong: num_attention_heads ({heads}) must be a multiple of "
             f"num_key_value_heads ({groups})"
         )
-    longest = given_size("max_position_embeddings")
-    if longest and tokens > longest:
-        raise ValueError(
-            f"{name} reads at most {longest:,} tokens, so sequence_length must be at most "
-            f"{longest:,}, got {tokens:,}"
-        )
+    return given_size("max_position_embeddings")
 
 
 def _model_class(config: PretrainedConfig) -> Any:
