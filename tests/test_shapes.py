@@ -241,7 +241,7 @@ def test_a_sequence_is_at_most_as_long_as_the_config_allows():
             LLAMA | {"num_hidden_layers": 0},
             "config of llama: num_hidden_layers must be a whole number from 1 to 1000, got 0",
         ),
-        (LLAMA | {"num_key_value_heads": 4}, "9 heads can't share 4 key and value heads"),
+        (LLAMA | {"num_key_value_heads": 4}, "^llama: 9 heads can't share 4 key and value heads"),
         (LLAMA | {"add_cross_attention": True}, "llama is an encoder–decoder"),
         (LLAMA | {"architectures": ["LlamaForSequenceClassification"]}, "predict the next token"),
         (LLAMA | {"hidden_act": "relu"}, "the activation 'relu' is not supported; supported are"),

@@ -143,11 +143,12 @@ class ModelShape:
             raise ValueError(f"{where} {reason}")
         title = where if text is values else f"{where} (text only)"
         try:
-            return cls(name=title, **FAMILIES[text["model_type"]](ConfigFields(text)))
+            fields = FAMILIES[text["model_type"]](ConfigFields(text))
         except KeyError as error:
             raise BadField(f"the config of {where} has no {error.args[0]!r}") from None
         except ValueError as error:
             raise type(error)(f"the config of {where}: {error}") from None
+        return cls(name=title, **fields)
 
     @property
     def known(self) -> bool:
