@@ -221,7 +221,7 @@ def test_busy_programs_run_until_the_end_of_the_block():
     ids=["above", "below", "all runs stop"],
 )
 def test_rates_beyond_the_best_are_tried_and_each_rate_has_all_seeds(monkeypatch, loss, rates):
-    way = lora_against_full.Way(None, 1, (1.0, 2.0))
+    way = lora_against_full.Way(None, 1, 2, (1.0, 2.0))
     monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
     runs = []
     while (todo := lora_against_full.missing(runs)) and len(runs) < 20:

@@ -30,25 +30,26 @@ def hidden(name, source):
     ("cells", "minutes"),
     [
         ([text_cell("a", "")], 5),
-        ([text_cell("a", "word " * 700)], 5),
-        ([text_cell("a", "word " * 800)], 10),
-        ([text_cell("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 700)], 5),
-        ([code_cell("a", "x = 1\n\n" * 50)], 5),
-        ([code_cell("a", "x = 1\n" * 60)], 10),
-        ([hidden("a", "x = 1\n" * 1000)] * 21, 5),
-        ([hidden("a", "x = 1\n" * 1000)] * 24, 10),
+        ([text_cell("a", "word " * 900)], 5),
+        ([text_cell("a", "word " * 1000)], 10),
+        ([text_cell("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 900)], 5),
+        ([code_cell("a", "x = 1\n\n" * 30)], 5),
+        ([code_cell("a", "x = 1\n" * 40)], 10),
+        ([hidden("a", "x = 1\n" * 1000)] * 18, 5),
+        ([hidden("a", "x = 1\n" * 1000)] * 19, 10),
         ([code_cell("setup", "x = 1\n" * 1000), text_cell("words", "word " * 5000)], 5),
         ([text_cell("course-map", "word " * 5000)], 5),
         ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 6, 10),
+        ([code_cell("a", "", tags=["your-turn"]), text_cell("b", "word " * 300)], 10),
     ],
 )
 def test_the_study_time_counts_words_visible_code_results_and_predictions(cells, minutes):
-    """The times in minutes are 700 / 100 = 7, 800 / 100 = 8, 50 / 8 + 1 / 3 and so on."""
+    """The times in minutes are 900 / 125 = 7.2, 1,000 / 125 = 8, 30 / 5 + 1 / 2.5 and so on."""
     assert study_time(cells) == StudyTime(minutes, minutes)
 
 
 def test_the_core_path_leaves_out_sections_that_go_deeper():
-    long = text_cell("long", "word " * 1600)
+    long = text_cell("long", "word " * 2000)
     cells = [text_cell("a", "# Title"), long, text_cell("b", "## Going deeper: Why?"), long, long]
     assert study_time([*cells, text_cell("c", "## What you have seen")]) == StudyTime(50, 15)
     assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the *Going deeper* sections)"
@@ -76,6 +77,24 @@ def test_a_section_ends_at_the_next_heading_of_its_level():
     ]
     assert [cell["id"] for cell in lecture.folded(cells[:3], "")][-1] == "one-end"
     assert lecture.folded(cells, "*Deeper*")[1]["source"] == "## *Deeper* One"
+
+
+def test_sections_and_the_links_to_them_are_numbered():
+    cells = [
+        text_cell("first", "## How?\n\nSee [section 0](#0-Going-deeper:-Why?)."),
+        text_cell("second", "## 7.9 Going deeper: Why?"),
+        text_cell("broken", "[section 3.1](#3.1-Who?) and [How?](#how)"),
+        text_cell("closing", "## What you have seen"),
+    ]
+    assert list(lecture.number_sections(cells, 3)) == [("broken", "Who?")]
+    assert [cell["source"].split("\n")[0] for cell in cells[:2]] == [
+        *("## 3.1 How?", "## 3.2 Going deeper: Why?"),
+    ]
+    assert cells[0]["source"].endswith("[section 3.2](#3.2-Going-deeper:-Why?).")
+    assert cells[2]["source"] == "[section 0](#0-Who?) and [How?](#how)"
+    assert cells[3]["source"] == "## What you have seen"
+    folds = [lecture.FOLDED in lecture.with_view(cell) for cell in cells]
+    assert folds == [False, True, False, False]
 
 
 def test_the_core_path_must_not_use_names_of_sections_that_go_deeper():
@@ -123,7 +142,7 @@ def test_fix_makes_a_lecture_clean(write):
     assert len(check(path)) >= 5
     assert fix(path) and check(path) == [] and not fix(path)
     after = sources(path)
-    assert "- **Study time:** 40 minutes\n- **Run time:**" in after["opening"]
+    assert "- **Study time:** 35 minutes\n- **Run time:**" in after["opening"]
     assert after["words"].splitlines()[3:-2] == [
         "- [perplexity](../docs/glossary.md#perplexity) – How hard the next token is to guess."
     ]
@@ -143,6 +162,7 @@ def test_fix_makes_a_lecture_clean(write):
             "docs/glossary.md has no term with the anchor #no-term",
         ),
         (text_cell("it", "[a](../docs/glossary.md#perplexity), [all](../docs/glossary.md)"), None),
+        (text_cell("it", "[section 1](#1-Who?)"), "links to a section that does not exist: Who?"),
         (code_cell("it", "x = 1\n" * 16), "has 16 lines; at most 15 are allowed"),
         (hidden("it", "x = 1\n" * 16), None),
         (

@@ -9,10 +9,10 @@ import re
 import pytest
 import torch
 
-from course_utils.machine import runtime
+from course_utils.machine import notebooks, runtime
 from course_utils.machine.execution import execute
 from course_utils.models import load_base
-from tests.cells import LECTURES, ROOT
+from tests.cells import LECTURES, ROOT, write_notebook
 from workshop.publishing import claims
 from workshop.publishing.html import write_page
 
@@ -122,6 +122,54 @@ def no_network(tmp_path, monkeypatch):
     return log
 
 
+# The student's lines in a cell, and a solution in the folded text below the check.
+SOLUTION = re.compile(r"```python\n(.+?)\n```", re.DOTALL)
+# What differs between two runs of a cell: addresses, and the names of widgets and styled tables.
+RANDOM = re.compile(r"0x[0-9a-f]+|[0-9a-f]{32}|T_[0-9a-f]{5}")
+
+
+def with_a_second_run(path):
+    """Return a lecture in which all code cells follow once more, from the last to the first.
+
+    In the second run, the solution replaces the student's lines, and the check runs after it.
+    """
+    notebook = notebooks.load(path)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    turns = [cell for cell in code if "your-turn" in cell["metadata"].get("tags", [])]
+    again = [cell for cell in reversed(code) if cell["id"] != "setup" and cell not in turns]
+    for turn in turns:
+        below = notebook["cells"][notebook["cells"].index(turn) :]
+        checks = (cell for cell in below if "with your_turn()" in cell["source"])
+        texts = (cell["source"] for cell in below if cell["cell_type"] == "markdown")
+        place = again.index(next(checks))
+        again.insert(place, {**turn, "source": SOLUTION.search(next(texts))[1]})
+    notebook["cells"] += [{**cell, "id": f"{cell['id']}-again"} for cell in again]
+    return notebook
+
+
+def shown(cell):
+    """Return the outputs of a cell, without what differs between two runs."""
+    parts = [output.get("data", output.get("text", "")) for output in cell["outputs"]]
+    for data in (part for part in parts if isinstance(part, dict)):
+        data.pop(notebooks.WIDGET_VIEW, None)
+    return RANDOM.sub("", json.dumps(parts))
+
+
+def differences(executed):
+    """Return the cells of an executed lecture whose second run shows something else."""
+    done = {cell["id"]: cell for cell in notebooks.load(executed)["cells"]}
+    wrong = []
+    for name, cell in done.items():
+        if (second := done.get(f"{name}-again")) and "timed" not in cell["metadata"].get(
+            "tags", []
+        ):
+            is_check = "with your_turn()" in cell["source"]
+            same = shown(cell) == shown(second)
+            right = "Not right yet" in shown(cell) and "**Right.**" in shown(second)
+            wrong += [] if (right if is_check else same) else [name]
+    return wrong
+
+
 def tier(path):
     """Return the marker of a lecture's test."""
     return pytest.mark.slow if minutes(path) > MAX_MINUTES else pytest.mark.full
@@ -131,10 +179,12 @@ def tier(path):
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     """Cells of the lecture assert its numbers. Quotes in docs/ are compared with its outputs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    before = set(path.parent.iterdir())
-    result = execute(path, tmp_path)
+    runs = with_a_second_run(path) if path.stem < "07" else notebooks.load(path)
+    copy = write_notebook(tmp_path / "lectures" / path.name, runs)
+    result = execute(copy, tmp_path)
     assert result.error is None, result.error
-    assert set(path.parent.iterdir()) <= before, "writes files among the lectures"
+    assert list(copy.parent.iterdir()) == [copy], "writes files among the lectures"
+    assert differences(result.executed) == [], "these cells can't be run again"
     asked = set(no_network.read_text().splitlines())
     assert asked == {"no network"}, f"asked the network for {asked}"
     dtype = "bfloat16" if runtime.cpu_has_bf16() else "float32"

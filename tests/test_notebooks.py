@@ -156,7 +156,7 @@ def test_fix_renews_the_table_of_lectures(tmp_path):
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])
     assert source.startswith("Before.\n\n| lecture |")
     assert source.endswith(f"{row}\n\nTogether, the lectures take 0.2 hours.\n\nAfter.")
-    deeper = text_cell("deeper", "## Going deeper: Why?\n\n" + "word " * 6_000)
+    deeper = text_cell("deeper", "## Going deeper: Why?\n\n" + "word " * 7_500)
     write_notebook(tmp_path / "lectures" / "01_more.ipynb", lecture(deeper))
     fix(path)
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])

@@ -8,8 +8,9 @@ from html import unescape
 import ipywidgets as widgets
 import pytest
 
+from course_utils.exercise.checks import check
 from course_utils.notebook import predict
-from course_utils.notebook.predict import answer, reveal, tally
+from course_utils.notebook.predict import answer, reveal, tally, your_turn
 
 QUESTION = "How many of the 15 levels do the others share?"
 CHOICES = ["all 15", "about 7", "3 or fewer"]
@@ -260,3 +261,15 @@ def test_matplotlib_and_torch_are_not_needed_to_ask():
     code = "import sys; import course_utils.notebook.predict; "
     code += "print({'torch', 'matplotlib'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_your_turn_shows_whether_the_lines_are_right_and_never_raises(shown):
+    def pack():
+        raise NotImplementedError
+
+    for answered in (pack, lambda: 1):
+        with your_turn():
+            check(answered).gives(1)
+    missing, right = shown
+    assert missing["text/markdown"].startswith("**Not right yet.**\n\n```text\npack()\n")
+    assert right["text/markdown"].startswith("**Right.**")

@@ -5,9 +5,12 @@
     answer(f"The peak is {measured:.1f} GB. …")          the answer as a bold sentence
     tally("02")                                          all guesses of a lecture, at its end
 
-A guess is never required, so "Run All" always works. It is recorded as soon as it is entered, and
-a comparison that is already shown changes with it. Running a cell again keeps the guess. Guesses
-are only in the memory of the kernel.
+    with your_turn():                                    whether the student's lines are right
+        check(pack, [1, 2]).gives([18])
+
+Neither a guess nor lines are ever required, so "Run All" always works. A guess is recorded as soon
+as it is entered, and a comparison that is already shown changes with it. Running a cell again keeps
+the guess. Guesses are only in the memory of the kernel.
 
 The controls need a kernel. So each output has a second form, as HTML, which pages and slides show:
 the question with its choices, and the answer behind a line to click. The website and the slides
@@ -18,13 +21,15 @@ slides give the speaker the right answer beside the question.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
+from course_utils.exercise.checks import CheckFailed
 from course_utils.machine.environment import in_colab
 from course_utils.machine.notebooks import METADATA, WIDGET_VIEW
 from course_utils.notebook.guesses import (
@@ -204,6 +209,17 @@ def answer(text: str) -> None:
     bold = sentence[0] if sentence and "**" not in sentence[0] else ""
     first = f"**Answer. {bold}**" if bold else "**Answer.** "
     display({"text/markdown": first + text[len(bold) :], "text/plain": f"Answer. {text}"}, raw=True)
+
+
+@contextmanager
+def your_turn() -> Iterator[None]:
+    """Show whether all checks in the with block pass, or the message of the first that fails."""
+    text = "**Right.** Your lines pass all checks."
+    try:
+        yield
+    except CheckFailed as failed:
+        text = f"**Not right yet.**\n\n```text\n{failed}\n```"
+    display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
 # --- the end of a lecture -------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Compare full fine-tuning with LoRA on a pretrained model: what is learned, what is forgotten.
 
 SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 8 stories per step),
-in float32 weights with bfloat16 autocast. Each way of training first tries several learning rates
-with seed 0. While the best rate is the lowest or the highest that was tried, the next rate beyond
-it is tried, too. Then all these rates run with seeds 1 and 2. The best rate has the lowest median
-loss on the validation split. Two losses are reported, in nats per token:
+in float32 weights with bfloat16 autocast. The ways "rank 1" to "rank 32" instead train as lecture
+07 does, in bfloat16 weights and without autograd. Each way of training first tries several learning
+rates with seed 0. While the best rate is the lowest or the highest that was tried, the next rate
+beyond it is tried, too. Then all these rates run with seeds 1 and 2. The best rate has the lowest
+median loss on the validation split. Two losses are reported, in nats per token:
 
 - target: the answers to the test split, which the model should have learned.
 - source: general answers that the base model itself wrote, sampled at temperature 1. Its rise
@@ -58,21 +59,29 @@ class Way(NamedTuple):
 
     Attributes:
         targets: the layers that get adapters; None if all weights are trained.
-        rank: the rank of the adapters. The scale alpha / rank is always 2.
+        rank: the rank of the adapters.
+        alpha: the numerator of the adapters' scale alpha / rank.
         rates: the learning rates that are tried first, in ascending order.
+        fast: whether the weights are bfloat16 and trained with `by_hand`.
     """
 
     targets: str | tuple[str, ...] | None
     rank: int
+    alpha: int
     rates: tuple[float, ...]
+    fast: bool = False
+
+
+FULL_RATES, RATES = (5e-5, 1e-4, 2e-4, 4e-4), (1e-3, 2e-3, 4e-3, 8e-3)
 
 
 # At rank 42, adapters on q_proj and v_proj have nearly as many parameters (99%) as adapters of rank
 # 8 on all linear layers.
 WAYS = {
-    "full": Way(None, 1, (5e-5, 1e-4, 2e-4, 4e-4)),
-    "LoRA, all linear": Way("all-linear", 8, (1e-3, 2e-3, 4e-3, 8e-3)),
-    "LoRA, q and v": Way(("q_proj", "v_proj"), 42, (1e-3, 2e-3, 4e-3, 8e-3)),
+    "full": Way(None, 1, 2, FULL_RATES),
+    "LoRA, all linear": Way("all-linear", 8, 16, RATES),
+    "LoRA, q and v": Way(("q_proj", "v_proj"), 42, 84, RATES),
+    **{f"rank {rank}": Way("all-linear", rank, 16, RATES, fast=True) for rank in (1, 2, 8, 32)},
 }
 
 QUESTIONS = (
@@ -128,7 +137,8 @@ class Losses:
     """The examples on which every run is measured, and the base model's own losses on them."""
 
     def __init__(self) -> None:
-        base, self.tokenizer = load_float32()
+        base, self.tokenizer = load_base(MODEL, device="cpu")
+        base = base.float()
         data = news.load_news()
         self.train, validation, test = (
             sft.encode_all([news.tuned_messages(story) for story in data[split]], self.tokenizer)
@@ -143,24 +153,21 @@ class Losses:
         return {name: loss(model, rows, self.tokenizer) for name, rows in self.examples.items()}
 
 
-def load_float32() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the base model with weights in float32, and its tokenizer."""
-    model, tokenizer = load_base(MODEL, device="cpu")
-    return model.float(), tokenizer
-
-
 def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> Run:
     """Train a fresh model, and return the settings and the results of the run."""
     way = WAYS[name]
     recipe = Recipe(
         rank=way.rank,
-        alpha=2 * way.rank,
+        alpha=way.alpha,
         targets=way.targets or "all-linear",
         learning_rate=learning_rate,
         seed=seed,
-        compute_dtype=torch.bfloat16,
+        compute_dtype=None if way.fast else torch.bfloat16,
+        fast=way.fast,
     )
-    model, tokenizer = load_float32()
+    model, tokenizer = load_base(MODEL, device="cpu")
+    if not way.fast:
+        model = model.float()
     if way.targets:
         model = attach_adapters(model, recipe)
     settings = {
@@ -177,7 +184,7 @@ def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> R
     except TrainingError as error:
         return settings | dict.fromkeys(losses.base) | {"stopped": str(error)}
     seconds = time.perf_counter() - begun
-    return settings | losses.of(model) | {"seconds": seconds}
+    return settings | losses.of(model.float()) | {"seconds": seconds}
 
 
 # --- all runs -------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ MAX_LINES = 15
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
     *("tags", "slideshow", "nbgrader", "qlora_course", "editable", "deletable", "jupyter"),
-    *("raw_mimetype", "cellView"),
+    *("raw_mimetype", "cellView", lecture.FOLDED),
 }
 
 # What to do about a problem that can be fixed automatically.
@@ -191,6 +191,8 @@ def _text_problems(cells: list[dict[str, Any]], folder: Path) -> Iterator[str]:
         yield f"a Markdown cell must have the id {WORDS_CELL}: it lists the words of the lecture"
     for place, anchor in glossary.broken_links(cells, glossary.entries(folder)):
         yield f"cell {place}: {glossary.PAGE} has no term with the anchor #{anchor}"
+    for place, name in lecture.number_sections(copy.deepcopy(cells), 0):
+        yield f"cell {place}: links to a section that does not exist: {name}"
 
 
 def _code_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
@@ -226,9 +228,9 @@ def fix_course(folder: Path) -> list[Path]:
 def fix(path: Path | str) -> bool:
     """Remove outputs and other content that must not be committed; renew generated content.
 
-    These are generated: set-up cells, badges, the table of lectures, the study time and the words
-    of a lecture, and the titles and the metadata of hidden cells. The result is whether the file
-    changed.
+    These are generated: set-up cells, badges, the table of lectures, the numbers of sections, the
+    study time and the words of a lecture, and the titles and the metadata of hidden cells. The
+    result is whether the file changed.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.
@@ -280,6 +282,7 @@ def _renew_addresses(path: Path, cells: list[dict[str, Any]]) -> None:
 def _renew_lecture(path: Path, cells: list[dict[str, Any]]) -> None:
     """Renew the table of lectures, the titles of hidden cells, the words and the study time."""
     folder = _course_of(path)
+    list(lecture.number_sections(cells, int(path.name[:2])))
     for cell in cells:
         if cell.get("id") == MAP_CELL:
             cell["source"] = renewed(cell["source"], folder, path.parent)

@@ -201,9 +201,9 @@ class Links:
         if link["code"] or urlsplit(target).scheme:
             return link[0]
         path = os.path.normpath(PurePosixPath(source).parent / target).replace(os.sep, "/")
-        if (path if target else source).endswith(".md"):
-            # On the site, anchors of headings are in lower case, unlike in JupyterLab.
-            fragment = fragment.lower()
+        if (path if target else source).endswith(".md") or not target:
+            # On the site, anchors of headings have no capitals and no marks, unlike in JupyterLab.
+            fragment = re.sub(r"[^\w-]", "", fragment).lower()
         if not target:
             return f"{link['picture']}[{link['text']}](#{fragment})"
         if not (self.folder / path).exists():
