@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,7 +37,8 @@ def measure() -> Iterator[Report]:
     )
     with tempfile.TemporaryDirectory() as folder:
         run = finetune(model, tokenizer, train, validation, recipe=recipe, output_dir=folder)
-        config, weights = (Path(run.adapters) / name for name in FILES)
+        assert run.adapters
+        config, weights = (run.adapters / name for name in FILES)
         settings = json.loads(config.read_text(encoding="utf-8"))
         settings["base_model_name_or_path"] = BASE_MODELS[NAME].hub
         settings["target_modules"].sort()
