@@ -9,12 +9,21 @@ import shutil
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from course_utils.machine.validation import CourseError
 from course_utils.memory import PRESETS, ModelShape, estimate
+from course_utils.training import Recipe
 from tests.conftest import make_model
 from workshop.benchmarks import __main__ as bench
-from workshop.benchmarks import calculators, grading, lora_against_full, neighbours, runner
+from workshop.benchmarks import (
+    calculators,
+    grading,
+    lora_against_full,
+    neighbours,
+    news_adapters,
+    runner,
+)
 
 # --- the runner -----------------------------------------------------------------------------------
 
@@ -238,3 +247,19 @@ def test_loss_of_a_model_counts_answer_tokens_only(model, tokenizer):
     logits = model(torch.tensor([example["input_ids"]])).logits[0, 3:5].float()
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item()
     assert lora_against_full.loss(model, [example] * 3, tokenizer) == pytest.approx(expected, 1e-4)
+
+
+# --- the adapters of lectures 00 and 03 -----------------------------------------------------------
+
+
+def test_the_saved_adapters_have_the_default_recipe_and_fit_the_model():
+    origin, config = (
+        json.loads((news_adapters.FOLDER / name).read_text())
+        for name in ("origin.json", "adapter_config.json")
+    )
+    assert origin["recipe"] == Recipe().fingerprint()
+    assert (config["r"], config["lora_alpha"]) == (Recipe().rank, Recipe().alpha)
+    tensors = load_file(news_adapters.FOLDER / "adapter_model.safetensors")
+    shape = ModelShape.preset(news_adapters.NAME)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    assert count == shape.adapter_parameters(config["r"], "all-linear")

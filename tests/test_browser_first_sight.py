@@ -40,6 +40,15 @@ def test_nothing_asks_for_attention(first_sight):
     assert first_sight.errors == []
 
 
+def test_a_section_that_goes_deeper_is_folded_and_can_be_opened(first_sight):
+    page = first_sight.page
+    folded = page.get_by_role("button", name="cells hidden")
+    count = folded.count()
+    assert count == page.get_by_role("heading", name="Going deeper:").count() > 0
+    folded.first.click()
+    expect(folded).to_have_count(count - 1)
+
+
 def test_a_word_of_the_lecture_leads_to_its_entry_in_the_glossary(first_sight):
     page = first_sight.page
     page.get_by_text("Words of this lecture", exact=True).click()

@@ -81,16 +81,16 @@ def test_a_section_ends_at_the_next_heading_of_its_level():
 
 def test_sections_and_the_links_to_them_are_numbered():
     cells = [
-        text_cell("first", "## How?\n\nSee [section 0](#0-Going-deeper:-Why?)."),
-        text_cell("second", "## 7.9 Going deeper: Why?"),
+        text_cell("first", "## How?\n\nSee [section 0](#0-Going-deeper:-Why-is-it-x?)."),
+        text_cell("second", "## 7.9 Going deeper: Why is it `x`?"),
         text_cell("broken", "[section 3.1](#3.1-Who?) and [How?](#how)"),
         text_cell("closing", "## What you have seen"),
     ]
     assert list(lecture.number_sections(cells, 3)) == [("broken", "Who?")]
     assert [cell["source"].split("\n")[0] for cell in cells[:2]] == [
-        *("## 3.1 How?", "## 3.2 Going deeper: Why?"),
+        *("## 3.1 How?", "## 3.2 Going deeper: Why is it `x`?"),
     ]
-    assert cells[0]["source"].endswith("[section 3.2](#3.2-Going-deeper:-Why?).")
+    assert cells[0]["source"].endswith("[section 3.2](#3.2-Going-deeper:-Why-is-it-x?).")
     assert cells[2]["source"] == "[section 0](#0-Who?) and [How?](#how)"
     assert cells[3]["source"] == "## What you have seen"
     folds = [lecture.FOLDED in lecture.with_view(cell) for cell in cells]

@@ -167,7 +167,7 @@ def number_sections(cells: list[dict[str, Any]], lecture: int) -> Iterator[tuple
     for cell in (cell for cell in texts if cell in cells[:closing]):
         if heading := HEADING.match(cell["source"]):
             number = f"{lecture}.{len(numbers) + 1}"
-            numbers[heading[1].replace(" ", "-")] = number
+            numbers[re.sub("[`*]", "", heading[1]).replace(" ", "-")] = number
             cell["source"] = HEADING.sub(f"## {number} ", cell["source"], count=1)
     for cell in texts:
         cell["source"] = SECTION_LINK.sub(
