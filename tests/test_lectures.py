@@ -170,6 +170,23 @@ def differences(executed):
     return wrong
 
 
+def unexplained(executed):
+    """Return the wrong choices of an executed lecture's predictions that have no explanation."""
+    outputs = [out for cell in notebooks.load(executed)["cells"] for out in cell.get("outputs", [])]
+    forms = [output.get("metadata", {}).get(notebooks.METADATA, {}) for output in outputs]
+    asked = {
+        form["predict"]["key"]: form["predict"]["choices"] for form in forms if "predict" in form
+    }
+    shown = {form["reveal"]["key"]: form["reveal"] for form in forms if "reveal" in form}
+    assert asked.keys() == shown.keys()
+    return [
+        (key, choice)
+        for key, choices in asked.items()
+        for choice in choices
+        if choice != shown[key]["right"] and choice not in shown[key]["why"]
+    ]
+
+
 def tier(path):
     """Return the marker of a lecture's test."""
     return pytest.mark.slow if minutes(path) > MAX_MINUTES else pytest.mark.full
@@ -185,6 +202,7 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     assert result.error is None, result.error
     assert list(copy.parent.iterdir()) == [copy], "writes files among the lectures"
     assert differences(result.executed) == [], "these cells can't be run again"
+    assert path.stem >= "07" or unexplained(result.executed) == []
     asked = set(no_network.read_text().splitlines())
     assert asked == {"no network"}, f"asked the network for {asked}"
     dtype = "bfloat16" if runtime.cpu_has_bf16() else "float32"
