@@ -174,15 +174,15 @@ def unexplained(executed):
     """Return the wrong choices of an executed lecture's predictions that have no explanation."""
     outputs = [out for cell in notebooks.load(executed)["cells"] for out in cell.get("outputs", [])]
     forms = [output.get("metadata", {}).get(notebooks.METADATA, {}) for output in outputs]
-    asked = {
-        form["predict"]["key"]: form["predict"]["choices"] for form in forms if "predict" in form
-    }
-    shown = {form["reveal"]["key"]: form["reveal"] for form in forms if "reveal" in form}
+    asked, shown = (
+        {form[kind]["key"]: form[kind] for form in forms if kind in form}
+        for kind in ("predict", "reveal")
+    )
     assert asked.keys() == shown.keys()
     return [
         (key, choice)
-        for key, choices in asked.items()
-        for choice in choices
+        for key, question in asked.items()
+        for choice in question["choices"]
         if choice != shown[key]["right"] and choice not in shown[key]["why"]
     ]
 
