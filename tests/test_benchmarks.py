@@ -220,6 +220,7 @@ def test_busy_programs_run_until_the_end_of_the_block():
 # --- LoRA against full fine-tuning ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("finalists", [None, 2])
 @pytest.mark.parametrize(
     ("loss", "rates"),
     [
@@ -229,8 +230,10 @@ def test_busy_programs_run_until_the_end_of_the_block():
     ],
     ids=["above", "below", "all runs stop"],
 )
-def test_rates_beyond_the_best_are_tried_and_each_rate_has_all_seeds(monkeypatch, loss, rates):
-    way = lora_against_full.Way(None, 1, 2, (1.0, 2.0))
+def test_rates_beyond_the_best_are_tried_and_each_rate_has_all_seeds(
+    monkeypatch, loss, rates, finalists
+):
+    way = lora_against_full.Way(None, 1, 2, (1.0, 2.0), finalists=finalists)
     monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
     runs = []
     while (todo := lora_against_full.missing(runs)) and len(runs) < 20:
@@ -238,7 +241,9 @@ def test_rates_beyond_the_best_are_tried_and_each_rate_has_all_seeds(monkeypatch
         run = {"way": "full", "learning_rate": rate, "seed": seed}
         runs.append(run | {"validation": loss(rate)})
     found = [(run["learning_rate"], run["seed"]) for run in runs]
-    assert found == [(rate, seed) for seed in (0, 1, 2) for rate in rates]
+    assert found[: len(rates)] == [(rate, 0) for rate in rates]
+    best = sorted(rates, key=lambda rate: loss(rate) or 0)[:finalists]
+    assert found[len(rates) :] == [(rate, seed) for seed in (1, 2) for rate in best]
 
 
 def test_loss_of_a_model_counts_answer_tokens_only(model, tokenizer):
