@@ -76,9 +76,7 @@ def _bell(canvas: Canvas, edges: Sequence[float]) -> None:
             canvas.line([(x[-1], curve[-1]), (x[-1], FOOT)])
 
 
-def _with_room(
-    places: Sequence[float], distance: float, order: Sequence[int] = ()
-) -> list[int]:
+def _with_room(places: Sequence[float], distance: float, order: Sequence[int] = ()) -> list[int]:
     """Return the indices of places that can have labels: zero, both ends, and others in `order`."""
     last = len(places) - 1
     chosen: list[int] = []

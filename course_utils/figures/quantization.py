@@ -93,6 +93,8 @@ def code_use(shares: Mapping[str, Mapping[int, float]], title: str = "") -> Pict
             f"the most used {percent[most]:.1f}%"
         )
     panels[0].set_ylabel("% of the numbers")
+    # Room for the percentage above the highest bar.
+    panels[0].margins(y=0.12)
     # The label is above the line at the right end of the last panel, where bars are low.
     place: Style = {"xycoords": ("axes fraction", "data"), "ha": "right", **HALO}
     note(axes, "even use", (1, even), (0, 3), **place)
