@@ -186,7 +186,7 @@ def number_lines(formats: Mapping[str, Sequence[float]], title: str = "") -> Pic
         for x in places:
             canvas.line([(x, y - 8), (x, y + 8)], WEIGHTS, 2)
         zero = sorted(range(len(levels)), key=lambda n: abs(levels[n]))
-        for n in _with_room(places, 26, zero):
+        for n in _with_room(places, 30, zero):
             text = f"{levels[n]:.2f}".rstrip("0").rstrip(".").replace("-", "−")
             canvas.text((places[n], y + 17), text, size=NOTE)
     described = (
