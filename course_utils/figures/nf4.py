@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from course_utils.figures.base import Picture, Style
-from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
+from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
 from course_utils.formats import normal_float, normal_float_quantiles
 from course_utils.palette import ADAPTERS, CONSTANTS, GRADIENTS, GREY, INK, WEIGHTS, text_on
 
@@ -185,57 +185,44 @@ def number_lines(formats: Mapping[str, Sequence[float]], title: str = "") -> Pic
         places = [middle + reach * level / max(levels) for level in levels]
         for x in places:
             canvas.line([(x, y - 8), (x, y + 8)], WEIGHTS, 2)
-        zero = sorted(range(len(levels)), key=lambda n: abs(levels[n]))
-        for n in _with_room(places, 30, zero):
+        for n in _with_room(places, 30, sorted(range(len(levels)), key=lambda n: abs(levels[n]))):
             text = f"{levels[n]:.2f}".rstrip("0").rstrip(".").replace("-", "−")
             canvas.text((places[n], y + 17), text, size=NOTE)
-    described = (
-        f"{name}: {', '.join(f'{level:.3g}' for level in levels)}"
-        for name, levels in formats.items()
-    )
-    return canvas.picture(f"Number lines with the levels of formats. {'; '.join(described)}.")
+    rows = (f"{name}: {', '.join(f'{n:.3g}' for n in levels)}" for name, levels in formats.items())
+    return canvas.picture(f"Number lines with the levels of formats. {'; '.join(rows)}.")
 
 
 def layer_passes(title: str = "") -> Picture:
-    """Draw the forward and the backward pass of a frozen linear layer in NF4 with an adapter.
-
-    Each pass dequantizes W. The gradient reaches A, B and x, but not W.
-    """
+    """Draw the forward and the backward pass of a frozen linear layer in NF4 with an adapter."""
     canvas = Canvas(556, 262, title)
-    red: Style = {"colour": GRADIENTS, "width": 1.8}
+    arrows: Sequence[Sequence[Point]] = (
+        *([(35, 150), (74, 150)], [(162, 150), (176, 150)], [(206, 150), (222, 150)]),
+        *([(17, 164), (17, 218), (68, 218)], [(110, 218), (134, 218)]),
+        [(176, 218), (192, 218), (192, 166)],
+    )
     for left, name, product in ((0.0, "forward pass", "x Wᵀ"), (296.0, "backward pass", "times W")):
+        back = left > 0
         canvas.text((left + 2, 8), name, ha="left", weight="bold")
-        canvas.box((left + 56, 22), (62, 26), "codes", face=WEIGHTS, edge="none")
-        canvas.box((left + 120, 22), (70, 26), "constants", face=CONSTANTS, edge="none")
-        canvas.arrow([(left + 119, 48), (left + 119, 74)])
-        canvas.text((left + 126, 61), "dequantize" + " again" * bool(left), ha="left", size=NOTE)
+        boxes = ((1, 34, "x"), (76, 86, product), (178, 28, "+"), (224, 34, "y"))
+        for x, width, text in boxes:
+            canvas.box((left + x, 136), (width, 28), text, weight="bold")
+        filled = ((56, 22, 62, "codes", WEIGHTS), (120, 22, 70, "constants", CONSTANTS))
+        adapter = ((70, 204, 40, "A", ADAPTERS), (136, 204, 40, "B", ADAPTERS))
+        for x, y, width, text, face in filled + adapter:
+            canvas.box((left + x, y), (width, 27), text, face=face, edge="none")
         canvas.box((left + 56, 76), (134, 26), "W in 16 bits, then freed", dashed=True)
-        canvas.arrow([(left + 119, 102), (left + 119, 134)])
-        canvas.box((left + 76, 136), (86, 28), product, weight="bold")
-        canvas.box((left + 178, 136), (28, 28), "+", weight="bold")
-        for x, text in ((1, "x"), (224, "y")):
-            canvas.box((left + x, 136), (34, 28), text, weight="bold")
-        for x, text in ((70, "A"), (136, "B")):
-            face: Style = {"face": ADAPTERS, "edge": "none", "weight": "bold"}
-            canvas.box((left + x, 204), (40, 28), text, **face)
-        paths = [
-            [(35, 150), (74, 150)],
-            [(162, 150), (176, 150)],
-            [(206, 150), (222, 150)],
-            [(17, 164), (17, 218), (68, 218)],
-            [(110, 218), (134, 218)],
-            [(176, 218), (192, 218), (192, 166)],
-        ]
-        for path in paths:
+        for top, end in ((49, 74), (102, 134)):
+            canvas.arrow([(left + 119, top), (left + 119, end)])
+        canvas.text((left + 126, 61), "dequantize" + " again" * back, ha="left", size=NOTE)
+        for path in arrows:
             moved = [(left + x, y) for x, y in path]
-            canvas.arrow(moved[::-1] if left else moved, **(red if left else {}))
+            canvas.arrow(*((moved[::-1], GRADIENTS, 1.8) if back else (moved,)))
     canvas.text((424, 119), "no gradient for W", ha="left", size=NOTE, colour=GRADIENTS)
     canvas.text((366, 248), "gradient of A: 0 while B is 0", ha="left", size=NOTE)
     canvas.text((297, 120), "to the layer\nbelow", ha="left", size=NOTE)
     return canvas.picture(
-        "A layer's two passes. Forward: W is dequantized from codes and constants to 16 bits, "
-        "multiplied with x, and freed; x A B is added, which gives y. Backward: W is dequantized "
-        "again, and the gradient of y is multiplied with it, which gives the gradient of x for the "
-        "layer below. The gradient also reaches B and A; the gradient of A is 0 while B is 0. W "
-        "gets no gradient."
+        "Forward pass: W is dequantized from codes and constants to 16 bits, multiplied with x, "
+        "and freed; x A B is added, which gives y. Backward pass: W is dequantized again, and the "
+        "gradient of y times W is the gradient of x for the layer below. The gradient also reaches "
+        "B and A; the gradient of A is 0 while B is 0. W gets no gradient."
     )

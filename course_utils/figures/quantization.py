@@ -85,7 +85,7 @@ def code_use(shares: Mapping[str, Mapping[int, float]], title: str = "") -> Pict
         axes.set(xlabel="code")
         axes.set_title(name, fontsize="medium")
         axes.xaxis.set_major_locator(MultipleLocator(7 if min(percent) < 0 else 5))
-        most = max(percent, key=percent.get)
+        most = max(percent, key=percent.__getitem__)
         note(axes, f"{percent[most]:.1f}%", (most, percent[most]), (0, 2), ha="center")
         used = sum(share >= 1 for share in percent.values())
         descriptions.append(
