@@ -14,6 +14,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from course_utils import figures, memory, palette
 from course_utils.figures.formats import stored_bits
+from course_utils.formats import E2M1
 from course_utils.machine.units import format_bytes
 from course_utils.quantization import normal_float, quantize_nf4
 from tests.cells import LECTURES
@@ -220,6 +221,8 @@ def test_the_map_of_the_course_shows_each_lecture():
     [
         (lambda: figures.number_formats(0.1), "mantissa 1001101, stores 0.1000976562"),
         (lambda: figures.qlora_layer("A title"), "The data flow of a linear layer of QLoRA"),
+        (lambda: figures.layer_passes("A title"), "W gets no gradient."),
+        (lambda: figures.number_lines({"three": [-1, 0, 1], "E2M1": E2M1}), "E2M1: 0, 0.5, 1, 1.5"),
         (lambda: figures.rotary_rows(ROWS), "0, 4, 1, 5, 2, 6, 3, 7"),
         (lambda: figures.page_frames(FRAMES, 100), "Pages 0, 1 have moved to CPU memory."),
     ],

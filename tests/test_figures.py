@@ -2,7 +2,6 @@
 
 import re
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -65,17 +64,6 @@ def test_bins_meet_halfway_between_levels():
     lines = fine.collections[0].get_segments()
     assert [segment[0][0] for segment in lines] == [-1, -0.5, 0, 0.5, 1]
     assert "coarse, 3 levels, bins from 0.5000 to 1.0000 wide" in picture.alt
-
-
-def test_only_normal_numbers_follow_the_diagonal_of_normal_quantiles():
-    normal = [NormalDist(5, 2).inv_cdf((n + 0.5) / 20_000) for n in range(20_000)]
-    uniform = [n / 20_000 for n in range(20_000)]
-    picture = figures.normal_quantiles({"normal sample": normal, "uniform": uniform})
-    _, one, other = first_axes(picture).lines
-    assert list(one.get_ydata()) == pytest.approx(list(one.get_xdata()), abs=0.02)
-    assert max(other.get_ydata()) == pytest.approx(3**0.5, abs=0.01)
-    assert max(one.get_xdata()) < 3.5, "quantiles need 10 numbers beyond them"
-    assert "uniform reaches -1.7 and 1.7 at ±3.3" in picture.alt
 
 
 def test_token_losses_colours_the_tokens_by_loss():

@@ -1,17 +1,17 @@
-"""Draw where the levels of NF4 come from, and how a block of weights is quantized (lecture 04)."""
+"""Draw NF4: its levels, a quantized block of weights, and a layer that uses it (lecture 04)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 
 from course_utils.figures.base import Picture, Style
-from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
+from course_utils.figures.canvas import NOTE, TEXT, Canvas, Point, text_width
 from course_utils.formats import normal_float, normal_float_quantiles
-from course_utils.palette import CONSTANTS, GREY, INK, WEIGHTS, text_on
+from course_utils.palette import ADAPTERS, CONSTANTS, GRADIENTS, GREY, INK, WEIGHTS, text_on
 
 # In the picture of quantiles: the x of zero, points per standard deviation, the y of the curve's
 # foot and its height.
@@ -76,11 +76,11 @@ def _bell(canvas: Canvas, edges: Sequence[float]) -> None:
             canvas.line([(x[-1], curve[-1]), (x[-1], FOOT)])
 
 
-def _with_room(places: Sequence[float], distance: float) -> list[int]:
-    """Return the indices of places that can have labels: zero, both ends, and others between."""
+def _with_room(places: Sequence[float], distance: float, order: Sequence[int] = ()) -> list[int]:
+    """Return the indices of places that can have labels: zero, both ends, and others in `order`."""
     last = len(places) - 1
     chosen: list[int] = []
-    for n in (last // 2, 0, last, *range(last)):
+    for n in (last // 2, 0, last, *(order or range(last))):
         if all(abs(places[n] - places[other]) >= distance for other in chosen):
             chosen.append(n)
     return chosen
@@ -167,4 +167,62 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
         f"replaced by the code of the nearest level of NF4. {described}. Two codes of 4 bits share "
         f"a byte. Stored: {sizes['codes']} bytes of codes and {sizes['constants']} bytes for the "
         f"absmax, together {total} bytes instead of {weights.nbytes}."
+    )
+
+
+def number_lines(formats: Mapping[str, Sequence[float]], title: str = "") -> Picture:
+    """Draw the levels of number formats, each on a line that ends at the format's largest level.
+
+    Args:
+        formats: name of the format → its levels, which are written below the line where they fit.
+    """
+    canvas = Canvas(556, 46.0 * len(formats), title)
+    middle, reach = 330.0, 212.0
+    for row, (name, levels) in enumerate(formats.items()):
+        y = 14 + 46.0 * row
+        canvas.text((2, y), name, ha="left", weight="bold")
+        canvas.line([(middle - reach, y), (middle + reach, y)], GREY)
+        places = [middle + reach * level / max(levels) for level in levels]
+        for x in places:
+            canvas.line([(x, y - 8), (x, y + 8)], WEIGHTS, 2)
+        for n in _with_room(places, 30, sorted(range(len(levels)), key=lambda n: abs(levels[n]))):
+            text = f"{levels[n]:.2f}".rstrip("0").rstrip(".").replace("-", "−")
+            canvas.text((places[n], y + 17), text, size=NOTE)
+    rows = (f"{name}: {', '.join(f'{n:.3g}' for n in levels)}" for name, levels in formats.items())
+    return canvas.picture(f"Number lines with the levels of formats. {'; '.join(rows)}.")
+
+
+def layer_passes(title: str = "") -> Picture:
+    """Draw the forward and the backward pass of a frozen linear layer in NF4 with an adapter."""
+    canvas = Canvas(556, 262, title)
+    arrows: Sequence[Sequence[Point]] = (
+        *([(35, 150), (74, 150)], [(162, 150), (176, 150)], [(206, 150), (222, 150)]),
+        *([(17, 164), (17, 218), (68, 218)], [(110, 218), (134, 218)]),
+        [(176, 218), (192, 218), (192, 166)],
+    )
+    for left, name, product in ((0.0, "forward pass", "x Wᵀ"), (296.0, "backward pass", "times W")):
+        back = left > 0
+        canvas.text((left + 2, 8), name, ha="left", weight="bold")
+        boxes = ((1, 34, "x"), (76, 86, product), (178, 28, "+"), (224, 34, "y"))
+        for x, width, text in boxes:
+            canvas.box((left + x, 136), (width, 28), text, weight="bold")
+        filled = ((56, 22, 62, "codes", WEIGHTS), (120, 22, 70, "constants", CONSTANTS))
+        adapter = ((70, 204, 40, "A", ADAPTERS), (136, 204, 40, "B", ADAPTERS))
+        for x, y, width, text, face in filled + adapter:
+            canvas.box((left + x, y), (width, 27), text, face=face, edge="none")
+        canvas.box((left + 56, 76), (134, 26), "W in 16 bits, then freed", dashed=True)
+        for top, end in ((49, 74), (102, 134)):
+            canvas.arrow([(left + 119, top), (left + 119, end)])
+        canvas.text((left + 126, 61), "dequantize" + " again" * back, ha="left", size=NOTE)
+        for path in arrows:
+            moved = [(left + x, y) for x, y in path]
+            canvas.arrow(*((moved[::-1], GRADIENTS, 1.8) if back else (moved,)))
+    canvas.text((424, 119), "no gradient for W", ha="left", size=NOTE, colour=GRADIENTS)
+    canvas.text((366, 248), "gradient of A: 0 while B is 0", ha="left", size=NOTE)
+    canvas.text((297, 120), "to the layer\nbelow", ha="left", size=NOTE)
+    return canvas.picture(
+        "Forward pass: W is dequantized from codes and constants to 16 bits, multiplied with x, "
+        "and freed; x A B is added, which gives y. Backward pass: W is dequantized again, and the "
+        "gradient of y times W is the gradient of x for the layer below. The gradient also reaches "
+        "B and A; the gradient of A is 0 while B is 0. W gets no gradient."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
 from matplotlib.ticker import MultipleLocator
@@ -19,9 +18,8 @@ from course_utils.figures.base import (
     one_panel,
     panel_above_strips,
     panels_in_a_row,
-    with_strokes,
 )
-from course_utils.palette import BLUE, CONSTANTS, GREY, INK, PAPER, SERIES, colours
+from course_utils.palette import BLUE, GREY, INK, PAPER, SERIES, WEIGHTS, colours
 
 
 def bins(
@@ -47,7 +45,7 @@ def bins(
     top, strips = panel_above_strips(list(codebooks), title)
     for n, (name, values) in enumerate(samples.items()):
         counts, edges = np.histogram(values, bins=100, range=(-1, 1), density=True)
-        style: Style = {"color": SERIES[n], "linewidth": 1.5} if n else {"color": GREY}
+        style: Style = {"color": SERIES[n - 1], "linewidth": 1.5} if n else {"color": GREY}
         top.stairs(counts, edges, fill=not n, label=name, **style)
     top.set(ylabel="density", xlim=(-1, 1))
     if len(samples) > 1:
@@ -56,7 +54,7 @@ def bins(
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
         between = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
         for n, (left, right) in enumerate(pairwise(between)):
-            axes.axvspan(left, right, color=CONSTANTS, alpha=(0.35, 0.8)[n % 2], linewidth=0)
+            axes.axvspan(left, right, color=WEIGHTS, alpha=(0.2, 0.5)[n % 2], linewidth=0)
         axes.vlines(levels, 0.15, 0.85, color=INK, linewidth=2)
         widths = np.diff(between)
         extent = f"bins from {min(widths):.4f} to {max(widths):.4f} wide"
@@ -67,20 +65,17 @@ def bins(
     return Picture(top.figure, alt)
 
 
-def code_use(
-    shares: Mapping[str, Mapping[int, float]], title: str = "", one_scale: bool = True
-) -> Picture:
+def code_use(shares: Mapping[str, Mapping[int, float]], title: str = "") -> Picture:
     """Draw how many percent of the numbers have each code, in a panel for each format.
 
-    A dashed line marks the percentage that each code would have if all codes were equally frequent.
+    All panels have the same scale, and the percentage of the most used code is written above its
+    bar. A dashed line marks the percentage of each code if all codes were equally frequent.
 
     Args:
         shares: name of the format → each code, in ascending order → share of the numbers that have
             this code, from 0 to 1.
-        one_scale: whether all panels have the same scale, so that readers can compare the bars of
-            different panels.
     """
-    figure, panels = panels_in_a_row(len(shares), title=title, sharey=one_scale)
+    figure, panels = panels_in_a_row(len(shares), title=title, sharey=True)
     descriptions = []
     for axes, (name, by_code) in zip(panels, shares.items(), strict=True):
         percent = {code: 100 * float(share) for code, share in by_code.items()}
@@ -90,46 +85,20 @@ def code_use(
         axes.set(xlabel="code")
         axes.set_title(name, fontsize="medium")
         axes.xaxis.set_major_locator(MultipleLocator(7 if min(percent) < 0 else 5))
+        most = max(percent, key=percent.__getitem__)
+        note(axes, f"{percent[most]:.1f}%", (most, percent[most]), (0, 2), ha="center")
         used = sum(share >= 1 for share in percent.values())
         descriptions.append(
             f"{name}: {used} of {len(percent)} codes have 1% or more, "
-            f"the most used {max(percent.values()):.1f}%"
+            f"the most used {percent[most]:.1f}%"
         )
     panels[0].set_ylabel("% of the numbers")
+    # Room for the percentage above the highest bar.
+    panels[0].margins(y=0.12)
     # The label is above the line at the right end of the last panel, where bars are low.
     place: Style = {"xycoords": ("axes fraction", "data"), "ha": "right", **HALO}
     note(axes, "even use", (1, even), (0, 3), **place)
     alt = "Bars of how often each code is used. " + "; ".join(descriptions) + "."
-    return Picture(figure, alt)
-
-
-def normal_quantiles(samples: Mapping[str, Sequence[float]], title: str = "") -> Picture:
-    """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
-
-    The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
-    steeper at its ends. Quantiles beyond which the sample has fewer than 10 numbers are left out.
-
-    Args:
-        samples: name of the sample → its numbers, at least 1,000.
-    """
-    if (smallest := min(map(len, samples.values()))) < 1000:
-        raise ValueError(f"each sample must have at least 1,000 numbers, got {smallest:,}")
-    figure, axes = one_panel(height=4, title=title)
-    axes.plot([-4, 4], [-4, 4], color=INK, linewidth=1, label="normal")
-    descriptions = []
-    for name, sample, (colour, dash, marker) in with_strokes(samples):
-        values = np.asarray(sample, dtype=float)
-        reach = min(4, NormalDist().inv_cdf(1 - 10 / len(values)))
-        expected = np.linspace(-reach, reach, 33)
-        shares = [NormalDist().cdf(z) for z in expected]
-        actual = np.quantile((values - values.mean()) / values.std(), shares)
-        style: Style = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
-        axes.plot(expected, actual, **style, label=name)
-        descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
-    axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
-    axes.legend(frameon=False)
-    alt = "Quantiles of samples over quantiles of a normal distribution: "
-    alt += "; ".join(descriptions) + "."
     return Picture(figure, alt)
 
 
