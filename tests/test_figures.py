@@ -163,11 +163,6 @@ CHARTS = {
         [[0, 0, 0, 1], [0.5, -0.25]],
         "of 2.00 GB to 4.00 GB: a +0.50%, b -0.25%. The largest is +0.50%, a.",
     ),
-    "histograms": (
-        lambda: figures.histograms({"a": [1, -2]}, ["z"], title="It grows"),
-        [[0, 0, 0, 1], [2]],
-        "a, z: from -2 to 1, 50% of them below zero.",
-    ),
     "losses": (
         lambda: figures.learning_curve(HISTORY, {2: ""}, 10, "It grows").picture,
         [[1, 4.4, 2, 2.25, 3, 1.5], [3, 1.75], [2, 0, 2, 1]],
@@ -324,20 +319,21 @@ def test_the_tree_shows_the_bytes_of_each_node(block_size, nested_block_size, co
 
 
 def test_strips_show_every_level_and_count_those_in_each_part():
-    values = [*[-0.5] * 20, *[0.0] * 50, 0.1, *[0.9] * 29]
-    picture = figures.level_strips(values, BOOKS, inner=0.1)
-    top, *strips = picture.figure.axes
-    assert [text.get_text() for text in top.texts] == [
-        *("20% of the constants", "51%", "29% of the constants")
-    ]
-    assert sum(top.patches[0].get_data().values) == len(values)
+    first, second = [*[-0.5] * 20, *[0.0] * 50, 0.1, *[0.9] * 29], [0.5] * 10
+    picture = figures.level_strips({"mixed": first, "equal": second}, BOOKS, inner=0.1)
+    top, lower, *strips = picture.figure.axes
+    shares = (20, 51, 29), (0, 0, 100)
+    for axes, sample, numbers in zip((top, lower), (first, second), shares, strict=True):
+        assert [text.get_text().split("%")[0] for text in axes.texts] == [str(n) for n in numbers]
+        assert sum(axes.patches[0].get_data().values) == len(sample)
     for axes, (name, levels), counts in zip(
         strips, BOOKS.items(), ((64, 127, 65), (115, 25, 115)), strict=True
     ):
         assert axes.lines[0].get_xdata()[::3].tolist() == pytest.approx(levels)
         assert axes.get_ylabel() == name
         assert [text.get_text().split()[0] for text in axes.texts] == [str(n) for n in counts]
-    assert "dynamic has 64, 127 and 65 levels; linear has 115, 25 and 115 levels" in picture.alt
+    assert "mixed, 20%, 51%, 29% of 100 constants" in picture.alt
+    assert "dynamic, 64, 127, 65 levels; linear, 115, 25, 115 levels" in picture.alt
 
 
 def test_frontier_marks_the_chosen_point_with_its_bits():

@@ -10,7 +10,7 @@ function is a sentence that says what the picture shows.
 from __future__ import annotations
 
 from course_utils.figures.base import Picture
-from course_utils.figures.charts import curves, histograms, measurements, pareto, relative_bars
+from course_utils.figures.charts import curves, measurements, pareto, relative_bars
 from course_utils.figures.diagrams import (
     course_map,
     qlora_layer,

@@ -1,11 +1,10 @@
-"""Draw charts of any numbers as lines, histograms, dots or bars."""
+"""Draw charts of any numbers as lines, dots or bars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -19,7 +18,6 @@ from course_utils.figures.base import (
     name_rows,
     note,
     one_panel,
-    panels_in_a_row,
     with_strokes,
 )
 from course_utils.palette import BLUE, GREY, INK, PAPER, RED
@@ -98,34 +96,6 @@ def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:,g}")
-
-
-def histograms(
-    samples: Mapping[str, Sequence[float]], xlabels: Sequence[str], title: str = ""
-) -> Picture:
-    """Draw a histogram of each sample in a separate panel, with a dashed line at zero.
-
-    The counts have a log scale, on which a count of 1 is visible next to counts of thousands.
-
-    Args:
-        samples: title of the panel → numbers of the sample.
-        xlabels: the labels of the x axes, one for each sample.
-    """
-    figure, panels = panels_in_a_row(len(samples), title=title)
-    descriptions = []
-    for axes, (name, sample), xlabel in zip(panels, samples.items(), xlabels, strict=True):
-        values = np.asarray(sample, dtype=float)
-        axes.stairs(*np.histogram(values, bins=80), fill=True, color=BLUE)
-        axes.axvline(0, color=INK, linestyle="--", linewidth=1)
-        axes.set_title(name, fontsize="medium")
-        # A bar of height 1 would be invisible if the axis began at 1.
-        axes.set(xlabel=xlabel, yscale="log", ylim=(0.5, None))
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        below = (values < 0).mean()
-        extent = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
-        descriptions.append(f"{name}, {xlabel}: {extent}")
-    panels[0].set_ylabel("how many (log scale)")
-    return Picture(figure, f"Histograms. {'; '.join(descriptions)}.")
 
 
 def measurements(

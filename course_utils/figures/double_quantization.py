@@ -7,18 +7,22 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from course_utils.figures.base import (
     Picture,
     Style,
+    add_title,
+    hide_frame,
     note,
     one_panel,
-    panel_above_strips,
-    with_strokes,
 )
 from course_utils.figures.canvas import NOTE, TEXT, Canvas, text_width
 from course_utils.machine.validation import positive, whole_number
-from course_utils.palette import CONSTANTS, GREY, INK, PAPER, WEIGHTS, colours, text_on
+from course_utils.palette import CONSTANTS, GREY, INK, PAPER, QUANTITIES, WEIGHTS, text_on
+
+# The colour, dash and marker of the two lines of a frontier, which are both about weights.
+LINES = ((GREY, "--", "s"), (WEIGHTS, "-", "o"))
 
 
 def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str = "") -> Picture:
@@ -78,44 +82,51 @@ def constant_tree(block_size: int = 64, nested_block_size: int = 256, title: str
 
 
 def level_strips(
-    values: Sequence[float],
+    samples: Mapping[str, Sequence[float]],
     codebooks: Mapping[str, Sequence[float]],
     inner: float = 0.1,
     title: str = "",
 ) -> Picture:
-    """Draw a histogram of scaled numbers above all levels of each codebook.
+    """Draw a histogram of each sample above all levels of each codebook, on one x axis.
 
     Two dashed lines at ±`inner` divide the picture into three parts. The picture says which share
     of the numbers and how many of the levels are in each part.
 
     Args:
-        values: numbers in [-1, 1], such as constants without their mean, divided by the largest
+        samples: what the numbers are → numbers in [-1, 1], such as constants divided by the largest
             absolute value of their block.
         codebooks: name of the codebook → its levels.
         inner: the end of the middle part, between 0 and 1.
     """
-    top, strips = panel_above_strips(list(codebooks), title)
-    counts, edges = np.histogram(values, bins=100, range=(-1, 1))
-    top.stairs(counts, edges, fill=True, color=CONSTANTS)
-    top.set(ylabel="how many", xlim=(-1.01, 1.01), ylim=(0, 1.3 * counts.max()))
-    parts = _parts(values, inner)
-    shares = [f"{part / sum(parts):.0%}" for part in parts]
-    _write_parts(top, shares, inner, 1.2 * counts.max(), "of the constants")
+    heights = [1.5] * len(samples) + [0.7] * len(codebooks)
+    figure = Figure(figsize=(7.5, 0.6 + sum(heights)), layout="constrained")
+    add_title(figure, title)
+    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     descriptions = []
-    for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
+    for axes, (name, values) in zip(panels, samples.items(), strict=False):
+        counts, edges = np.histogram(values, bins=100, range=(-1, 1))
+        axes.stairs(counts, edges, fill=True, color=CONSTANTS)
+        axes.set(ylabel="how many", xlim=(-1.01, 1.01), ylim=(0, 1.35 * counts.max()))
+        axes.set_title(name, fontsize="medium", loc="left")
+        hide_frame(axes)
+        parts = _parts(values, inner)
+        shares = [f"{part / sum(parts):.0%}" for part in parts]
+        _write_parts(axes, shares, inner, 1.2 * counts.max(), "of the constants")
+        descriptions.append(f"{name}, {', '.join(shares)} of {len(values):,} constants")
+    for axes, (name, levels) in zip(panels[len(samples) :], codebooks.items(), strict=True):
         # One path with gaps is much smaller than a path for each level.
         places = np.repeat(np.asarray(levels, dtype=float), 3)
         axes.plot(places, np.tile([0.42, 1, np.nan], len(levels)), color=INK, linewidth=0.7)
+        axes.set(ylim=(0, 1), yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(bottom=axes is panels[-1])
         numbers = _parts(levels, inner)
         _write_parts(axes, numbers, inner, 0.17, "levels")
-        descriptions.append(f"{name} has {numbers[0]}, {numbers[1]} and {numbers[2]} levels")
-    strips[-1].set_xlabel("scaled constant; a vertical line is a level")
-    alt = (
-        f"Histogram of {sum(parts):,} scaled constants above the levels of codebooks. Below "
-        f"-{inner:g}, from there to {inner:g}, and above are {', '.join(shares[:2])} and "
-        f"{shares[2]} of the constants; {'; '.join(descriptions)}."
-    )
-    return Picture(top.figure, alt)
+        descriptions.append(f"{name}, {', '.join(map(str, numbers))} levels")
+    panels[-1].set_xlabel("scaled constant; a vertical line is a level")
+    alt = f"Histograms above levels, in three parts: below -{inner:g}, up to {inner:g}, and above."
+    return Picture(figure, f"{alt} {'; '.join(descriptions)}.")
 
 
 def _parts(values: Sequence[float], inner: float) -> list[int]:
@@ -148,12 +159,13 @@ def frontier(
     size below it.
 
     Args:
-        points: name of the series → block size → (bits per weight, error in percent).
+        points: name of the series → block size → (bits per weight, error in percent), for two
+            series.
         chosen: the series and the block size of the point that is marked with a ring and a text.
     """
     figure, axes = one_panel(7, 4, title)
     descriptions = []
-    for name, sizes, (colour, dash, marker) in with_strokes(points):
+    for (name, sizes), (colour, dash, marker) in zip(points.items(), LINES, strict=True):
         axes.plot(*zip(*sorted(sizes.values()), strict=True), dash, color=colour, marker=marker)
         for size, point in sizes.items():
             note(axes, f"{size:,}", point, (-5, -6), ha="right", va="top")
@@ -186,7 +198,6 @@ def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
         fields: name of the field → size in bytes (B), for at least two fields. Every field except
             the largest is magnified.
     """
-    chosen = colours(fields)
     by_size = sorted(fields, key=fields.__getitem__, reverse=True)
     total, rest = sum(fields.values()), sum(fields[name] for name in by_size[1:])
     if rest <= 0:
@@ -195,14 +206,14 @@ def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
     tops = {0: 24.0, 1: 106.0}
     canvas = Canvas(540, tops[1] + high + 18 * len(fields) - 14, title)
     canvas.text((left, 12), f"all: {total:,} B", weight="bold", ha="left")
-    words = f"all but the largest, {total / rest:.0f} times as wide: {rest:,} B"
+    words = f"the rest, {rest:,} B, magnified {total / rest:.0f} times"
     canvas.text((left + width, 94), words, weight="bold", ha="right")
     low = tops[1] + high
     below: list[tuple[float, str]] = []
     for row, (names, whole) in enumerate(((by_size, total), (by_size[1:], rest))):
         sides = np.cumsum([0, *(fields[name] for name in names)]) / whole * width + left
         for name, (start, end) in zip(names, pairwise(sides), strict=True):
-            colour = chosen[name]
+            colour = QUANTITIES.get(name, GREY)
             canvas.rectangle((start, tops[row]), (end - start, high), colour)
             canvas.line([(start, tops[row]), (start, tops[row] + high)], PAPER, 0.6)
             text, middle = f"{name}: {fields[name]:,} B", (start + end) / 2
