@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.machine.units import GB, format_bytes
 from course_utils.memory import LOGITS, REST, WORK
-from course_utils.paging import PAGES
+from course_utils.paging import KEPT, PAGES
 from course_utils.palette import QUANTITIES
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class TimelineView:
             ("activations", "activations", "", ["activations"]),
             ("logits and the rest", LOGITS, "", [LOGITS, REST]),
             ("a layer's backward pass", WORK, "", [WORK]),
+            (KEPT, "CUDA and the rest", "....", [KEPT]),
         )
         areas = [
             Area(
