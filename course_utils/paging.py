@@ -498,7 +498,7 @@ def _event(
     sizes: Mapping[str, int],
     before: tuple[int, int],
 ) -> Event:
-    gpu = phase.groups | sizes
+    gpu = {**phase.groups, **sizes}
     gpu["optimizer"] -= phase.paged
     moved = unified.moved_in - before[0], unified.moved_out - before[1]
     return Event(step, phase.kind, phase.name, gpu, unified.bytes_in_cpu, *moved)
