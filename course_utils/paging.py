@@ -9,9 +9,10 @@
 Only the update needs the optimizer states. When other tensors need the memory, the least recently
 used pages move to CPU memory; a page moves back when the update reads or writes it.
 
-The simulation is simpler than a GPU: freed memory is available for pages at once, although
-PyTorch's caching allocator would keep it, and a move takes the moved bytes divided by the nominal
-bandwidth, during which nothing is computed.
+The simulation is simpler than a GPU. CUDA's driver evicts the block that became resident first,
+because it doesn't see which memory a kernel reads (NVIDIA/open-gpu-kernel-modules, uvm_pmm_gpu.c).
+bitsandbytes prefetches each state before its update (`prefetch_state`). Here, a move takes the
+bytes divided by the nominal bandwidth; page faults take no time.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
     from course_utils.memory import StepPhase
     from course_utils.memory.step import PhaseKind
 
-# The largest number of bytes that CUDA's unified memory moves in one transfer.
+# The bytes that CUDA's driver evicts together, here called a page. The CPU's pages have 4 KiB.
 PAGE = 2 * MiB
-# The name of the group of paged optimizer states, which `memory.GROUPS` does not contain.
-PAGES = "pages"
+# Two groups that `memory.GROUPS` does not contain: paged optimizer states, and freed memory that
+# PyTorch's allocator keeps.
+PAGES, KEPT = "pages", "freed, but kept"
 
 
 def pcie_x16(generation: int) -> float:
@@ -274,7 +276,7 @@ class Event:
     Attributes:
         step: Number of the step, from 1.
         kind: Kind of the phase, and `name` its words, as in `memory.StepPhase`.
-        gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for the group PAGES. The group
+        gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for PAGES and KEPT. The group
             "optimizer" contains only the states that can't move.
         cpu: Bytes of the pages in CPU memory.
         moved_in: Bytes of pages moved to the GPU since the previous phase, `moved_out` from it.
@@ -333,9 +335,20 @@ class Run:
         return tuple(moved.values())
 
     @property
+    def seconds_by_step(self) -> tuple[float, ...]:
+        """The time of the moves in s at the nominal bandwidth, for each step that has an event.
+
+        Within a phase, the bus moves bytes in both directions at the same time.
+        """
+        seconds: Counter[int] = Counter()
+        for event in self.events:
+            seconds[event.step] += max(event.moved_in, event.moved_out)
+        return tuple(size / self.bandwidth for size in seconds.values())
+
+    @property
     def seconds(self) -> float:
-        """The total time of all moves in s, one after the other at the nominal bandwidth."""
-        return self.moved / self.bandwidth
+        """The total time of all moves in s."""
+        return sum(self.seconds_by_step)
 
     @property
     def peak(self) -> int:
@@ -353,6 +366,7 @@ def simulate(  # noqa: PLR0913
     bandwidth: float | None = None,
     page_size: int = PAGE,
     pager: type[UnifiedMemory] = UnifiedMemory,
+    keep_freed: bool = False,
     **options: Any,
 ) -> Run:
     """Return a simulated run on one GPU, with one training step for each length.
@@ -370,6 +384,9 @@ def simulate(  # noqa: PLR0913
             `gpu` is a number of bytes.
         page_size: Size of a page in bytes.
         pager: The class that decides which pages are evicted, `UnifiedMemory` or a subclass.
+        keep_freed: Whether the memory of freed tensors stays reserved until the end of the run, as
+            by PyTorch's caching allocator. By default, pages can use freed memory at once, which is
+            an idealization. Gaps between tensors, which reserve even more, are left out.
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
             may move only if the name of the optimizer starts with "paged".
     """
@@ -387,7 +404,7 @@ def simulate(  # noqa: PLR0913
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
     plan = _plan(model, method, options | {"sequence_length": max(lengths)})
     steps = [_phases(plan, length, first_step=n == 0) for n, length in enumerate(lengths)]
-    events, out_of_memory = _run_steps(steps, plan, unified)
+    events, out_of_memory = _run_steps(steps, plan, unified, keep_freed)
     return Run(
         model=plan.shape.name,
         method=method,
@@ -414,20 +431,24 @@ def _pcie(gpu: str | int) -> int:
 
 
 def _run_steps(
-    steps: Sequence[Sequence[StepPhase]], plan: Plan, unified: UnifiedMemory
+    steps: Sequence[Sequence[StepPhase]], plan: Plan, unified: UnifiedMemory, keep_freed: bool
 ) -> tuple[list[Event], Event | None]:
     """Return the events of a run, and the phase in which memory ran out, or None."""
     events: list[Event] = []
+    reserved = 0
     for step, phases in enumerate(steps, 1):
         for phase in phases:
             before = unified.moved_in, unified.moved_out
+            reserved = max(phase.fixed, reserved if keep_freed else 0)
             try:
-                unified.hold(phase.fixed)
+                unified.hold(reserved)
                 if phase.kind == "update":
                     _update(unified, plan, step)
             except OutOfMemory as error:
-                return events, _event(step, phase, unified, error.needed - phase.fixed, before)
-            events.append(_event(step, phase, unified, unified.paged, before))
+                sizes = {PAGES: error.needed - reserved, KEPT: reserved - phase.fixed}
+                return events, _event(step, phase, unified, sizes, before)
+            sizes = {PAGES: unified.paged, KEPT: reserved - phase.fixed}
+            events.append(_event(step, phase, unified, sizes, before))
     return events, None
 
 
@@ -437,7 +458,8 @@ def longest_text(
     """Return the maximum number of tokens per text for which `simulate` has enough memory, or 0.
 
     Optimizer states are counted in every step, although they don't exist before the first update,
-    so the very first step could process longer texts. The arguments are those of `simulate`.
+    so the very first step could process longer texts. Freed memory is available for pages at once.
+    The arguments are those of `simulate`.
     """
     budget = memory.usable_bytes(gpu)
     plan = _plan(model, method, options | {"sequence_length": 1})
@@ -470,9 +492,13 @@ def _update(unified: UnifiedMemory, plan: Plan, step: int) -> None:
 
 
 def _event(
-    step: int, phase: StepPhase, unified: UnifiedMemory, pages: int, before: tuple[int, int]
+    step: int,
+    phase: StepPhase,
+    unified: UnifiedMemory,
+    sizes: Mapping[str, int],
+    before: tuple[int, int],
 ) -> Event:
-    gpu = phase.groups | {PAGES: pages}
+    gpu = {**phase.groups, **sizes}
     gpu["optimizer"] -= phase.paged
     moved = unified.moved_in - before[0], unified.moved_out - before[1]
     return Event(step, phase.kind, phase.name, gpu, unified.bytes_in_cpu, *moved)

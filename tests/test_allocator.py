@@ -55,6 +55,7 @@ def test_free_neighbours_are_merged():
     for part in (parts[1], parts[3], parts[0], parts[2]):
         gpu.release(part)
     assert gpu.allocated == gpu.requested == 0
+    assert gpu.reserved == LARGE_SEGMENT, "the memory of freed tensors stays reserved"
     assert gpu.allocate(8 * MiB).segment == 1
     assert gpu.segments == 1
 

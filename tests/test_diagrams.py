@@ -225,6 +225,7 @@ def test_the_map_of_the_course_shows_each_lecture():
         (lambda: figures.number_lines({"three": [-1, 0, 1], "E2M1": E2M1}), "E2M1: 0, 0.5, 1, 1.5"),
         (lambda: figures.rotary_rows(ROWS), "0, 4, 1, 5, 2, 6, 3, 7"),
         (lambda: figures.page_frames(FRAMES, 100), "Pages 0, 1 have moved to CPU memory."),
+        (lambda: figures.page_rounds([0, 0, 1], 2, 3), "page 1 leaves; page 0 is used; page 1"),
     ],
 )
 def test_the_alt_text_of_a_picture_contains_its_numbers(draw, alt):

@@ -206,7 +206,7 @@ def timeline(**options):
 
 
 def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():
-    run = timeline()
+    run = timeline(keep_freed=True)
     top, bottom = figures.memory_timeline(run).figure.axes
     highest = top.patches[-1].get_data()
     assert list(highest.values) == pytest.approx([e.total / 1e9 for e in run.events])
@@ -228,30 +228,9 @@ def test_a_timeline_marks_the_moment_at_which_memory_ran_out():
     assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB needed.")
 
 
-MEASURED = {
-    "forward": [1e6, 2e6],
-    "loss": [5e6, 9e6, 4e6],
-    "backward of layer 2": [4e6, 6e6, 3e6, 1e6],
-    "backward of layer 1": [3e6, 8e6],
-    "update": [2e6],
-}
-
-
-def test_predicted_spikes_are_drawn_over_the_measured_layers():
-    backward = {name: sizes for name, sizes in MEASURED.items() if "backward" in name}
-    picture = figures.layer_spikes(backward, [5.9e6, 8.1e6], title="They meet")
-    lines = first_axes(picture).lines
-    measured, *predicted = [line for line in lines if line.get_color() != palette.GREY]
-    assert list(measured.get_ydata()) == [4, 6, 3, 1, 3, 8]
-    assert [list(line.get_ydata()) for line in predicted] == [[5.9, 5.9], [8.1, 8.1]]
-    assert "backward of layer 2 6.00 MB measured, 5.90 MB predicted" in picture.alt
-
-
-def test_steps_and_layers_must_match_what_was_measured():
+def test_only_steps_that_began_can_be_shown():
     with pytest.raises(ValueError, match=r"from 1 to 2, which is the last .* began, got \[3\]"):
         figures.memory_timeline(timeline(), steps=[3])
-    with pytest.raises(ValueError, match="there are 1 phases, but 2 predictions"):
-        figures.layer_spikes({"backward of layer 1": [1.0]}, [1, 2])
 
 
 def test_score_bars_show_means_with_intervals():

@@ -211,6 +211,17 @@ def test_paging_prevents_out_of_memory_for_a_long_mini_batch():
     assert back.moved_in == sum(e.moved_out for e in paged.events)
 
 
+def test_kept_memory_makes_all_pages_move_in_every_step_after_a_long_mini_batch():
+    returned, kept = (simulate("llama-13b", "qlora", keep_freed=k, **LONG) for k in (False, True))
+    states = sum(t.paged for t in paged_tensors("llama-13b", "qlora", **LLAMA))
+    assert kept.moved_by_step[:2] == (0, 0) and kept.moved_by_step[3] == 2 * states
+    assert kept.state == returned.state and kept.peak <= kept.budget
+    totals = [event.total - event.gpu[PAGES] for event in kept.events]
+    assert totals == sorted(totals), "the reserved memory never shrinks"
+    # At the update, pages move in both directions at once.
+    assert kept.seconds_by_step[3] == pytest.approx(states / pcie_x16(3))
+
+
 def test_paging_does_not_help_if_no_state_can_page():
     options = LONG | {"rank": 8, "lengths": (512, 4096)}
     runs = [simulate("llama-7b", "qlora", optimizer=o, **options) for o in ("adamw", "paged_adamw")]

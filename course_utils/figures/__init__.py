@@ -31,9 +31,9 @@ from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.merging import rounding_line
 from course_utils.figures.nf4 import block_steps, layer_passes, number_lines, quantile_levels
-from course_utils.figures.pages import PageFrame, page_frames
+from course_utils.figures.pages import PageFrame, page_frames, page_rounds
 from course_utils.figures.quantization import bins, bits_per_weight, code_use
-from course_utils.figures.steps import layer_spikes, step_phases
+from course_utils.figures.steps import step_phases
 from course_utils.figures.timeline import memory_timeline, step_timeline
 from course_utils.figures.tokens import MarkedTokens, TokenLosses, next_tokens, token_probabilities
 from course_utils.figures.training import (

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from course_utils.figures.base import Picture
 from course_utils.figures.canvas import Canvas
 from course_utils.machine.units import format_bytes
+from course_utils.paging import UnifiedMemory
 from course_utils.palette import GREY, INK, OPTIMIZER, colours
 
 # Places and sizes in points: the width of the picture, the left end of the rows, the height of a
@@ -77,6 +78,48 @@ def page_frames(frames: Sequence[PageFrame], budget: int, title: str = "") -> Pi
         descriptions.append(_described(frame, sorted(out), sorted(back)))
     alt = f"Memory of a GPU with {format_bytes(budget)} and CPU memory, as rows of pages. "
     return canvas.picture(alt + " ".join(descriptions))
+
+
+def page_rounds(touched: Sequence[int], places: int, pages: int, title: str = "") -> Picture:
+    """Draw which pages are on the GPU after each page that an update uses, a column for each.
+
+    The least recently used page leaves. The page that has just moved to the GPU is filled, and the
+    page that left for it is below, in CPU memory.
+
+    Args:
+        touched: the numbers of the pages, in the order in which the update uses them.
+        places: the number of pages for which the GPU has room, at most `pages`.
+        pages: the number of pages. At first, the last `places` of them are on the GPU.
+    """
+    gpu = UnifiedMemory(places, page_size=1)
+    gpu.allocate(pages)
+    on_gpu = list(range(pages - places, pages))
+    canvas = Canvas(WIDTH, 50 + 25 * places + 25 * (pages - places), title)
+    step = (WIDTH - LEFT - 4) / (len(touched) + 1)
+    size = (step - 14, ROW - 2)
+    lower = 46 + 25 * places
+    canvas.text((LEFT - 6, 24 + 12.5 * places), "GPU", ha="right")
+    canvas.text((LEFT - 6, lower + ROW / 2), "CPU memory", ha="right")
+    canvas.line([(LEFT, lower - 12), (WIDTH - 4, lower - 12)], colour=GREY, dashed=True)
+    descriptions = [f"at first, pages {_listed(on_gpu)} are on the GPU"]
+    for n, number in enumerate([None, *touched]):
+        x, moved = LEFT + n * step + 7, None
+        if number is not None:
+            moved = number if number in gpu.in_cpu else None
+            gpu.touch(number)
+            descriptions.append(f"page {number} is used")
+        if moved is not None:
+            (left,) = set(on_gpu) - set(gpu.on_gpu)
+            on_gpu[on_gpu.index(left)] = moved
+            descriptions[-1] += f", so it moves to the GPU and page {left} leaves"
+        words = "before" if number is None else f"use {number}"
+        canvas.text((x + size[0] / 2, 10), words, weight="bold")
+        for row, page in enumerate(on_gpu):
+            face = OPTIMIZER if page == moved else "none"
+            canvas.box((x, 26 + 25 * row), size, str(page), face=face)
+        for row, page in enumerate(sorted(gpu.in_cpu)):
+            canvas.box((x, lower + 25 * row), size, str(page), edge=GREY)
+    return canvas.picture("Pages on a GPU, in columns: " + "; ".join(descriptions) + ".")
 
 
 def _places(pages: Mapping[int, int], start: float, scale: float) -> dict[int, float]:

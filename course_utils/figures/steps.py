@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from course_utils.figures.base import HALO, Picture, label_ends, note, one_panel, with_strokes
 from course_utils.machine.units import MB, format_bytes
-from course_utils.palette import BLUE, GREY, ORANGE
+from course_utils.palette import GREY
 
 # The phases of a step, and the width of each phase in the picture. In all steps, the same phase is
 # at the same place, however many operations it has.
@@ -71,41 +71,3 @@ def _mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
     axes.set_xticks([(left + right) / 2 for left, right in pairwise(edges)], list(widths))
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(0, edges[-1])
-
-
-def layer_spikes(
-    measured: Mapping[str, Sequence[float]],
-    predicted: Sequence[float],
-    last: int = 5,
-    title: str = "",
-) -> Picture:
-    """Draw the measured memory during the backward passes of layers, and each predicted spike.
-
-    A prediction is a horizontal line over its layer, with the number of bytes above it.
-
-    Args:
-        measured: name of the phase, such as "backward of layer 30" → bytes after each operation, in
-            the order of the backward pass.
-        predicted: the predicted highest number of bytes in each phase, in the same order.
-        last: how many of the phases are shown, counted from the last one.
-    """
-    if len(measured) != len(predicted):
-        raise ValueError(f"there are {len(measured)} phases, but {len(predicted)} predictions")
-    figure, axes = one_panel(height=3.2, title=title)
-    shown = list(zip(measured.items(), predicted, strict=True))[-last:]
-    xs = [n + (k + 0.5) / len(t) for n, ((_, t), _) in enumerate(shown) for k in range(len(t))]
-    line = [size / MB for (_, trace), _ in shown for size in trace]
-    axes.plot(xs, line, color=BLUE, linewidth=1.5)
-    descriptions = []
-    for n, ((name, trace), spike) in enumerate(shown):
-        axes.plot([n + 0.1, n + 0.9], [spike / MB] * 2, color=ORANGE, linewidth=2.5)
-        text = format_bytes(spike)
-        note(axes, text, (n + 0.5, spike / MB), (0, 5), ha="center")
-        descriptions.append(f"{name} {format_bytes(max(trace))} measured, {text} predicted")
-    _mark_phases(axes, {name.removeprefix("backward of "): 1 for (name, _), _ in shown})
-    low, high = min(line), max(*line, *(spike / MB for _, spike in shown))
-    reach = high - low
-    axes.set(ylabel="tensors of the step (MB)", ylim=(low - 0.1 * reach, high + 0.2 * reach))
-    label_ends(axes, {"predicted": (shown[-1][1] / MB, ORANGE), "measured": (line[-1], BLUE)})
-    alt = f"Memory in the backward pass, with its highest points: {'; '.join(descriptions)}."
-    return Picture(figure, alt)

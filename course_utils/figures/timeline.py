@@ -174,11 +174,10 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "")
     """Draw the memory on the GPU at each moment of a run as stacked areas, in GB.
 
     A dashed line marks the limit of the GPU. The x axis has the phases of each step. The loss and
-    the update are drawn wider than a layer. The y axis begins at the multiple of 5 GB below the
-    weights.
-    If memory runs out, a pale bar with a cross shows how much memory that moment needs on the GPU,
-    up to twice the budget. If the run has pages, a second panel shows the pages in CPU memory. The
-    legend leaves out areas that never reach 0.5% of the budget.
+    the update are drawn wider than a layer. If memory runs out, a pale bar with a cross shows how
+    much memory that moment needs on the GPU, up to twice the budget. If the run has pages, a second
+    panel shows the pages in CPU memory. The legend leaves out areas that never reach 0.5% of the
+    budget.
 
     Args:
         run: the run, as `paging.simulate` returns it.
@@ -202,7 +201,7 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "")
         pages = [moment.cpu for moment in view.moments]
         _stack(panels[1], [Area("", OPTIMIZER, "////", pages)], view.edges)
         high = 1.15 * max(0.5, max(pages) / GB)
-        panels[1].set(ylabel="in CPU\nmemory (GB)", ylim=(0, high))
+        panels[1].set(ylabel="CPU (GB)", ylim=(0, high))
     _draw_steps(panels, view)
     hide_frame(*panels)
     return Picture(figure, view.alt)
@@ -223,9 +222,8 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
     highest = budget
     if failed:
         highest = _draw_failure(axes, view, failed, text_is_left, text)
-    start = view.start / GB
-    axes.set_ylim(start, start + max(1, (1.22 if failed else 1.15) * (highest - start)))
-    axes.set_ylabel(f"on the GPU (GB; axis from {start:g})" if start else "on the GPU (GB)")
+    axes.set_ylim(0, max(1, (1.22 if failed else 1.15) * highest))
+    axes.set_ylabel("GPU (GB)")
 
 
 def _draw_failure(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from course_utils.machine.units import GB, format_bytes
+from course_utils.machine.units import format_bytes
 from course_utils.memory import LOGITS, REST, WORK
-from course_utils.paging import PAGES
+from course_utils.paging import KEPT, PAGES
 from course_utils.palette import QUANTITIES
 
 if TYPE_CHECKING:
@@ -96,11 +96,9 @@ class TimelineView:
             ("weights", "weights", "", ["weights"]),
             ("states that can't move", "optimizer", "", ["optimizer"]),
             ("pages of states", "optimizer", "////", [PAGES]),
-            ("adapters", "adapters", "", ["adapters"]),
-            ("gradients", "gradients", "", ["gradients"]),
-            ("activations", "activations", "", ["activations"]),
-            ("logits and the rest", LOGITS, "", [LOGITS, REST]),
-            ("a layer's backward pass", WORK, "", [WORK]),
+            ("adapters and gradients", "adapters", "", ["adapters", "gradients"]),
+            ("activations and logits", "activations", "", ["activations", LOGITS, WORK, REST]),
+            (KEPT, "CUDA and the rest", "....", [KEPT]),
         )
         areas = [
             Area(
@@ -131,16 +129,6 @@ class TimelineView:
             (phase, (self.edges[numbers[0]] + self.edges[numbers[-1] + 1]) / 2)
             for (_, phase), numbers in places.items()
         ]
-
-    @property
-    def start(self) -> int:
-        """Return where the y axis begins, in bytes: a multiple of 5 GB, below the weights.
-
-        The weights need the same memory at each moment. Without most of them, the rest is larger.
-        """
-        weights = min(moment.gpu["weights"] for moment in self.moments)
-        start = int(0.95 * weights // (5 * GB) * 5 * GB)
-        return start if start < self.run.budget / 2 or self.failed is None else 0
 
     @property
     def alt(self) -> str:

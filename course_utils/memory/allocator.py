@@ -85,12 +85,14 @@ class CachingAllocator:
     Attributes:
         allocated: Bytes of the blocks in use, which PyTorch reports as allocated.
         requested: Bytes of the tensors in the blocks in use, each rounded up to a multiple of 512.
-        segments: Number of segments requested from the driver.
+        segments: Number of segments requested from the driver, and `reserved` their bytes. Both
+            stay the same when a tensor is freed, because no segment is returned.
     """
 
     allocated: int = 0
     requested: int = 0
     segments: int = 0
+    reserved: int = 0
     _cached: dict[bool, list[Block]] = field(default_factory=lambda: {True: [], False: []})
 
     def allocate(self, size: int) -> Block:
@@ -128,6 +130,7 @@ class CachingAllocator:
 
     def _new_segment(self, size: int) -> Block:
         self.segments += 1
+        self.reserved += _segment(size)
         return Block(self.segments, 0, _segment(size))
 
     def _split(self, block: Block, size: int, cached: list[Block]) -> None:
