@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 Message = Mapping[str, str]
+Turns = Literal["last", "all"]
 Features = dict[str, list[int]]
 
 
@@ -41,6 +43,18 @@ def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids of the answer and of the end token that the model must also learn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def graded_messages(messages: Sequence[Message], turns: Turns) -> list[int]:
+    """Return the indices of the answers that are graded. The first message answers nothing."""
+    answers = [k for k in range(1, len(messages)) if messages[k]["role"] == "assistant"]
+    return answers if turns == "all" else answers[-1:]
+
+
+def graded_runs(row: Features) -> list[list[int]]:
+    """Return the sequences of graded tokens in a row: its answers, each with its end token."""
+    runs = groupby(row["labels"], IGNORE.__ne__)
+    return [list(run) for is_graded, run in runs if is_graded]
 
 
 def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -56,24 +70,58 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
+    turns: Turns = "last",
 ) -> Features:
-    """Tokenize one conversation for training, with loss only on the assistant's last message.
+    """Tokenize one conversation for training, with loss only on answers and their end tokens.
+
+    The end token is the tokenizer's eos_token. Some chat templates end an answer with another
+    token; `tuning.base.prepare_tokenizer` makes this token the eos_token.
+
+    Args:
+        turns: "last" grades only the assistant's last message, and "all" grades all of its
+            messages after the first message of the conversation. The loss of "all" is the sum of
+            the losses that "last" gives for the conversation cut after each of these answers.
 
     Returns:
-        {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
+        {"input_ids": […], "labels": […]} of equal length; labels are -100 elsewhere.
+
+    Raises:
+        ValueError: With "all", also if the chat template writes an answer differently once other
+            messages follow. Templates of reasoning models do so: they drop earlier thoughts.
     """
-    if not messages or messages[-1]["role"] != "assistant":
-        raise ValueError("the last message must be the assistant's: it is the answer to learn")
-    answer = messages[-1]["content"]
-    if not answer.strip():
-        raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
-    prompt, target = prompt_ids(messages[:-1], tokenizer), answer_ids(answer, tokenizer)
-    if len(prompt) + len(target) > max_length:
+    if turns not in ("last", "all"):
+        raise ValueError(f'turns must be "last" or "all", got {turns!r}')
+    if not messages or messages[-1]["role"] != "assistant" or len(messages) < 2:
+        raise ValueError("the last message must be the assistant's: it is the answer to a prompt")
+    parts = {}
+    for k in graded_messages(messages, turns):
+        if not messages[k]["content"].strip():
+            raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
+        answer = answer_ids(messages[k]["content"], tokenizer)
+        parts[k] = prompt_ids(messages[:k], tokenizer), answer
+    prompt, answer = parts[len(messages) - 1]
+    if len(prompt) + len(answer) > max_length:
         raise ValueError(
-            f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
+            f"prompt ({len(prompt)} tokens) and answer ({len(answer)} tokens) together exceed "
             f"max_length={max_length}: raise max_length"
         )
-    return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
+    ids = prompt + answer
+    labels = [IGNORE] * len(ids)
+    for k, (prompt, answer) in parts.items():
+        start, end = len(prompt), len(prompt) + len(answer) - 1
+        if ids[:end] != prompt + answer[:-1]:
+            raise ValueError(
+                f"if more messages follow message {k + 1}, the chat template rewrites it or an "
+                "earlier one (for example, it removes thoughts or white space), so only the last "
+                "answer of a row can be graded: make one row for each answer"
+            )
+        if ids[end] != answer[-1]:
+            raise ValueError(
+                f"the chat template ends an answer with {tokenizer.decode(ids[end])!r}, not with "
+                f"the tokenizer's eos_token {tokenizer.eos_token!r}: set eos_token to this token"
+            )
+        labels[start : end + 1] = answer
+    return {"input_ids": ids, "labels": labels}
 
 
 def encode_all(
@@ -81,6 +129,7 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
+    turns: Turns = "last",
 ) -> list[Features]:
     """Apply `encode` to many conversations.
 
@@ -89,7 +138,7 @@ def encode_all(
     features = []
     for number, messages in enumerate(conversations):
         try:
-            features.append(encode(messages, tokenizer, max_length=max_length))
+            features.append(encode(messages, tokenizer, max_length=max_length, turns=turns))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"conversation {number}: {error}") from error
     return features
