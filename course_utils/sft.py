@@ -83,44 +83,32 @@ def encode(
             the losses that "last" gives for the conversation cut after each of these answers.
 
     Returns:
-        {"input_ids": […], "labels": […]} of equal length; labels are -100 elsewhere.
-
-    Raises:
-        ValueError: With "all", also if the chat template writes an answer differently once other
-            messages follow. Templates of reasoning models do so: they drop earlier thoughts.
+        {"input_ids": […], "labels": […]} of equal length; the other labels are -100.
     """
     if turns not in ("last", "all"):
         raise ValueError(f'turns must be "last" or "all", got {turns!r}')
     if not messages or messages[-1]["role"] != "assistant" or len(messages) < 2:
         raise ValueError("the last message must be the assistant's: it is the answer to a prompt")
-    parts = {}
-    for k in graded_messages(messages, turns):
-        if not messages[k]["content"].strip():
-            raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
-        answer = answer_ids(messages[k]["content"], tokenizer)
-        parts[k] = prompt_ids(messages[:k], tokenizer), answer
-    prompt, answer = parts[len(messages) - 1]
-    if len(prompt) + len(answer) > max_length:
+    answer = messages[-1]["content"]
+    if not answer.strip():
+        raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
+    prompt, target = prompt_ids(messages[:-1], tokenizer), answer_ids(answer, tokenizer)
+    if len(prompt) + len(target) > max_length:
         raise ValueError(
-            f"prompt ({len(prompt)} tokens) and answer ({len(answer)} tokens) together exceed "
+            f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
             f"max_length={max_length}: raise max_length"
         )
-    ids = prompt + answer
-    labels = [IGNORE] * len(ids)
-    for k, (prompt, answer) in parts.items():
-        start, end = len(prompt), len(prompt) + len(answer) - 1
-        if ids[:end] != prompt + answer[:-1]:
+    ids, labels = prompt + target, [IGNORE] * len(prompt) + target
+    for k in graded_messages(messages, turns)[:-1]:
+        earlier = encode(messages[: k + 1], tokenizer, max_length=max_length)
+        start, end = earlier["labels"].count(IGNORE), len(earlier["labels"])
+        if ids[:end] != earlier["input_ids"]:
             raise ValueError(
-                f"if more messages follow message {k + 1}, the chat template rewrites it or an "
-                "earlier one (for example, it removes thoughts or white space), so only the last "
-                "answer of a row can be graded: make one row for each answer"
+                "the chat template rewrites earlier turns (it may remove thoughts or white space), "
+                f"or doesn't end message {k + 1} with {tokenizer.eos_token}: set the eos_token, or "
+                "make a row for each answer, with all messages before it as its prompt"
             )
-        if ids[end] != answer[-1]:
-            raise ValueError(
-                f"the chat template ends an answer with {tokenizer.decode(ids[end])!r}, not with "
-                f"the tokenizer's eos_token {tokenizer.eos_token!r}: set eos_token to this token"
-            )
-        labels[start : end + 1] = answer
+        labels[start:end] = ids[start:end]
     return {"input_ids": ids, "labels": labels}
 
 

@@ -102,7 +102,7 @@ def test_the_answers_are_those_that_a_template_marks():
 def test_the_end_token_must_be_the_templates():
     tokenizer = with_template(OTHER_END)
     with pytest.raises(
-        ValueError, match=r"with '<\|endoftext\|>', not .* eos_token '<\|im_end\|>'"
+        ValueError, match=r"doesn't end message 3 with <\|im_end\|>: set the eos_token"
     ):
         encode(TWO_TURNS, tokenizer, turns="all")
     prepare_tokenizer(tokenizer)
@@ -116,7 +116,7 @@ def test_the_end_token_must_be_the_templates():
 def test_a_template_that_rewrites_earlier_turns_is_refused(template, answer):
     chat = [*CHAT[:2], {"role": "assistant", "content": answer}, *TWO_TURNS[3:]]
     tokenizer = with_template(template)
-    with pytest.raises(ValueError, match="follow message 3, the chat template rewrites it or an"):
+    with pytest.raises(ValueError, match=r"the chat template rewrites earlier turns .* message 3"):
         encode(chat, tokenizer, turns="all")
     assert graded(tokenizer, chat, "last") == ["Bray.<|im_end|>"]
     # What the template doesn't change can be graded.

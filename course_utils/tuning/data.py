@@ -30,6 +30,11 @@ FEWEST_PROMPTS = 10
 FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 100
 # A note warns about fewer training rows than this.
 FEW_ROWS = 100
+GRADED = {
+    "last": "each row's answer and its end token.",
+    "all": "all of the assistant's answers in a row, each with its end token. In held-out rows, "
+    "only the last answer is measured.",
+}
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,7 @@ class OwnData:
     @property
     def graded(self) -> str:
         """Return a text that says which tokens are trained."""
-        if self.turns == "last":
-            return "The training loss counts each row's answer and its end token."
-        return (
-            "The training loss counts all of the assistant's answers in a row, each with its end "
-            "token. In held-out rows, only the last answer is measured."
-        )
+        return f"The training loss counts {GRADED[self.turns]}"
 
 
 def read_data(
@@ -106,15 +106,12 @@ def read_data(
             f"{len(held)} rows that can be held out, but at least {FEWEST_PROMPTS} different "
             f"prompts and {FEWEST_HELD_OUT} rows of both kinds are needed"
         )
-    learned = {
-        _hash(conversations[line][:k])
-        for line in train
-        for k in sft.graded_messages(conversations[line], turns)
-    }
+    rows = [conversations[line] for line in train]
+    learned = {_hash(row[:k]) for row in rows for k in sft.graded_messages(row, turns)}
     used = held[:MOST_HELD_OUT]
     return OwnData(
         name=path.name,
-        train=[conversations[line] for line in train],
+        train=rows,
         held_out=[conversations[line] for line in used],
         train_lines=train,
         held_out_lines=used,

@@ -73,8 +73,8 @@ def read_rows(
     splits = {} if "split" in keys else {line: row.get("split") for line, row in rows.items()}
     ignored = dict.fromkeys(key for row in rows.values() for key in _ignored_keys(row, keys))
     note = f"These keys are ignored: {', '.join(map(repr, ignored))}."
-    notes = [note] if ignored and not named else []
-    return conversations, splits, notes, "all" if len(keys) == 1 else "last"
+    turns: Turns = "all" if len(keys) == 1 else "last"
+    return conversations, splits, [note] if ignored and not named else [], turns
 
 
 def raise_errors(errors: Errors, source: str, advice: str = "") -> None:
