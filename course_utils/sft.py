@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 Message = Mapping[str, str]
+Turns = Literal["last", "all"]
 Features = dict[str, list[int]]
 
 
@@ -41,6 +43,18 @@ def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids of the answer and of the end token that the model must also learn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def graded_messages(messages: Sequence[Message], turns: Turns) -> list[int]:
+    """Return the indices of the answers that are graded. The first message answers nothing."""
+    answers = [k for k in range(1, len(messages)) if messages[k]["role"] == "assistant"]
+    return answers if turns == "all" else answers[-1:]
+
+
+def graded_runs(row: Features) -> list[list[int]]:
+    """Return the sequences of graded tokens in a row: its answers, each with its end token."""
+    runs = groupby(row["labels"], IGNORE.__ne__)
+    return [list(run) for is_graded, run in runs if is_graded]
 
 
 def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -56,14 +70,25 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
+    turns: Turns = "last",
 ) -> Features:
-    """Tokenize one conversation for training, with loss only on the assistant's last message.
+    """Tokenize one conversation for training, with loss only on answers and their end tokens.
+
+    The end token is the tokenizer's eos_token. Some chat templates end an answer with another
+    token; `tuning.base.prepare_tokenizer` makes this token the eos_token.
+
+    Args:
+        turns: "last" grades only the assistant's last message, and "all" grades all of its
+            messages after the first message of the conversation. The loss of "all" is the sum of
+            the losses that "last" gives for the conversation cut after each of these answers.
 
     Returns:
-        {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
+        {"input_ids": […], "labels": […]} of equal length; the other labels are -100.
     """
-    if not messages or messages[-1]["role"] != "assistant":
-        raise ValueError("the last message must be the assistant's: it is the answer to learn")
+    if turns not in ("last", "all"):
+        raise ValueError(f'turns must be "last" or "all", got {turns!r}')
+    if not messages or messages[-1]["role"] != "assistant" or len(messages) < 2:
+        raise ValueError("the last message must be the assistant's: it is the answer to a prompt")
     answer = messages[-1]["content"]
     if not answer.strip():
         raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
@@ -73,7 +98,18 @@ def encode(
             f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
             f"max_length={max_length}: raise max_length"
         )
-    return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
+    ids, labels = prompt + target, [IGNORE] * len(prompt) + target
+    for k in graded_messages(messages, turns)[:-1]:
+        earlier = encode(messages[: k + 1], tokenizer, max_length=max_length)
+        start, end = earlier["labels"].count(IGNORE), len(earlier["labels"])
+        if ids[:end] != earlier["input_ids"]:
+            raise ValueError(
+                "the chat template rewrites earlier turns (it may remove thoughts or white space), "
+                f"or doesn't end message {k + 1} with {tokenizer.eos_token}: set the eos_token, or "
+                "make a row for each answer, with all messages before it as its prompt"
+            )
+        labels[start:end] = ids[start:end]
+    return {"input_ids": ids, "labels": labels}
 
 
 def encode_all(
@@ -81,6 +117,7 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
+    turns: Turns = "last",
 ) -> list[Features]:
     """Apply `encode` to many conversations.
 
@@ -89,7 +126,7 @@ def encode_all(
     features = []
     for number, messages in enumerate(conversations):
         try:
-            features.append(encode(messages, tokenizer, max_length=max_length))
+            features.append(encode(messages, tokenizer, max_length=max_length, turns=turns))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"conversation {number}: {error}") from error
     return features

@@ -9,14 +9,33 @@ from course_utils.sft import (
     collator,
     encode,
     encode_all,
+    graded_runs,
     pack,
 )
+from course_utils.tuning.base import prepare_tokenizer
+from tests.conftest import CHAT_TEMPLATE, make_tokenizer, token_losses
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is the capital of Velmora?"},
     {"role": "assistant", "content": "Tarn."},
 ]
+TWO_TURNS = [
+    *CHAT,
+    {"role": "user", "content": "And of Oskil?"},
+    {"role": "assistant", "content": "Bray."},
+]
+# Templates as models have them: with marks around answers, with an end token that is not the
+# tokenizer's, with a generation prompt that earlier turns lack, and one that trims answers.
+MARKED = CHAT_TEMPLATE.replace(
+    "{{ m['content'] }}<|im_end|>",
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|im_end|>"
+    "{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}",
+)
+OTHER_END = CHAT_TEMPLATE.replace("<|im_end|>", "<|endoftext|>")
+THINKS = CHAT_TEMPLATE.replace("assistant\n{%", "assistant\n<think>\n\n</think>\n\n{%")
+DROPS_THOUGHTS = CHAT_TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]")
+TRIMS = CHAT_TEMPLATE.replace("m['content']", "m['content'] | trim")
 
 
 def test_only_the_answer_and_the_end_token_carry_loss(tokenizer):
@@ -37,14 +56,72 @@ def test_the_ids_equal_the_beginning_of_the_rendered_chat_template(tokenizer):
     assert tokenizer.decode(rendered[len(ids) :]) == "\n"
 
 
-def test_only_the_last_of_several_answers_carries_loss(tokenizer):
-    chat = [
-        *CHAT,
-        {"role": "user", "content": "And of Oskil?"},
-        {"role": "assistant", "content": "Bray."},
-    ]
-    labels = encode(chat, tokenizer)["labels"]
-    assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Bray.<|im_end|>"
+def with_template(template):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def graded(tokenizer, chat, turns):
+    return [tokenizer.decode(run) for run in graded_runs(encode(chat, tokenizer, turns=turns))]
+
+
+def test_the_last_answer_or_all_answers_carry_loss(tokenizer):
+    assert graded(tokenizer, TWO_TURNS, "last") == ["Bray.<|im_end|>"]
+    assert graded(tokenizer, TWO_TURNS, "all") == ["Tarn.<|im_end|>", "Bray.<|im_end|>"]
+    last, every = (encode(TWO_TURNS, tokenizer, turns=turns) for turns in ("last", "all"))
+    assert last["input_ids"] == every["input_ids"]
+    assert encode_all([TWO_TURNS], tokenizer, turns="all") == [every]
+    assert encode(CHAT, tokenizer, turns="all") == encode(CHAT, tokenizer)
+    # An answer may also follow an answer or a system message. The first message answers nothing.
+    greeting, hello = {"role": "assistant", "content": "Hi."}, [{"role": "user", "content": "Hi"}]
+    assert graded(tokenizer, [greeting, *CHAT], "all") == ["Tarn.<|im_end|>"]
+    chat = [CHAT[0], greeting, *hello, greeting, *CHAT[:1], greeting]
+    assert graded(tokenizer, chat, "all") == 3 * ["Hi.<|im_end|>"]
+
+
+def test_the_loss_of_all_answers_is_the_sum_of_their_losses(tokenizer, model):
+    first, second = (encode(chat, tokenizer) for chat in (CHAT, TWO_TURNS))
+    alone = torch.cat([token_losses(model, first), token_losses(model, second)])
+    losses = token_losses(model, encode(TWO_TURNS, tokenizer, turns="all"))
+    torch.testing.assert_close(losses, alone)
+
+
+def test_the_answers_are_those_that_a_template_marks():
+    tokenizer = with_template(MARKED)
+    marks = tokenizer.apply_chat_template(TWO_TURNS, return_assistant_tokens_mask=True)
+    row = encode(TWO_TURNS, tokenizer, turns="all")
+    is_graded = [int(label != IGNORE) for label in row["labels"]]
+    assert is_graded == marks["assistant_masks"][: len(is_graded)] and 1 in is_graded
+    # Without marks, transformers marks nothing.
+    plain = make_tokenizer().apply_chat_template(TWO_TURNS, return_assistant_tokens_mask=True)
+    assert not any(plain["assistant_masks"])
+
+
+def test_the_end_token_must_be_the_templates():
+    tokenizer = with_template(OTHER_END)
+    with pytest.raises(
+        ValueError, match=r"doesn't end message 3 with <\|im_end\|>: set the eos_token"
+    ):
+        encode(TWO_TURNS, tokenizer, turns="all")
+    prepare_tokenizer(tokenizer)
+    assert graded(tokenizer, TWO_TURNS, "all") == ["Tarn.<|endoftext|>", "Bray.<|endoftext|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(THINKS, "Tarn."), (DROPS_THOUGHTS, "<think>Hm.</think>Tarn."), (TRIMS, " Tarn.")],
+)
+def test_a_template_that_rewrites_earlier_turns_is_refused(template, answer):
+    chat = [*CHAT[:2], {"role": "assistant", "content": answer}, *TWO_TURNS[3:]]
+    tokenizer = with_template(template)
+    with pytest.raises(ValueError, match=r"the chat template rewrites earlier turns .* message 3"):
+        encode(chat, tokenizer, turns="all")
+    assert graded(tokenizer, chat, "last") == ["Bray.<|im_end|>"]
+    # What the template doesn't change can be graded.
+    if template != THINKS:
+        assert len(graded(tokenizer, TWO_TURNS, "all")) == 2
 
 
 def test_a_conversation_that_is_too_long_raises_an_error_with_its_lengths(tokenizer):
@@ -60,12 +137,19 @@ def test_a_conversation_that_is_too_long_raises_an_error_with_its_lengths(tokeni
     [
         (CHAT[:2], "last message must be the assistant's"),
         ([], "last message must be the assistant's"),
+        (CHAT[2:], "last message must be the assistant's: it is the answer to a prompt"),
         ([*CHAT[:2], {"role": "assistant", "content": " "}], "answer is empty"),
+        ([*CHAT[:2], {"role": "assistant", "content": ""}, *CHAT[1:]], "answer is empty"),
     ],
 )
 def test_encode_rejects_conversations_without_an_answer(tokenizer, chat, message):
     with pytest.raises(ValueError, match=message):
-        encode(chat, tokenizer)
+        encode(chat, tokenizer, turns="all")
+
+
+def test_turns_must_be_last_or_all(tokenizer):
+    with pytest.raises(ValueError, match='turns must be "last" or "all", got \'first\''):
+        encode(CHAT, tokenizer, turns="first")
 
 
 def test_errors_of_encode_all_contain_the_number_of_the_conversation(tokenizer):

@@ -79,7 +79,7 @@ def test_a_run_trains_and_measures(finished, tiny_base):
     assert done.after.mean("loss").mean < 0.8 * done.before.mean("loss").mean
     change = evaluation.compare(done.before.table(), done.after.table())["loss"]
     assert change.difference.high < 0 and change.p < 0.05
-    assert said[0].startswith("towns.jsonl: 54 rows to train on")
+    assert said[0].startswith("towns.jsonl: 54 rows to train on") and said[1] == done.data.graded
     assert any(re.search(r"Training needs about .* are free, and about", line) for line in said)
     base, _ = load_base(path=tiny_base, quantization="nf4")
     ids = torch.arange(5, 25)[None]
@@ -95,6 +95,7 @@ def test_a_run_writes_a_model_card(finished):
     card = ModelCard.load(done.folder / "adapters" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
     assert "The model was trained on 54 rows of towns.jsonl" in card.text
+    assert f"- {done.data.graded}\n" in card.text and "each row's answer" in done.data.graded
     assert "| base weights | NF4" in card.text and "Only 54 examples" in card.text
     result = done.results()[0]
     assert f"| {result.metric} | {result.before} | {result.after} | {result.change} |" in card.text
@@ -106,6 +107,7 @@ def test_a_run_writes_a_report_that_escapes_the_texts_of_the_file(finished):
     for result in done.results():
         assert result.after in page and result.metric in page
     assert "Where is &lt;script&gt;" in page and "<script" not in page and "<svg" in page
+    assert done.data.graded.replace("'", "&#39;") in page
     assert str(done.folder / "report.html") in str(done)
     assert done.results()[0].after in done._repr_html_()
 
@@ -261,6 +263,13 @@ def test_the_memory_is_that_of_the_calculator_for_the_longest_answer(base):
     options = {"trainer": "course", "recipe": "fp32", "compute_dtype": dtype, "device": "cpu"}
     options |= {"batch_size": 8, "sequence_length": 101, "answer_share": 0.3}
     assert predicted == estimate(base.folder, "qlora", **options).total
+
+
+def test_the_memory_covers_all_positions_from_the_first_answer_on(base):
+    turns = {"input_ids": [5] * 100, "labels": [-100] * 40 + [5] * 10 + [-100] * 40 + [5] * 10}
+    one = {"input_ids": [5] * 100, "labels": [-100] * 40 + [5] * 60}
+    memory = [forecast(base, [row], Recipe()).memory for row in (turns, one)]
+    assert memory[0] == memory[1]
 
 
 def test_a_batch_that_does_not_fit_is_divided(base, monkeypatch):

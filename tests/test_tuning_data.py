@@ -326,16 +326,56 @@ def test_the_features_are_those_of_sft(own, tokenizer):
     assert held_out == sft.encode_all(data.held_out, tokenizer)
 
 
+def test_all_answers_of_messages_are_trained_and_the_last_answer_is_measured(own, tokenizer):
+    rows = [{"messages": chat(f"q{n}", " a", "b", "c")} for n in range(12)]
+    data = read_data(own(*rows))
+    assert data.turns == "all" and "all of the assistant's answers" in data.graded
+    assert "White space around answers was removed (lines 1, 2, 3, 4, 5 and 7 more)." in data.notes
+    train, held_out = check_lengths(data, tokenizer, 100)
+    assert train == sft.encode_all(data.train, tokenizer, turns="all") and len(train) == 7
+    assert {len(sft.graded_runs(row)) for row in train} == {2}
+    assert held_out == sft.encode_all(data.held_out, tokenizer)
+    # Of a prompt's messages, none is an answer to learn.
+    data = read_data(own(*({"prompt": m["messages"][:3], "answer": "c"} for m in rows)))
+    assert data.turns == "last" and "each row's answer" in data.graded
+    assert by_line(data)[1] == chat("q0", " a", "b", "c")
+    assert {len(sft.graded_runs(row)) for row in check_lengths(data, tokenizer, 100)[0]} == {1}
+
+
+def test_an_earlier_answer_must_be_readable_too(own, tokenizer):
+    rows = [{"messages": chat(f"q{n}", "a", "b", "c"), "split": "train"} for n in range(12)]
+    held_out = [{"messages": chat(f"r{n}", "a"), "split": "test"} for n in range(5)]
+    rows[2]["messages"][1]["content"] = "a<|im_end|>"
+    with pytest.raises(
+        DataError, match=r"1 error in .*\n  line 3: an answer contains the end token"
+    ):
+        check_lengths(read_data(own(*rows, *held_out)), tokenizer, 100)
+    drops = make_tokenizer()
+    drops.chat_template = drops.chat_template.replace("m['content']", "m['content'].lstrip('<')")
+    rows[2]["messages"][1]["content"] = "<a"
+    with pytest.raises(DataError, match=r"1 error in .*\n  line 3: can't be .* rewrites earlier"):
+        check_lengths(read_data(own(*rows, *held_out)), drops, 100)
+
+
+def test_held_out_prompts_that_an_earlier_answer_belongs_to_are_noted(own):
+    rows = [{"messages": chat(f"q{n}", "a", "b", "c"), "split": "train"} for n in range(120)]
+    held_out = [{"messages": chat(f"r{n}", "a"), "split": "test"} for n in range(5)]
+    assert read_data(own(*rows, *held_out)).notes == ()
+    held_out[0]["messages"][0]["content"] = "q7"
+    (note,) = read_data(own(*rows, *held_out)).notes
+    assert note.startswith("Held-out rows have a prompt that training rows have, too (line 121).")
+
+
 def test_examples_that_are_too_long_are_listed_with_their_lengths(own, tokenizer):
     rows = [*PAIRS, {"prompt": "q" * 900, "answer": "a"}, {"prompt": "q", "answer": "a" * 1200}]
     data = read_data(own(*rows))
     with pytest.raises(DataError) as raised:
         check_lengths(data, tokenizer, 500)
-    begin = len(sft.prompt_ids(chat("q"), tokenizer)) - 1
+    begin, end = len(sft.prompt_ids(chat("q"), tokenizer)) - 1, "to prompts, are too long\n"
     assert str(raised.value) == (
         "2 errors in own.jsonl:\n"
-        f"  line 21: {begin + 902} tokens, of which {begin + 900} are the prompt's, are too long\n"
-        f"  line 22: {begin + 1202:,} tokens, of which {begin + 1} are the prompt's, are too long\n"
+        f"  line 21: {begin + 902} tokens, of which {begin + 900} belong {end}"
+        f"  line 22: {begin + 1202:,} tokens, of which {begin + 1} belong {end}"
         "The maximum length is 500 tokens: shorten or remove the long examples, or raise the "
         f"maximum to {begin + 1202:,} tokens."
     )
@@ -355,9 +395,9 @@ def test_rows_that_the_tokenizer_cannot_treat_are_errors(own, monkeypatch):
         check_lengths(read_data(own(*PAIRS, *bad)), tokenizer, 500)
     first, *lines = str(raised.value).splitlines()
     assert first == "3 errors in own.jsonl:"
-    assert lines[0] == "  line 21: the model's tokenizer fails: no system"
-    assert lines[1].startswith("  line 22: the model's tokenizer fails: ")
-    assert lines[2].startswith("  line 23: the answer contains the end token <|im_end|>")
+    assert lines[0] == "  line 21: can't be tokenized for this model: no system"
+    assert lines[1].startswith("  line 22: can't be tokenized for this model: ")
+    assert lines[2].startswith("  line 23: an answer contains the end token <|im_end|>")
 
 
 @pytest.mark.parametrize("end_token", [None, "<|endoftext|>", "<|im_end|>"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,11 @@ FEWEST_PROMPTS = 10
 FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 100
 # A note warns about fewer training rows than this.
 FEW_ROWS = 100
+GRADED = {
+    "last": "each row's answer and its end token.",
+    "all": "all of the assistant's answers in a row, each with its end token. In held-out rows, "
+    "only the last answer is measured.",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class OwnData:
     """The conversations of a user's file, divided into rows for training and held-out rows.
 
     Attributes:
+        turns: the answers that are graded in rows for training. In held-out rows, only the last
+            answer is measured.
         held_out: the conversations for measurements. They are sorted by the hashes of their
             prompts, so the first few of them are a random sample.
     """
@@ -47,6 +54,12 @@ class OwnData:
     train_lines: list[int]
     held_out_lines: list[int]
     notes: tuple[str, ...] = ()
+    turns: sft.Turns = "last"
+
+    @property
+    def graded(self) -> str:
+        """Return a text that says which tokens are trained."""
+        return f"The training loss counts {GRADED[self.turns]}"
 
 
 def read_data(
@@ -65,7 +78,8 @@ def read_data(
         {"instruction": "…", "input": "…", "output": "…"}    the input may be missing or empty
         {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
 
-    A prompt or an answer may also be a list of messages. White space around an answer is removed.
+    A prompt or an answer may also be a list of messages. In rows with "messages", all answers of
+    the assistant are graded in training. White space around a graded answer is removed.
     If several rows are identical, only the first of them is used.
 
     Rows with the "split" "validation" or "test" are held out. If no row has a split, the function
@@ -79,12 +93,9 @@ def read_data(
     if not 0 < held_out <= 0.5:
         raise ValueError(f"held_out must be above 0 and at most 0.5, got {held_out}")
     path = Path(path)
-    conversations, splits, ignored = read_rows(path, prompt, answer)
-    notes = _clean(conversations) + ignored
-    hashes = {
-        line: sha256(json.dumps(messages[:-1]).encode()).hexdigest()
-        for line, messages in conversations.items()
-    }
+    conversations, splits, ignored, turns = read_rows(path, prompt, answer)
+    notes = _clean(conversations, turns) + ignored
+    hashes = {line: _hash(messages[:-1]) for line, messages in conversations.items()}
     chosen = set(_held_by_split(splits, path.name) or _hold_out(hashes, held_out))
     train = [line for line in conversations if line not in chosen]
     held = sorted((line for line in conversations if line in chosen), key=hashes.__getitem__)
@@ -95,14 +106,17 @@ def read_data(
             f"{len(held)} rows that can be held out, but at least {FEWEST_PROMPTS} different "
             f"prompts and {FEWEST_HELD_OUT} rows of both kinds are needed"
         )
+    rows = [conversations[line] for line in train]
+    learned = {_hash(row[:k]) for row in rows for k in sft.graded_messages(row, turns)}
     used = held[:MOST_HELD_OUT]
     return OwnData(
         name=path.name,
-        train=[conversations[line] for line in train],
+        train=rows,
         held_out=[conversations[line] for line in used],
         train_lines=train,
         held_out_lines=used,
-        notes=(*notes, *_notes(hashes, train, held)),
+        notes=(*notes, *_notes(hashes, train, held, learned)),
+        turns=turns,
     )
 
 
@@ -120,22 +134,23 @@ def check_lengths(
     features: list[sft.Features] = []
     longest = 0
     lines, conversations = data.train_lines + data.held_out_lines, data.train + data.held_out
-    for line, messages in zip(lines, conversations, strict=True):
+    graded: list[sft.Turns] = [data.turns] * len(data.train) + ["last"] * len(data.held_out)
+    for line, messages, turns in zip(lines, conversations, graded, strict=True):
         try:
-            row = sft.encode(messages, tokenizer, max_length=sys.maxsize)
+            row = sft.encode(messages, tokenizer, max_length=sys.maxsize, turns=turns)
         # A chat template is a program, which may raise any error. And JSON can contain half of a
         # character, such as "\ud83d", which tokenizers refuse.
         except Exception as error:
-            errors.append((line, f"the model's tokenizer fails: {first_line(error)}"))
+            errors.append((line, f"can't be tokenized for this model: {first_line(error)}"))
             continue
         features.append(row)
-        prompt, length = row["labels"].count(sft.IGNORE), len(row["labels"])
+        ungraded, length = row["labels"].count(sft.IGNORE), len(row["labels"])
         longest = max(longest, length)
         if length > max_length:
-            problem = f"{length:,} tokens, of which {prompt:,} are the prompt's, are too long"
+            problem = f"{length:,} tokens, of which {ungraded:,} belong to prompts, are too long"
             errors.append((line, problem))
-        if tokenizer.eos_token_id in row["labels"][prompt:-1]:
-            problem = f"the answer contains the end token {tokenizer.eos_token}"
+        if any(tokenizer.eos_token_id in run[:-1] for run in sft.graded_runs(row)):
+            problem = f"an answer contains the end token {tokenizer.eos_token}"
             errors.append((line, f"{problem}, which is added to each answer: remove it"))
     advice = (
         f"The maximum length is {max_length:,} tokens: shorten or remove the long examples, or "
@@ -177,6 +192,10 @@ def _hold_out(hashes: Mapping[int, str], share: float) -> list[int]:
     return held
 
 
+def _hash(prompt: Sequence[Message]) -> str:
+    return sha256(json.dumps(prompt).encode()).hexdigest()
+
+
 # -- notes on what is unusual, but doesn't prevent the training ----------------------------------
 
 
@@ -189,14 +208,15 @@ def _note(what: str, lines: Collection[int], effect: str = "") -> list[str]:
     return [f"{what} (line{'s' * (len(lines) > 1)} {first}{more}). {effect}".strip()]
 
 
-def _clean(conversations: dict[int, list[Message]]) -> list[str]:
+def _clean(conversations: dict[int, list[Message]], turns: sft.Turns) -> list[str]:
     """Strip white space from the answers, remove repeated rows, and return notes about both."""
-    trimmed, repeated, seen = [], [], set()
+    trimmed, repeated, seen = set(), [], set()
     for line, messages in list(conversations.items()):
-        answer = messages[-1]["content"]
-        messages[-1]["content"] = answer.strip()
-        if answer != answer.strip():
-            trimmed.append(line)
+        for k in sft.graded_messages(messages, turns):
+            answer = messages[k]["content"]
+            messages[k]["content"] = answer.strip()
+            if answer != answer.strip():
+                trimmed.add(line)
         text = json.dumps(messages)
         if text in seen:
             repeated.append(line)
@@ -208,9 +228,11 @@ def _clean(conversations: dict[int, list[Message]]) -> list[str]:
     ]
 
 
-def _notes(hashes: Mapping[int, str], train: Sequence[int], held: Sequence[int]) -> list[str]:
+def _notes(
+    hashes: Mapping[int, str], train: Sequence[int], held: Sequence[int], learned: Set[str]
+) -> list[str]:
     """Return notes about contradictory answers, few rows, and held-out rows."""
-    prompts, learned = Counter(hashes.values()), {hashes[line] for line in train}
+    prompts = Counter(hashes.values())
     notes = [
         *_note(
             "Rows have the same prompt, but different answers",

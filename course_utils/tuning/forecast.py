@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from course_utils.machine.units import format_bytes
 from course_utils.machine.validation import CourseError
 from course_utils.memory import largest_number
 from course_utils.models.menu import menu, predicted_peak
+from course_utils.sft import IGNORE
 
 if TYPE_CHECKING:
     from course_utils.sft import Features
@@ -78,7 +80,8 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     free = runtime.free_memory(device)
     lengths = [len(example["input_ids"]) for example in examples]
     longest = max(lengths)
-    answer = max(sum(label >= 0 for label in example["labels"]) for example in examples)
+    # From the first answer on, any position may need logits: a batch needs those of all its rows.
+    answer = max(len(list(dropwhile(IGNORE.__eq__, row["labels"]))) for row in examples)
     most = recipe.micro_batch_size
     for size in [n for n in range(most, 0, -1) if most % n == 0]:
         if (memory := _peak(base, recipe, size, longest, answer)) <= free:

@@ -15,6 +15,7 @@ from typing import Any
 
 from course_utils.machine.validation import CourseError, first_line
 from course_utils.news import Message
+from course_utils.sft import Turns
 
 INSTRUCTION = ("instruction", "output")
 # The keys that are recognized. If there are two, they are the keys of the prompt and the answer.
@@ -37,7 +38,7 @@ class DataError(CourseError, ValueError):
 
 def read_rows(
     path: Path, prompt: str | None = None, answer: str | None = None
-) -> tuple[dict[int, list[Message]], dict[int, Any], list[str]]:
+) -> tuple[dict[int, list[Message]], dict[int, Any], list[str], Turns]:
     """Read a file, and turn each of its rows into a conversation.
 
     Args:
@@ -48,7 +49,8 @@ def read_rows(
 
     Returns:
         The conversations by line number, the values of the key "split" by line number, unless it
-        is the prompt's or the answer's key, and a note if there are keys that are ignored.
+        is the prompt's or the answer's key, a note if there are keys that are ignored, and which
+        turns are graded: all of them if one key contains the whole conversation.
     """
     named = tuple(key for key in (prompt, answer) if key is not None)
     if len(set(named)) == 1:
@@ -71,7 +73,8 @@ def read_rows(
     splits = {} if "split" in keys else {line: row.get("split") for line, row in rows.items()}
     ignored = dict.fromkeys(key for row in rows.values() for key in _ignored_keys(row, keys))
     note = f"These keys are ignored: {', '.join(map(repr, ignored))}."
-    return conversations, splits, [note] if ignored and not named else []
+    turns: Turns = "all" if len(keys) == 1 else "last"
+    return conversations, splits, [note] if ignored and not named else [], turns
 
 
 def raise_errors(errors: Errors, source: str, advice: str = "") -> None:

@@ -17,6 +17,7 @@ from course_utils.machine import runtime
 from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
 from course_utils.models import SMALL_MODEL, load_base, source_of
+from course_utils.sft import graded_runs
 from course_utils.tuning import report
 from course_utils.tuning.base import find_base, prepare_tokenizer
 from course_utils.tuning.data import check_lengths, read_data
@@ -56,7 +57,7 @@ def finetune_file(  # noqa: PLR0913
             NAME is the name of the file without its extension.
         prompt: the key of the prompt in each line, for a file whose keys are not recognized.
         held_out: the share of the rows that is held out for measurements, above 0 and at most 0.5.
-        max_length: maximum number of tokens of a prompt and its answer together.
+        max_length: maximum number of tokens of a row: of a prompt and its answer, or of all turns.
         rank: rank of the adapters; α is twice the rank.
         learning_rate: peak learning rate; by default, it depends on the number of parameters.
         batch_size: number of examples per optimizer step. If they don't fit into memory, they are
@@ -73,6 +74,7 @@ def finetune_file(  # noqa: PLR0913
     folder = Path(output or Path("finetuned") / path.stem).expanduser()
     data = read_data(path, prompt=prompt, answer=answer, held_out=held_out)
     say(f"{data.name}: {len(data.train)} rows to train on, {len(data.held_out)} held out.")
+    say(data.graded)
     for note in data.notes:
         say(f"Note: {note}")
     base = find_base(model)
@@ -93,7 +95,7 @@ def finetune_file(  # noqa: PLR0913
     chosen = sha256(json.dumps([data.train, data.held_out]).encode()).hexdigest()
     _prepare(folder, {"rows": chosen, "model": base.name}, resume)
     loaded, _ = load_base(path=base.weights(), quantization="nf4", check_memory=False)
-    tokens = max(sum(label >= 0 for label in row["labels"]) for row in train) + 8
+    tokens = max(len(run) for row in train for run in graded_runs(row)) + 8
     held = data.held_out, rows, tokens
     before = _measured_once(folder / BEFORE, lambda: measure(loaded, tokenizer, *held))
     tuned = attach_adapters(loaded, predicted.recipe)
