@@ -14,7 +14,6 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from course_utils import figures, memory, palette
 from course_utils.figures.formats import stored_bits
-from course_utils.machine.units import format_bytes
 from course_utils.quantization import normal_float, quantize_nf4
 from tests.cells import LECTURES
 
@@ -187,7 +186,8 @@ def test_each_prediction_is_compared_with_the_next_label_that_counts():
 def test_a_step_shows_the_highest_memory_that_it_adds():
     picture = figures.step_timeline(WAYS)
     (axes,) = picture.figure.axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["forward", "loss", "backward", "update"]
+    names = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert names == ["forward", "loss", "backward", "update"]
     lines = [line for line in axes.lines if len(line.get_xdata()) > 2]
     for line, (name, phases) in zip(lines, WAYS.items(), strict=True):
         always = sum(phases[0].groups[part] for part in ("weights", "adapters", "optimizer"))

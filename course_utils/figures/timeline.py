@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -25,7 +24,7 @@ from course_utils.figures.base import (
 from course_utils.figures.charts import log_scale
 from course_utils.figures.steps import mark_phases
 from course_utils.figures.timeline_view import Area, TimelineView
-from course_utils.machine.units import GB, format_bytes
+from course_utils.machine.units import GB
 from course_utils.memory import GROUPS
 from course_utils.palette import INK, OPTIMIZER, PAPER, RED
 
