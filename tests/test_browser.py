@@ -27,7 +27,10 @@ FIRST = {
 MOVES = {
     "bins_explorer": ({"format": formats.NAMES["nf"]}, "0.0805 to 0.2375 wide"),
     "lora_explorer": ({"rank r": "16", "down_proj": True}, "128,000"),
-    "memory_explorer": ({"method": METHODS["lora"], "rank r": "64"}, "639.63 MB"),
+    "memory_explorer": (
+        {"method": METHODS["lora"], "More settings": True, "rank r": "64"},
+        "639.63 MB",
+    ),
     "overhead_explorer": ({"double quantization": False, "absmax bits": "24"}, "4.375"),
     "paging_explorer": ({"paged states": True}, "2.27 GB"),
 }

@@ -40,8 +40,15 @@ OPTIONS = {
 
 
 def controls(box):
-    """Return the controls of an explorer by description."""
-    return {control.description: control for row in box.children[:-1] for control in row.children}
+    """Return the controls of an explorer by description, without the one that unfolds others."""
+    found, boxes = {}, list(box.children[:-1])
+    while boxes:
+        inner = boxes.pop(0)
+        if isinstance(inner, widgets.Box):
+            boxes += inner.children
+        elif inner.description != "More settings":
+            found[inner.description] = inner
+    return found
 
 
 def shown(box):
@@ -70,6 +77,17 @@ def test_picture_and_text_follow_the_control_and_a_bad_value_shows_a_message():
     number.value = 6
     assert shown(box) == ("twice 6", "12 <numbers>")
     assert shown(explorer({"number": widgets.IntText(-2)}, double))[0] is None
+
+
+def test_more_settings_are_folded_until_the_reader_ticks_the_checkbox():
+    *_, switch, folded, _ = memory_explorer().children
+    names = [box.description for row in folded.children for box in row.children]
+    assert names[0] == "trainer" and "method" not in names and "GPU" not in names
+    assert folded.layout.display == "none"
+    switch.value = True
+    assert folded.layout.display is None
+    switch.value = False
+    assert folded.layout.display == "none"
 
 
 # Each explorer, a text that its picture and its numbers contain at first, and a change of each

@@ -8,7 +8,6 @@ from itertools import islice, pairwise, product
 import bitsandbytes
 import pytest
 import torch
-from transformers import DynamicCache
 
 from course_utils.machine.measure import optimizer_bytes
 from course_utils.machine.units import GB, GiB
@@ -24,7 +23,6 @@ from course_utils.memory import (
     Plan,
     Settings,
     estimate,
-    kv_cache_bytes,
     largest,
     nf4_bytes,
     timeline,
@@ -223,21 +221,6 @@ def test_the_weights_of_smollm2_in_nf4_are_exact():
     upcast = estimate("smollm2-135m", "qlora", upcast=True).weights
     table_and_norms = 49152 * 576 + 61 * 576
     assert upcast - 111_692_152 == 2 * table_and_norms
-
-
-def test_the_kv_cache_has_the_bytes_of_transformers_cache():
-    config = config_of("gemma3-window")
-    cache = DynamicCache(config=config)
-    shape = ModelShape.from_config(config.to_dict())
-    # One layer of three has no window, and the others keep only the tokens of their window.
-    for tokens in range(1, 101):
-        for layer in range(3):
-            key = torch.zeros(1, shape.kv_heads, 1, shape.head_dim)
-            cache.update(key, key.clone(), layer)
-        stored = [t.untyped_storage().nbytes() for x in cache.layers for t in (x.keys, x.values)]
-        assert kv_cache_bytes(shape, tokens, dtype="float32") == sum(stored)
-    # Llama 3.1 has a quarter of the key and value heads.
-    assert kv_cache_bytes("llama-7b", 2048) == kv_cache_bytes("llama-3.1-8b", 2048, 4) == GiB
 
 
 # --- the breakdown ---
@@ -562,8 +545,6 @@ def searched(*args, **options):
         (on_7b(timeline, "7b"), "only the number of parameters of 7b is known"),
         (on_7b(model="llama-9b"), r"unknown preset 'llama-9b'; choose one of 7b, .* the hub"),
         (on_7b(model=None), "got None"),
-        (on_7b(kv_cache_bytes, "7b", 10), "only its number of parameters is known"),
-        (on_7b(kv_cache_bytes, "llama-7b", 10, dtype="int4"), "dtype must be one of"),
         (on_7b(nf4_bytes, 0), "parameters must be a whole number"),
         (searched("batch_size", "P100", "7b"), "unknown GPU 'P100'; choose one of T4"),
         (searched("width", "T4", "7b"), "what must be batch_size, sequence_length, rank or model"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from course_utils.memory import FAMILIES, PRESETS, ModelShape, estimate, kv_cache_bytes, largest
+from course_utils.memory import FAMILIES, PRESETS, ModelShape, estimate, largest
 from course_utils.memory.families import ACTIVATIONS, TRACED
 from tests import steps
 from tests.hub import Hub
@@ -215,9 +215,8 @@ def test_a_sequence_is_at_most_as_long_as_the_config_allows():
     shape = ModelShape.from_config(LLAMA | {"max_position_embeddings": 2048})
     assert largest("sequence_length", "H100", shape) == shape.longest("sdpa") == 2048
     message = "the config of llama allows 2,048 positions, so sequence_length .* got 2,049"
-    for call in (estimate, kv_cache_bytes):
-        with pytest.raises(ValueError, match=message):
-            call(shape, sequence_length=2049)
+    with pytest.raises(ValueError, match=message):
+        estimate(shape, sequence_length=2049)
     windowed = ModelShape.from_config(GEMMA3_4B)
     assert (windowed.longest("sdpa"), windowed.longest("eager")) == (1023, 131_072)
 

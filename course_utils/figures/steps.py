@@ -51,7 +51,7 @@ def step_phases(steps: Mapping[str, Mapping[str, Sequence[float]]], title: str =
         ends[name] = ys[-1], colour
         descriptions.append(f"{name}: highest in the phase {where[top]}, {label}")
     labels = {"backward": f"backward,\n{layers} layers"}
-    _mark_phases(axes, {labels.get(kind, kind): width for kind, width in WIDTHS.items()})
+    mark_phases(axes, {labels.get(kind, kind): width for kind, width in WIDTHS.items()})
     axes.set(ylabel="tensors of the step (MB)", ylim=(0, 1.1 * axes.get_ylim()[1]))
     label_ends(axes, ends)
     alt = f"Lines of memory over the phases {', '.join(WIDTHS)} of a training step. "
@@ -64,7 +64,8 @@ def _thinned(sizes: Sequence[float]) -> list[float]:
     return [max(sizes[n : n + group]) for n in range(0, len(sizes), group)]
 
 
-def _mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
+def mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
+    """Write the names of phases with these widths below the x axis, and separate them by lines."""
     edges = list(accumulate(widths.values(), initial=0))
     for edge in edges[1:-1]:
         axes.axvline(edge, color=GREY, linewidth=0.8, zorder=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -12,20 +12,21 @@ from matplotlib.figure import Figure
 
 from course_utils.figures.base import (
     HALO,
-    POINTS,
     Picture,
     Style,
     add_title,
-    apart,
     hide_frame,
+    label_ends,
     note,
-    panels_in_a_row,
+    one_panel,
+    with_strokes,
 )
-from course_utils.figures.canvas import NOTE, TEXT
+from course_utils.figures.charts import log_scale
+from course_utils.figures.steps import mark_phases
 from course_utils.figures.timeline_view import Area, TimelineView
-from course_utils.machine.units import GB, format_bytes
+from course_utils.machine.units import GB
 from course_utils.memory import GROUPS
-from course_utils.palette import INK, OPTIMIZER, PAPER, RED, colours
+from course_utils.palette import INK, OPTIMIZER, PAPER, RED
 
 if TYPE_CHECKING:
     from course_utils import paging
@@ -40,6 +41,8 @@ NAMED_AREA = 0.005
 RIGHT_PART = 0.6
 # If a picture shows several steps, these signs mark the phases of each step on the x-axis.
 SIGNS = {"forward": "", "loss": "①", "backward": "②", "update": "③"}
+# The parts of memory that a step adds to those that are always there.
+ADDED = [part for part in GROUPS if part not in ("weights", "adapters", "optimizer")]
 # Half-transparent paper.
 PALE = to_rgba(PAPER, 0.5)
 # The maximum height of the bar of a failed request, as a multiple of the budget.
@@ -49,70 +52,36 @@ HIGHEST_REQUEST = 2
 # --- one step ---
 
 
-def step_timeline(
-    ways: Mapping[str, Sequence[StepPhase]],
-    gpu: tuple[str, float],
-    title: str = "",
-) -> Picture:
-    """Draw the memory over one training step, side by side for several ways of training.
+def step_timeline(ways: Mapping[str, Sequence[StepPhase]], title: str = "") -> Picture:
+    """Draw the memory that a training step adds as a line for each way of training.
 
-    The parts are stacked areas in the colours of `palette`. Three numbers mark the moments at which
-    memory can peak: 1 the loss, 2 the largest backward pass of a layer, 3 the update. The number
-    of the highest moment is in a filled circle. Each panel has a scale of its own.
+    Weights, adapters and optimizer states are in memory throughout the step, so they are left out.
+    The memory at each line's highest point is written next to the point. The scale is logarithmic.
 
     Args:
         ways: name of the way → all phases of the step, as `memory.timeline` returns them.
-        gpu: the name of a GPU and the number of bytes that tensors may use on it, for a dashed
-            line. A panel has no line if the line would be far above its areas.
     """
-    figure, panels = panels_in_a_row(len(ways), 3.6, title, 504 / POINTS)
-    parts = colours(GROUPS)
-    descriptions = []
-    handles: dict[str, Any] = {}
-    for axes, (name, every) in zip(panels, ways.items(), strict=True):
-        phases = _drawn_phases(every)
-        wide = max(1, len(phases) // 8)
-        widths = (wide if phase.kind in ("loss", "update") else 1 for phase in phases)
-        edges = list(accumulate(widths, initial=0))
-        areas = [
-            Area(part, colour, "", [phase.groups[part] for phase in phases])
-            for part, colour in parts.items()
-        ]
-        handles |= _stack(axes, [area for area in areas if any(area.sizes)], edges)
-        axes.set(xlim=(0, edges[-1]), ylim=(0, 1.25 * max(p.total for p in phases) / GB), xticks=[])
-        axes.set_xlabel("forward  →  ① loss  →\n② backward  →  ③ update", fontsize=NOTE)
-        peak, words = _mark_moments(axes, phases, edges)
-        axes.set_title(f"{name}: {peak}", fontsize=TEXT, fontweight="bold", loc="left")
-        descriptions.append(f"{name}: {words}")
-        _draw_gpu(axes, *gpu)
-    panels[0].set_ylabel("memory (GB)", fontsize=TEXT)
-    names = [part for part in parts if part in handles][::-1]
-    style: Style = {"frameon": False, "fontsize": NOTE, "handlelength": 1, "handleheight": 1}
-    shown = [handles[part] for part in names]
-    figure.legend(shown, names, loc="outside lower center", ncols=4, **style)
-    alt = f"Areas of memory over a training step, with its moments. {'; '.join(descriptions)}."
-    return Picture(figure, f"{alt} A line marks {gpu[0]} at {format_bytes(gpu[1])}.")
-
-
-def _drawn_phases(phases: Sequence[StepPhase]) -> list[StepPhase]:
-    """Return the phases that are drawn: the moments at which memory can peak, and 30 others.
-
-    The moments between the backward passes of two layers are left out. Memory is lower for these
-    moments, so that they would be drawn as stripes.
-    """
-    layers = [phase for phase in phases if phase.kind != "between"]
-    peaks = _moments(layers).values()
-    step = 1 + len(layers) // 30
-    return [phase for n, phase in enumerate(layers) if n % step == 0 or n in peaks]
-
-
-def _moments(phases: Sequence[StepPhase]) -> dict[str, int]:
-    """Return where the loss, the largest backward pass and the update are in a list of phases."""
-    places = {}
-    for kind in ("loss", "backward", "update"):
-        numbers = (n for n, phase in enumerate(phases) if phase.kind == kind)
-        places[kind] = max(numbers, key=lambda n: phases[n].total)
-    return places
+    figure, axes = one_panel(height=3.2, title=title)
+    descriptions, ends, phases = [], {}, []
+    for name, every, (colour, dash, _) in with_strokes(ways):
+        # Between the backward passes of two layers, memory is lower: the line would be jagged.
+        phases = [phase for phase in every if phase.kind != "between"]
+        sizes = [sum(phase.groups[part] for part in ADDED) / GB for phase in phases]
+        places = [n + 0.5 for n in range(len(sizes))]
+        axes.plot(places, sizes, color=colour, linestyle=dash, linewidth=2)
+        top = max(range(len(sizes)), key=sizes.__getitem__)
+        axes.plot(places[top], sizes[top], "o", color=colour)
+        words = f"{sizes[top]:.2f} GB"
+        note(axes, words, (places[top], sizes[top]), (-4, 6), ha="right", weight="bold", **HALO)
+        ends[name] = sizes[-1], colour
+        descriptions.append(f"{name}, highest at {phases[top].name}, {words}")
+    mark_phases(axes, Counter(phase.kind for phase in phases))
+    axes.set_ylabel("memory that the step adds\n(GB, log scale)")
+    log_scale(axes, "y", ())
+    axes.set_ylim(top=2 * axes.get_ylim()[1])
+    label_ends(axes, ends)
+    alt = "Lines of the memory that a training step adds, over its phases: "
+    return Picture(figure, alt + "; ".join(descriptions) + ".")
 
 
 def _stack(axes: Axes, areas: Sequence[Area], edges: Sequence[float]) -> dict[str, Any]:
@@ -126,45 +95,6 @@ def _stack(axes: Axes, areas: Sequence[Area], edges: Sequence[float]) -> dict[st
         drawn[area.label] = axes.stairs(top, edges, **style)
         below = top
     return drawn
-
-
-def _mark_moments(
-    axes: Axes, phases: Sequence[StepPhase], edges: Sequence[float]
-) -> tuple[str, str]:
-    """Mark the loss, the largest backward pass and the update.
-
-    Returns:
-        The memory at the highest of the three moments, and all three moments in words.
-    """
-    sizes = [phase.total for phase in phases]
-    moments = _moments(phases)
-    peak = max(moments, key=lambda name: sizes[moments[name]])
-    middles = {name: (edges[n] + edges[n + 1]) / 2 for name, n in moments.items()}
-    height = 1.16 * max(sizes) / GB
-    places = apart({name: x / edges[-1] for name, x in middles.items()}, 0.13)
-    # Spreading must not move a number beyond the end of the axis.
-    excess = max(0.0, max(places.values()) - 0.95)
-    for number, (name, x) in enumerate(middles.items(), 1):
-        face, colour = (INK, PAPER) if name == peak else (PAPER, INK)
-        place = (places[name] - excess) * edges[-1]
-        axes.plot([x, place], [sizes[moments[name]] / GB, height], color=INK, linewidth=0.8)
-        style: Style = {"markersize": 14, "mfc": face, "mec": INK, "clip_on": False}
-        axes.plot(place, height, "o", **style)
-        style = {"color": colour, "fontsize": NOTE, "weight": "bold", "zorder": 5}
-        axes.text(place, height, str(number), ha="center", va="center_baseline", **style)
-    listed = [f"{name} {format_bytes(sizes[n])}" for name, n in moments.items()]
-    highest = format_bytes(sizes[moments[peak]], digits=1)
-    return highest, f"{', '.join(listed)}, highest at the {peak}"
-
-
-def _draw_gpu(axes: Axes, name: str, limit: float) -> None:
-    """Draw a line at the memory limit of a GPU, unless it is far above the areas."""
-    top = axes.get_ylim()[1]
-    if limit / GB > 1.5 * top:
-        return
-    axes.set_ylim(0, max(top, 1.1 * limit / GB))
-    axes.axhline(limit / GB, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-    axes.annotate(f" {name}", (0, limit / GB), va="bottom", fontsize=NOTE, **HALO)
 
 
 # --- a run ---

@@ -38,7 +38,7 @@ from course_utils.memory.estimates import Estimate, estimate, timeline
 from course_utils.memory.families import FAMILIES, PRESETS, TRACED
 from course_utils.memory.gpus import GPU, GPUS, MORE_GPUS, RESERVE, USABLE, usable_bytes
 from course_utils.memory.plan import Plan, Trainable
-from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
+from course_utils.memory.search import SEARCH_LIMIT, largest, largest_number
 from course_utils.memory.settings import (
     BLOCK_SIZES,
     DTYPE_BYTES,

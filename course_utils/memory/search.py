@@ -1,45 +1,18 @@
-"""Find the largest batch, sequence, rank or model for a GPU, and compute a KV cache's bytes."""
+"""Find the largest batch, sequence, rank or model for a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from course_utils.machine.validation import positive
 from course_utils.memory.estimates import Estimate, estimate
 from course_utils.memory.families import PRESETS
 from course_utils.memory.gpus import usable_bytes
-from course_utils.memory.settings import DTYPE_BYTES, Settings
+from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape
 
 # The largest batch size, sequence length or rank that the search can return.
 SEARCH_LIMIT = 2**24
-
-
-def kv_cache_bytes(
-    model: ModelShape | str | Mapping[str, Any],
-    sequence_length: int,
-    batch_size: int = 1,
-    dtype: str = "float16",
-) -> int:
-    """Return the bytes of a KV cache, which has 2 · layers · kv_heads · head_dim · tokens numbers.
-
-    Layers with a sliding window store only the last tokens, as many as the window has. The model
-    is given as in `estimate`, and `dtype` is "float16", "bfloat16" or "float32".
-    """
-    shape = ModelShape.of(model)
-    if not shape.known:
-        raise ValueError(
-            f"the KV cache of {shape.name} is unknown: only its number of parameters is known"
-        )
-    if dtype not in tuple(DTYPE_BYTES):
-        raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
-    tokens = positive("sequence_length", sequence_length)
-    shape.check_length(tokens)
-    sliding = len(shape.sliding)
-    stored = (shape.layers - sliding) * tokens + sliding * min(tokens, shape.window)
-    each = 2 * shape.key_width * DTYPE_BYTES[dtype]
-    return positive("batch_size", batch_size) * stored * each
 
 
 def largest(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import html
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +54,7 @@ def explorer(
     *,
     button: str = "",
     waiting: str = "",
+    more: Iterable[str] = (),
 ) -> widgets.VBox:
     """Return a box with widgets and, below them, the result of `answer(**values)`.
 
@@ -64,6 +65,7 @@ def explorer(
         button: The words on a button below the controls. The value of a text field changes when the
             reader leaves the field, so the reader needs something else to press.
         waiting: A sentence that is shown above the last result while `answer` runs.
+        more: The names of the controls that are folded until the reader ticks "More settings".
     """
     output = widgets.HTML()
     shown: dict[str, Any] = {}
@@ -95,20 +97,43 @@ def explorer(
         shown.update(values)
         return f'{picture._repr_html_()}<pre style="{TEXT_STYLE}">{html.escape(text)}</pre>'
 
-    checkboxes = [control for control in controls.values() if isinstance(control, widgets.Checkbox)]
-    fields = [control for control in controls.values() if control not in checkboxes]
     for control in controls.values():
         control.observe(update, names="value")
     buttons = [widgets.Button(description=button, layout={"width": "auto"})] if button else []
     for each in buttons:
         each.on_click(update)
     update()
-    rows = [
-        widgets.HBox(row, layout={"flex_flow": "row wrap"})
-        for row in (fields, checkboxes, buttons)
-        if row
-    ]
-    return widgets.VBox([*rows, output])
+    folded = [controls[name] for name in more]
+    rows = _rows([control for control in controls.values() if control not in folded])
+    return widgets.VBox([*rows, *_fold(folded), *map(_row, filter(None, [buttons])), output])
+
+
+def _row(boxes: list[widgets.Widget]) -> widgets.HBox:
+    return widgets.HBox(boxes, layout={"flex_flow": "row wrap"})
+
+
+def _rows(boxes: list[widgets.Widget]) -> list[widgets.HBox]:
+    """Return a row with the fields and a row with the checkboxes, without a row that is empty."""
+    checkboxes = [box for box in boxes if isinstance(box, widgets.Checkbox)]
+    fields = [box for box in boxes if box not in checkboxes]
+    return [_row(row) for row in (fields, checkboxes) if row]
+
+
+def _fold(boxes: list[widgets.Widget]) -> list[widgets.Widget]:
+    """Return a checkbox that shows and hides these boxes, and the rows of the boxes.
+
+    The titles of an accordion can't be used with the keyboard.
+    """
+    if not boxes:
+        return []
+    switch = widgets.Checkbox(False, description="More settings", indent=False)
+    rows = widgets.VBox(_rows(boxes), layout={"display": "none"})
+
+    def show(change: Bunch) -> None:
+        rows.layout.display = None if change.new else "none"
+
+    switch.observe(show, names="value")
+    return [switch, rows]
 
 
 def with_controls(
@@ -128,7 +153,8 @@ def with_controls(
     for box in boxes.values():
         box.observe(disable, names="value")
     disable()
-    return explorer(boxes, lambda **values: answer(**used(controls, values)))
+    more = [name for name, control in controls.items() if control.more]
+    return explorer(boxes, lambda **values: answer(**used(controls, values)), more=more)
 
 
 def _widget(control: Control) -> widgets.Widget:
@@ -296,16 +322,16 @@ def memory_explorer() -> widgets.VBox:
     controls = {
         "model": Control("model", "llama-7b", same([SLIDE, *PRESETS])),
         "method": Control("method", "qlora", METHODS),
-        "trainer": Control("trainer", "trl", TRAINERS),
-        "recipe": Control("recipe", "mixed", same(RECIPES), only_if=full),
-        "optimizer": Control("optimizer", "adamw", same(OPTIMIZERS)),
-        "attention": Control("attention", "sdpa", same(["sdpa", "eager"])),
         "gpu": Control("GPU", "T4", same(GPUS)),
-        "batch_size": Control("batch size", 1, most=MAX_SEQUENCES),
         "sequence_length": Control("tokens", 1024, most=MAX_TOKENS),
-        "rank": Control("rank r", 16, most=MAX_RANK, only_if=ADAPTERS),
-        "gradient_checkpointing": Control("gradient checkpointing", True),
-        "double_quant": Control("double quantization", True, only_if=QLORA),
+        "batch_size": Control("batch size", 1, most=MAX_SEQUENCES),
+        "trainer": Control("trainer", "trl", TRAINERS, more=True),
+        "rank": Control("rank r", 16, most=MAX_RANK, only_if=ADAPTERS, more=True),
+        "optimizer": Control("optimizer", "adamw", same(OPTIMIZERS), more=True),
+        "attention": Control("attention", "sdpa", same(["sdpa", "eager"]), more=True),
+        "recipe": Control("recipe", "mixed", same(RECIPES), only_if=full, more=True),
+        "gradient_checkpointing": Control("gradient checkpointing", True, more=True),
+        "double_quant": Control("double quantization", True, only_if=QLORA, more=True),
     }
     return with_controls(controls, memory_answer)
 
@@ -326,7 +352,11 @@ def memory_answer(model: str, method: str, gpu: str, **options: Any) -> tuple[Pi
     if shape.known:
         batch = memory.largest("batch_size", gpu, shape, method, **options)
         lines["largest batch"] = f"{batch:,} × {options['sequence_length']:,} tokens on {gpu}"
-    picture = figures.memory_bars({METHODS[method]: estimate.groups}, usable, reach=usable[gpu])
+    missing = estimate.total - usable[gpu]
+    verdict = f"needs {format_bytes(missing)} more than" if missing > 0 else "fits on"
+    title = f"{shape.name}, {METHODS[method]}: {verdict} one {gpu}"
+    bars = {METHODS[method].replace(" on ", "\non "): estimate.groups}
+    picture = figures.memory_bars(bars, usable, reach=usable[gpu], title=title)
     return picture, f"{estimate}\n{aligned(lines, 15)}"
 
 
