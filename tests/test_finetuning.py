@@ -139,6 +139,7 @@ def test_temporary_adapters_leave_the_base_model_as_it_was():
     with temporary_adapters(model, RECIPE) as tuned:
         assert tuned.training and trainable_parameters(tuned)
     assert not hasattr(model, "peft_config") and not model.training
+    assert not model(torch.tensor([[1, 2]])).logits.requires_grad
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
