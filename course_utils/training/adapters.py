@@ -68,7 +68,7 @@ def temporary_adapters(model: PreTrainedModel, recipe: Recipe) -> Iterator[PeftM
         yield tuned
     finally:
         set_checkpointing(tuned, False)
-        # In new versions of transformers, checkpointing lets the embedding's output require gradients.
+        # In new versions of transformers, checkpointing makes the embedding require gradients.
         if hasattr(model, "_require_grads_hook"):
             model.disable_input_require_grads()
         tuned.unload()
