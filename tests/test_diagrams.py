@@ -198,6 +198,17 @@ def test_a_step_shows_the_highest_memory_that_it_adds():
         assert f"{name}, highest at {peak.name}, {added}" in picture.alt and added in texts(picture)
 
 
+def test_in_attention_each_token_sees_itself_and_earlier_tokens():
+    picture = figures.inside_model(SMOL, ["The", "sun", "is"], "·hot")
+    lines = [
+        line for line in picture.figure.axes[0].lines if line.get_color() == palette.ACTIVATIONS
+    ]
+    pairs = [tuple(line.get_xdata()) for line in lines]
+    assert len(pairs) == 1 + 2 + 3 and all(start <= end for start, end in pairs)
+    assert {"30 blocks like this one", "·hot"} <= set(texts(picture))
+    assert "49,152 logits" in picture.alt and picture.alt.endswith("token is ·hot.")
+
+
 def test_the_map_of_the_course_shows_each_lecture():
     picture = figures.course_map()
     names = {text[:2] for text in texts(picture) if text[:2].isdigit()}

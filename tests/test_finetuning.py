@@ -22,6 +22,7 @@ from course_utils.training import (
     make_optimizer,
     step,
     strength,
+    temporary_adapters,
     trainable_parameters,
 )
 from tests.conftest import make_model, random_examples
@@ -130,6 +131,17 @@ def test_strength_0_is_the_base_model_and_strength_1_the_tuned_model(uninterrupt
         with strength(model, factor):
             assert torch.equal(model(ids).logits, expected)
     assert torch.equal(model(ids).logits, tuned)
+
+
+def test_temporary_adapters_leave_the_base_model_as_it_was():
+    model = make_model().eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with temporary_adapters(model, RECIPE) as tuned:
+        assert tuned.training and trainable_parameters(tuned)
+    assert not hasattr(model, "peft_config") and not model.training
+    assert not model(torch.tensor([[1, 2]])).logits.requires_grad
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
 def test_strength_scales_all_adapters_and_is_restored_after_an_error():

@@ -13,6 +13,7 @@ from course_utils.figures.base import Picture
 from course_utils.figures.charts import curves, measurements, pareto, relative_bars
 from course_utils.figures.diagrams import (
     course_map,
+    inside_model,
     qlora_layer,
     shift_by_one,
     transformer_block,

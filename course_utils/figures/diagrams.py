@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.figures.base import Picture, Style
@@ -154,6 +155,70 @@ def transformer_block(
         f"gate_proj and up_proj, SiLU(gate) × up, down_proj. Weights to scale, d_in × d_out: "
         f"{sizes}. Beside each of {', '.join(layers)} is an adapter: A, d_in × {rank}, and B, "
         f"{rank} × d_out."
+    )
+
+
+# --- inside a model -------------------------------------------------------------------------------
+
+
+def inside_model(
+    shape: ModelShape, tokens: Sequence[str], next_token: str, title: str = ""
+) -> Picture:
+    """Draw the way from tokens to the next token, with one column for each token.
+
+    Lines inside attention show from which tokens each token collects information.
+    """
+    canvas = Canvas(540, 312, title)
+    left, width = 96.0, 310.0
+    step = width / len(tokens)
+    middles = [left + step * (n + 0.5) for n in range(len(tokens))]
+    # The upper and the lower edge of each row.
+    rows = {
+        "tokens": (2, 28),
+        "embedding": (50, 74),
+        "attention": (104, 150),
+        "MLP": (172, 196),
+        "output layer": (226, 250),
+        "next token": (274, 300),
+    }
+    inside = {
+        "embedding": f"looks up {shape.hidden} numbers for each token",
+        "attention": "",
+        "output layer": f"computes {shape.vocab:,} logits for each token",
+    }
+    beside = {
+        95: f"{shape.layers} blocks like this one",
+        127: "each token collects\nfrom earlier tokens",
+        184: "each token alone",
+        287: "the most probable",
+    }
+    canvas.box((left - 7, 88), (width + 14, 122), edge=WEIGHTS, dashed=True)
+    for y, text in beside.items():
+        canvas.text((left + width + 14, y), text, size=SMALL, ha="left")
+    for name, (top, bottom) in rows.items():
+        canvas.text((2, (top + bottom) / 2), name, weight="bold", ha="left")
+        if name in inside:
+            size = (width, bottom - top)
+            canvas.box((left, top), size, inside[name], edge=WEIGHTS, text_size=SMALL)
+    for n, (x, token) in enumerate(zip(middles, tokens, strict=True)):
+        place, size = x - step / 2 + 4, (step - 8, 26)
+        canvas.box((place, rows["tokens"][0]), size, token, family="monospace")
+        canvas.box((place, rows["MLP"][0]), (step - 8, 24), edge=WEIGHTS)
+        last = n == len(tokens) - 1
+        for earlier in middles[: n + 1]:
+            canvas.line([(earlier, 108), (x, 146)], ACTIVATIONS, 1.8 if last else 0.6)
+        for (_, start), (end, _) in pairwise(list(rows.values())[: 6 if last else 5]):
+            canvas.arrow([(x, start + 1), (x, end - 1)])
+        if last:
+            style: Style = {"edge": ACTIVATIONS, "weight": "bold", "family": "monospace"}
+            canvas.box((place, rows["next token"][0]), size, next_token, **style)
+    return canvas.picture(
+        f"The way through {shape.name}. The tokens {', '.join(tokens)} enter the embedding, which "
+        f"looks up {shape.hidden} numbers for each token. Then come {shape.layers} blocks. In each "
+        "block, attention lets each token collect information from itself and from earlier tokens, "
+        "and the MLP changes each token alone. The output layer computes "
+        f"{shape.vocab:,} logits for each token. After the last token, the most probable next "
+        f"token is {next_token}."
     )
 
 

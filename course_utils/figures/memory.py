@@ -136,7 +136,9 @@ class _Bars:
             left, right = max(pairwise(cuts), key=lambda piece: piece[1] - piece[0])
             room = (right - left) / self.end * self.length - 4
             short = format_bytes(size * self.unit, digits=1)
-            for text in (f"{part}\n{short}", part, part.replace(" ", "\n")):
+            # The size of a bar's only part is already to the right of the bar.
+            both = f"{part}\n{short}" if len(row) > 1 else part
+            for text in (both, part, part.replace(" ", "\n")):
                 if max(text_width(line, NOTE) for line in text.split("\n")) <= room:
                     labels[part] = ((left + right) / 2, text)
                     break

@@ -30,8 +30,6 @@ from course_utils.palette import BLUE, GREY, PAPER, RED, SKY
 TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
 # More rows of dots are drawn in two panels.
 MOST_ROWS = 16
-# The losses are written below the tokens if there are at most this many tokens.
-MOST_WRITTEN = 40
 # CSS of a token's box and of the scale of the backgrounds.
 TOKEN_BOX = (
     "display:inline-block;text-align:center;vertical-align:top;padding:0 3px;margin:1px;"
@@ -113,8 +111,7 @@ def _check_lengths(texts: Sequence[str], others: Sequence[Any], name: str) -> No
 class TokenLosses:
     """Tokens in boxes, each on a background that is stronger the higher the token's loss is.
 
-    Up to 40 tokens have their losses written below them. A sentence below the tokens gives the mean
-    and the highest losses.
+    The losses are written below the tokens, and a sentence gives the mean and the highest losses.
 
     Attributes:
         texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
@@ -148,11 +145,10 @@ class TokenLosses:
             # Text in the page's ink is legible up to this opacity, in light and in dark mode.
             opacity = 0.6 * loss / max(highest, 1e-9)
             number = f'<br><small style="font-size:0.9em">{loss:.2f}</small>'
-            written = number if len(self.texts) <= MOST_WRITTEN else ""
             boxes.append(
                 f'<span title="{html.escape(text)}: loss {loss:.2f}, p = {exp(-loss):.2g}" '
                 f'style="{TOKEN_BOX};background:{RED}{round(255 * opacity):02x}">'
-                f"{html.escape(text)}{written}</span>" + "<br>" * text.count("↵")
+                f"{html.escape(text)}{number}</span>" + "<br>" * text.count("↵")
             )
         scale = f"linear-gradient(to right,{RED}00,{RED}99)"
         legend = (

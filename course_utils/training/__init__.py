@@ -19,6 +19,7 @@ from course_utils.training.adapters import (
     load_adapters,
     set_checkpointing,
     strength,
+    temporary_adapters,
     trainable_parameters,
 )
 from course_utils.training.checkpoints import Checkpoints, TrainingError

@@ -59,6 +59,22 @@ def attach_adapters(
     return model
 
 
+@contextmanager
+def temporary_adapters(model: PreTrainedModel, recipe: Recipe) -> Iterator[PeftModel]:
+    """Attach new adapters to a base model for training, and remove them after the with block."""
+    tuned = attach_adapters(model, recipe).train()
+    set_checkpointing(tuned, recipe.gradient_checkpointing)
+    try:
+        yield tuned
+    finally:
+        set_checkpointing(tuned, False)
+        # In new versions of transformers, checkpointing makes the embedding require gradients.
+        if hasattr(model, "_require_grads_hook"):
+            model.disable_input_require_grads()
+        tuned.unload()
+        model.eval()
+
+
 def load_adapters(
     model: PreTrainedModel | PeftModel, path: str | Path, name: str = "default"
 ) -> PeftModel:
