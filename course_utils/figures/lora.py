@@ -55,7 +55,7 @@ def lora_rectangles(
             own = rank * (d_in + d_out) / (d_in * d_out)
             canvas.text((middle, bottom + 39), f"+{own:.2%}", size=NOTE)
     # The numbers of parameters stand to the right of the weights, in rows that begin with a colour.
-    x = 384 if len(matrices) > 1 else middle + size[0] / 2 + 60
+    x = 384.0 if len(matrices) > 1 else min(384.0, middle + size[0] / 2 + 60)
     for y, colour, name, count in ((26, ADAPTERS, "A and B", trained), (70, WEIGHTS, "W", full)):
         canvas.rectangle((x, y - 5), (10, 10), colour)
         canvas.text((x + 16, y), name, weight="bold", ha="left")
