@@ -21,13 +21,12 @@ arXiv 2305.14314), section 4: adapters on all linear layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.machine.validation import names_of, positive, whole_number
+from course_utils.machine.validation import positive, whole_number
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -163,56 +162,6 @@ class LoRALinear(nn.Module):
     def extra_repr(self) -> str:
         """Return rank, α and whether the update is merged, for `repr`."""
         return f"rank={self.rank}, alpha={self.alpha:g}, merged={self.merged}"
-
-
-def add_lora(
-    model: nn.Module,
-    rank: int,
-    alpha: float | None = None,
-    targets: str | Sequence[str] = "all-linear",
-) -> nn.Module:
-    """Freeze a model and replace each target layer by a LoRALinear.
-
-    Args:
-        alpha: α of the updates, by default r.
-        targets: names of layers such as ("q_proj", "v_proj"), or "all-linear" for every linear
-            layer except the output head, as in the QLoRA paper and peft.
-    """
-    if any(isinstance(module, LoRALinear) for module in model.modules()):
-        raise ValueError("the model already has adapters: load the base model again")
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    known = {name.rpartition(".")[2]: module for name, module in linear.items()}
-    bodies = {name for name, module in known.items() if module is not head}
-    wanted = bodies if targets == "all-linear" else set(names_of("targets", targets))
-    if not wanted or not wanted <= set(known):
-        raise ValueError(
-            f'targets must be "all-linear" or a choice of the linear layers {sorted(known)}, '
-            f"got {targets!r}"
-        )
-    chosen = [name for name in linear if name.rpartition(".")[2] in wanted]
-    for name in chosen:
-        _checked(linear[name], rank, alpha)
-    model.requires_grad_(False)
-    for name in chosen:
-        model.set_submodule(name, LoRALinear(linear[name], rank, alpha))
-    return model
-
-
-def count_trainable(model: nn.Module) -> tuple[int, int]:
-    """Count the trainable parameters of a model, and also all parameters of the model.
-
-    A 4-bit weight stores two parameters in each byte, so the number of stored bytes is only half of
-    the number of parameters. The parameters are therefore counted from the original shape of the
-    weight. Tied weights are counted once.
-    """
-    trainable = total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        count = parameter.numel() if state is None else state.shape.numel()
-        total += count
-        trainable += count * parameter.requires_grad
-    return trainable, total
 
 
 def subspace_similarity(one: Tensor, other: Tensor, i: int, j: int) -> float:

@@ -122,13 +122,13 @@ def test_the_layers_of_a_block_are_to_scale():
 @pytest.mark.parametrize("rank", [1, 64, 500])
 def test_rectangles_have_the_sizes_of_the_matrices(rank):
     picture = figures.lora_rectangles({"W": (1000, 500)}, rank, layers=2)
-    ((wide, high),) = rectangles(picture, palette.WEIGHTS)
+    (wide, high), _ = rectangles(picture, palette.WEIGHTS)  # the last one is in the legend
     assert wide / high == pytest.approx(0.5)
-    a, b = rectangles(picture, palette.ADAPTERS)
+    a, b, _ = rectangles(picture, palette.ADAPTERS)
     thick = max(rank * high / 1000, 2)
     assert a == pytest.approx((thick, high)) and b == pytest.approx((wide, thick))
     trained, full = 2 * rank * 1500, 2 * 500_000
-    assert f"A and B: {trained:,}" in texts(picture) and f"W: {full:,}" in texts(picture)
+    assert {f"{trained:,}", f"{full:,}"} <= set(texts(picture))
     assert picture.alt.endswith(
         f"A and B have {trained:,} parameters, {trained / full:.2%} of the {full:,} in W."
     )

@@ -11,12 +11,10 @@ from torch import nn
 from course_utils import lora
 from course_utils.lora import (
     LoRALinear,
-    add_lora,
     break_even_rank,
-    count_trainable,
     subspace_similarity,
 )
-from course_utils.training import Recipe, attach_adapters, trainable_parameters
+from course_utils.training import Recipe, attach_adapters
 from tests.conftest import make_model, randomize_adapters
 from tests.test_quantization import both_layers
 
@@ -143,14 +141,6 @@ def test_outputs_and_gradients_equal_those_of_peft(targets):
         torch.testing.assert_close(our_layer.delta().T, delta, **CLOSE)
 
 
-def test_add_lora_adapts_the_same_layers_as_peft():
-    theirs, _, layers = with_peft(make_model())
-    ours = add_lora(make_model(), rank=4, alpha=12)
-    assert {n for n, m in ours.named_modules() if isinstance(m, LoRALinear)} == set(layers)
-    assert count_trainable(ours) == theirs.get_nb_trainable_parameters()
-    assert all(".A" in name or ".B" in name for name in trainable_parameters(ours))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -195,58 +185,6 @@ def test_merged_weights_equal_those_of_peft():
         torch.testing.assert_close(ours.get_submodule(name).base.weight, expected, **CLOSE)
 
 
-# --- a model --------------------------------------------------------------------------------------
-
-
-def test_add_lora_adapts_only_the_named_layers():
-    model = add_lora(make_model(), rank=2, targets=("q_proj", "v_proj"))
-    # There are 2 layers, and the rank is 2. The last factor has the widths of q_proj and v_proj.
-    assert count_trainable(model)[0] == 2 * 2 * ((64 + 64) + (64 + 32))
-    one = add_lora(make_model(), rank=2, targets="q_proj")
-    assert count_trainable(one)[0] == 2 * 2 * (64 + 64)
-
-
-@pytest.mark.parametrize(
-    ("rank", "options", "message"),
-    [
-        (2, {"targets": ("q_proj", "c_attn")}, r"linear layers \['down_proj', .*'v_proj'\], got"),
-        (2, {"targets": "all_linear"}, "got 'all_linear'"),
-        (2, {"targets": ()}, r"got \(\)"),
-        (2, {"targets": None}, "targets must be a name of a layer or a list of names, got None"),
-        # The smallest dimension is that of k_proj, which is 64 × 32.
-        (40, {}, "rank must be a whole number from 1 to 32, got 40"),
-        (2, {"alpha": -1}, "alpha must be a number above 0"),
-    ],
-)
-def test_an_error_in_add_lora_leaves_the_model_unchanged(rank, options, message):
-    model = make_model()
-    before = count_trainable(model)
-    with pytest.raises(ValueError, match=message):
-        add_lora(model, rank, **options)
-    assert count_trainable(model) == before
-    assert not any(isinstance(module, LoRALinear) for module in model.modules())
-
-
-def test_add_lora_rejects_models_with_adapters_or_without_linear_layers():
-    model = add_lora(make_model(), rank=2)
-    with pytest.raises(ValueError, match="already has adapters"):
-        add_lora(model, rank=2)
-    norms = nn.Sequential(nn.LayerNorm(4))
-    with pytest.raises(ValueError, match="a choice of the linear layers"):
-        # GPT-2 has no linear layers, too, because its matrices are not nn.Linear.
-        add_lora(norms, rank=2)
-    assert count_trainable(norms) == (8, 8)
-
-
-def test_count_trainable_counts_tied_weights_once():
-    model = make_model()
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    total = sum(tensor.numel() for tensor in {id(p): p for p in model.parameters()}.values())
-    assert count_trainable(model) == (total, total)
-    untied = count_trainable(make_model(tie_word_embeddings=False))[1]
-    assert untied == total + 259 * 64
-
-
 # --- four bits ------------------------------------------------------------------------------------
 
 
@@ -277,14 +215,6 @@ def test_merging_into_4_bit_weights_raises_an_error():
         ):
             change()
     assert torch.equal(packed.weight.data, codes) and not made.merged
-
-
-def test_count_trainable_uses_the_original_shape_of_4_bit_weights():
-    packed, plain = nf4(64, 96)
-    # Each stored element contains two weights.
-    assert packed.weight.numel() == 64 * 96 // 2
-    assert count_trainable(LoRALinear(packed, 4)) == (640, 64 * 96 + 640)
-    assert count_trainable(LoRALinear(plain, 4)) == (640, 64 * 96 + 640)
 
 
 # --- the directions of two adapters ---------------------------------------------------------------

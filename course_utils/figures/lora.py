@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from course_utils.figures.base import Picture, grouped_bars, mark_x, one_panel
 from course_utils.figures.canvas import GAP, NOTE, TEXT, THINNEST, Canvas, Point, text_width
-from course_utils.palette import BLUE, ORANGE
+from course_utils.palette import ADAPTERS, BLUE, ORANGE, WEIGHTS
 
 
 def lora_rectangles(
@@ -27,6 +27,7 @@ def lora_rectangles(
         matrices: name of the layer → (d_in, d_out), for one to seven layers.
         layers: the number of transformer layers that contain these linear layers. The picture shows
             one of them and the number of parameters of all of them.
+        title: by default, the ratio of the number of trained parameters to W's.
     """
     if not 1 <= len(matrices) <= 7:
         raise ValueError(f"there must be from one to seven layers, got {len(matrices)}")
@@ -35,6 +36,8 @@ def lora_rectangles(
     trained = layers * sum(rank * (d_in + d_out) for d_in, d_out in matrices.values())
     full = layers * sum(d_in * d_out for d_in, d_out in matrices.values())
     places, height, scale = _packed(matrices, rank)
+    ratio = f"{trained / full:.2%}" if trained < 0.1 * full else f"{trained / full:.0%}"
+    title = title or f"At rank {rank:,}, A and B have {ratio} as many parameters as W"
     canvas = Canvas(504, max(height, 140), title)
     for (name, (d_in, d_out)), (x, bottom) in zip(matrices.items(), places, strict=True):
         size = d_out * scale, d_in * scale
@@ -48,13 +51,17 @@ def lora_rectangles(
             canvas.text((middle + 10, above), f"{rank:,} × {d_out:,}")
         canvas.text((middle, bottom + 11), name, weight="bold")
         canvas.text((middle, bottom + 25), f"{d_in:,} × {d_out:,}", size=NOTE)
-    share = f"{trained / full:.2%}" if trained < 0.1 * full else f"{trained / full:.0%}"
-    canvas.text((500, 26), share, size=24, weight="bold", ha="right")
-    canvas.text((500, 52), "of the parameters", ha="right")
-    canvas.text((500, 78), f"A and B: {trained:,}", ha="right", weight="bold")
-    canvas.text((500, 95), f"W: {full:,}", ha="right")
+        if len(matrices) > 1:
+            own = rank * (d_in + d_out) / (d_in * d_out)
+            canvas.text((middle, bottom + 39), f"+{own:.2%}", size=NOTE)
+    # The numbers of parameters stand to the right of the weights, in rows that begin with a colour.
+    x = 384.0 if len(matrices) > 1 else min(384.0, middle + size[0] / 2 + 60)
+    for y, colour, name, count in ((26, ADAPTERS, "A and B", trained), (70, WEIGHTS, "W", full)):
+        canvas.rectangle((x, y - 5), (10, 10), colour)
+        canvas.text((x + 16, y), name, weight="bold", ha="left")
+        canvas.text((x + 16, y + 16), f"{count:,}", ha="left")
     if layers > 1:
-        canvas.text((500, 121), f"in {layers} layers", ha="right")
+        canvas.text((x + 16, 114), f"in {layers} layers", ha="left")
     shapes = ", ".join(f"{name} {d_in:,} × {d_out:,}" for name, (d_in, d_out) in matrices.items())
     in_layers = f", for one of {layers:,} layers" if layers > 1 else ""
     return canvas.picture(
@@ -116,7 +123,7 @@ def _rows(
     for row in rows:
         y += max(high for _, high in row) + thick + above
         places += [(left, y) for left, _ in row]
-        y += 38
+        y += 38 if len(matrices) == 1 else 52
     return places, y
 
 
