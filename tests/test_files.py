@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from course_utils.machine.files import PART, unused_path, write_atomically, write_text
+from course_utils.machine.files import PART, write_atomically, write_text
 from course_utils.machine.validation import CourseError
 
 
@@ -49,11 +49,3 @@ def test_a_folder_with_the_name_of_the_file_raises_an_error(tmp_path):
     (tmp_path / "page.html").mkdir()
     with pytest.raises(CourseError, match="a folder has this name: move or rename"):
         write_text(tmp_path / "page.html", "text")
-
-
-def test_an_unused_path_has_the_first_free_number(tmp_path):
-    path = tmp_path / "a.bak"
-    assert unused_path(path) == path
-    path.touch()
-    (tmp_path / "a.bak 2").symlink_to(tmp_path / "missing")
-    assert unused_path(path) == tmp_path / "a.bak 3"

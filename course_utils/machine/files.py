@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,10 +90,3 @@ def written_aside(path: Path) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-
-
-def unused_path(path: Path) -> Path:
-    """Return `path` if nothing has this name, or else `path` with a number, such as "a.bak 2"."""
-    numbered = (path.with_name(f"{path.name} {number}") for number in itertools.count(2))
-    # A dangling link doesn't exist, but its name is used.
-    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
