@@ -109,7 +109,7 @@ CHARTS = {
     "pareto": (
         lambda: figures.pareto({"a": [(1, 4), (3, 5), (2, 9)]}, **XY),
         [[2, 5, 1, 4], [2, 5, 3, 5], [2, 5, 2, 9], [1, 4, 3, 5, 2, 9]],
-        "Medians: a at 2 and 5, 3 runs.",
+        "Medians: a at 2 and 5.",
     ),
     "measurements": (
         lambda: figures.measurements({"a": [12, 14, 40], "b": [10]}, "ms", title="It grows"),

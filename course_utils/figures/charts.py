@@ -191,7 +191,7 @@ def pareto(
             axes.plot([x, point[0]], [y, point[1]], color=colour, linewidth=1, alpha=0.5)
         axes.plot(xs, ys, marker, color=colour, markersize=8, mec=PAPER)
         path = (paths or {}).get(name, [(x, y)])
-        described = f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs"
+        described = f"{name} at {x:.4g} and {y:.4g}"
         if len(path) > 1:
             axes.plot(*zip(*path, strict=True), f"{marker}-", color=colour, markersize=4, zorder=1)
             described += ", with a line through "
@@ -204,7 +204,7 @@ def pareto(
     # Drawing decides the limits of the axes, and so the places of the labels.
     figure.draw_without_rendering()
     _move_apart(labels)
-    alt = f"Dots of {ylabel} over {xlabel}, one for each run; smaller is better. Medians: "
+    alt = f"Dots of {ylabel} over {xlabel}; smaller is better. Medians: "
     return Picture(figure, alt + "; ".join(descriptions) + ".")
 
 
