@@ -6,7 +6,7 @@ axe checks the outputs of the lecture.
 
 import pytest
 
-from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server, expect
+from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server
 from tests.cells import LECTURES
 from tests.test_browser import FIRST, MOVES
 
@@ -49,7 +49,7 @@ def test_a_lecture_runs_and_has_accessible_outputs_and_usable_controls(
             opened.run_all(HOUR)
         assert opened.problem(lecture) is None
         check_accessibility(opened)
-        check_controls(opened, lecture)
+        check_controls(opened)
         assert not opened.errors
         opened.page.close()
 
@@ -69,8 +69,8 @@ def check_accessibility(opened):
         assert unknown(opened, opened.violations(OUTPUTS)) == {}
 
 
-def check_controls(opened, lecture):
-    """Lecture 00 has a slider, and some lectures have an explorer."""
+def check_controls(opened):
+    """Some lectures have an explorer."""
     if isinstance(opened, Explorer):
         actions, number = MOVES[opened.name]
         before = opened.expect(FIRST[opened.name])
@@ -78,17 +78,6 @@ def check_controls(opened, lecture):
             opened.use(label, value)
         assert number in opened.expect(number)[2] and opened.shown()[0] != before[0]
         opened.photograph(f"{opened.front_end.name} {lecture.stem} used")
-    elif lecture == LECTURES[0]:
-        move_the_slider(opened)
-
-
-def move_the_slider(opened):
-    """Move the slider of lecture 00 with a key."""
-    output = opened.page.locator(OUTPUTS).filter(has=opened.page.get_by_role("slider"))
-    expect(output).to_contain_text("7 billion × 32 bits = 28.00 GB")
-    output.get_by_role("slider").focus()
-    opened.page.keyboard.press("PageUp")
-    expect(output).to_contain_text("12 billion × 4 bits = 6.00 GB")
 
 
 def unknown(opened, violations):

@@ -41,8 +41,8 @@ NAMED_AREA = 0.005
 RIGHT_PART = 0.6
 # If a picture shows several steps, these signs mark the phases of each step on the x-axis.
 SIGNS = {"forward": "", "loss": "①", "backward": "②", "update": "③"}
-# The parts of memory that a step adds to those that are always there.
-ADDED = [part for part in GROUPS if part not in ("weights", "adapters", "optimizer")]
+# The parts of memory that are always there.
+PERMANENT = {"weights", "adapters", "optimizer"}
 # Half-transparent paper.
 PALE = to_rgba(PAPER, 0.5)
 # The maximum height of the bar of a failed request, as a multiple of the budget.
@@ -66,7 +66,8 @@ def step_timeline(ways: Mapping[str, Sequence[StepPhase]], title: str = "") -> P
     for name, every, (colour, dash, _) in with_strokes(ways):
         # Between the backward passes of two layers, memory is lower: the line would be jagged.
         phases = [phase for phase in every if phase.kind != "between"]
-        sizes = [sum(phase.groups[part] for part in ADDED) / GB for phase in phases]
+        added = [part for part in GROUPS if part not in PERMANENT]
+        sizes = [sum(phase.groups[part] for part in added) / GB for phase in phases]
         places = [n + 0.5 for n in range(len(sizes))]
         axes.plot(places, sizes, color=colour, linestyle=dash, linewidth=2)
         top = max(range(len(sizes)), key=sizes.__getitem__)
