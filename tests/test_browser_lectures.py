@@ -49,7 +49,7 @@ def test_a_lecture_runs_and_has_accessible_outputs_and_usable_controls(
             opened.run_all(HOUR)
         assert opened.problem(lecture) is None
         check_accessibility(opened)
-        check_controls(opened)
+        check_controls(opened, lecture)
         assert not opened.errors
         opened.page.close()
 
@@ -69,7 +69,7 @@ def check_accessibility(opened):
         assert unknown(opened, opened.violations(OUTPUTS)) == {}
 
 
-def check_controls(opened):
+def check_controls(opened, lecture):
     """Some lectures have an explorer."""
     if isinstance(opened, Explorer):
         actions, number = MOVES[opened.name]
