@@ -198,17 +198,19 @@ def tier(path):
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     """Cells of the lecture assert its numbers. Quotes in docs/ are compared with its outputs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    runs = with_a_second_run(path) if path.stem < ONCE else notebooks.load(path)
+    twice = path.stem < ONCE
+    runs = with_a_second_run(path) if twice else notebooks.load(path)
     copy = write_notebook(tmp_path / "lectures" / path.name, runs)
     result = execute(copy, tmp_path)
     assert result.error is None, result.error
     assert list(copy.parent.iterdir()) == [copy], "writes files among the lectures"
     assert differences(result.executed) == [], "these cells can't be run again"
-    assert path.stem >= ONCE or unexplained(result.executed) == []
+    assert not twice or unexplained(result.executed) == []
     asked = set(no_network.read_text().splitlines())
     assert asked == {"no network"}, f"asked the network for {asked}"
     dtype = "bfloat16" if runtime.cpu_has_bf16() else "float32"
-    assert result.peak_memory <= memory(path, dtype) * 1e9
+    # While a cell loads a model again, the old one is still there.
+    assert result.peak_memory <= memory(path, dtype) * 1e9 * (1.1 if twice else 1)
     assert "".join(result.summaries).strip()
     page = write_page(result.executed, path.parent).read_text(encoding="utf-8")
     pictures = re.findall(r'<img [^>]*>|<svg [^>]*role="img"[^>]*>', page)
