@@ -123,6 +123,7 @@ def measurements(
         note(axes, f"{middle:.4g}", (middle, row + 0.3), (0, 3), ha="center")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel=f"{xlabel}; a line is a median", ylim=(-0.5, len(names) - 0.2))
+    axes.margins(x=0.1)
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,g}")

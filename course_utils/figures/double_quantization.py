@@ -93,10 +93,10 @@ def level_strips(
     of the numbers and how many of the levels are in each part.
 
     Args:
-        samples: what the numbers are → numbers in [-1, 1], such as constants divided by the largest
-            absolute value of their block.
+        samples: label → numbers in [-1, 1], such as constants divided by the largest absolute value
+            of their block.
         codebooks: name of the codebook → its levels.
-        inner: the end of the middle part, between 0 and 1.
+        inner: numbers in the interval [-inner, inner] are counted apart; between 0 and 1.
     """
     heights = [1.5] * len(samples) + [0.7] * len(codebooks)
     figure = Figure(figsize=(7.5, 0.6 + sum(heights)), layout="constrained")

@@ -157,7 +157,7 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
         width = text_width(text) + 16
         canvas.box((x, 250), (width, 24), text, face=colour, edge="none")
         x += width + 6
-    canvas.text((x + 4, 262), f"{total} bytes instead of {weights.nbytes}", ha="left")
+    canvas.text((x + 4, 262), f"in bfloat16: {2 * count} bytes", ha="left")
     described = "; ".join(
         f"weight {weight} becomes {scaled}, level {level}, code {code}"
         for weight, scaled, level, code in zip(*rows.values(), strict=True)
@@ -166,7 +166,7 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
         f"A block of {count} weights is divided by its absmax {constant:.4f}, and each number is "
         f"replaced by the code of the nearest level of NF4. {described}. Two codes of 4 bits share "
         f"a byte. Stored: {sizes['codes']} bytes of codes and {sizes['constants']} bytes for the "
-        f"absmax, together {total} bytes instead of {weights.nbytes}."
+        f"absmax, together {total} bytes instead of {2 * count} in bfloat16."
     )
 
 

@@ -87,9 +87,9 @@ def page_rounds(touched: Sequence[int], places: int, pages: int, title: str = ""
     page that left for it is below, in CPU memory.
 
     Args:
-        touched: the numbers of the pages, in the order in which the update uses them.
-        places: the number of pages for which the GPU has room, at most `pages`.
-        pages: the number of pages. At first, the last `places` of them are on the GPU.
+        touched: the indices of pages, in the order in which the update uses them.
+        places: how many pages fit on the GPU; at most `pages`.
+        pages: how many pages there are. At first, the last ones are on the GPU.
     """
     gpu = UnifiedMemory(places, page_size=1)
     gpu.allocate(pages)
