@@ -96,9 +96,7 @@ def test_the_picture_of_a_block_shows_what_is_stored(place, pair):
         assert f"code {stored.codes[n]}" in picture.alt
     nibbles = [text for text in written if re.fullmatch("[01]{4}", text)]
     assert nibbles == [f"{stored.codes[n]:04b}" for n in shown]
-    assert {"32 bytes of codes", "absmax 2.0000: 4 bytes", "in bfloat16: 128 bytes"} <= set(
-        written
-    )
+    assert {"32 bytes of codes", "absmax 2.0000: 4 bytes", "in bfloat16: 128 bytes"} <= set(written)
 
 
 # --- a transformer block and LoRA's matrices ------------------------------------------------------
