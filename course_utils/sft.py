@@ -46,13 +46,13 @@ def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def graded_messages(messages: Sequence[Message], turns: Turns) -> list[int]:
-    """Return the indices of the answers that are graded. The first one answers no message."""
+    """Return the indices of the answers that are graded. The first message is no answer."""
     answers = [k for k in range(1, len(messages)) if messages[k]["role"] == "assistant"]
     return answers if turns == "all" else answers[-1:]
 
 
 def graded_runs(row: Features) -> list[list[int]]:
-    """Return the sequences of graded tokens in a row: its answers, each with its end token."""
+    """Return a row's sequences of graded tokens: its answers, each with its end token."""
     runs = groupby(row["labels"], IGNORE.__ne__)
     return [list(run) for is_graded, run in runs if is_graded]
 

@@ -164,7 +164,7 @@ def transformer_block(
 def inside_model(
     shape: ModelShape, tokens: Sequence[str], next_token: str, title: str = ""
 ) -> Picture:
-    """Draw the way from tokens to the next token, with one column for each token.
+    """Draw how a model computes the next token, with one column for each token.
 
     Lines inside attention show from which tokens each token collects information.
     """

@@ -111,7 +111,7 @@ def _check_lengths(texts: Sequence[str], others: Sequence[Any], name: str) -> No
 class TokenLosses:
     """Tokens in boxes, each on a background that is stronger the higher the token's loss is.
 
-    The losses are written below the tokens, and a sentence gives the mean and the highest losses.
+    The losses are written below the tokens, and a sentence states their mean and the highest ones.
 
     Attributes:
         texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
