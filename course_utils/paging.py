@@ -11,7 +11,7 @@ used pages move to CPU memory; a page moves back when the update reads or writes
 
 The simulation is simpler than a GPU. CUDA's driver evicts the block that became resident first,
 because it doesn't see which memory a kernel reads (NVIDIA/open-gpu-kernel-modules, uvm_pmm_gpu.c).
-bitsandbytes prefetches each state before its update (`prefetch_state`). Here, a move takes the
+bitsandbytes prefetches each state before its update (`prefetch_state`). Here, a move's time is its
 bytes divided by the nominal bandwidth; page faults take no time.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
@@ -336,7 +336,7 @@ class Run:
 
     @property
     def seconds_by_step(self) -> tuple[float, ...]:
-        """The time of the moves in s at the nominal bandwidth, for each step that has an event.
+        """The time of the moves in seconds, at the nominal bandwidth, for each step with an event.
 
         Within a phase, the bus moves bytes in both directions at the same time.
         """
@@ -347,7 +347,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The total time of all moves in s."""
+        """The total time of all moves, in seconds."""
         return sum(self.seconds_by_step)
 
     @property

@@ -46,7 +46,7 @@ def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def graded_messages(messages: Sequence[Message], turns: Turns) -> list[int]:
-    """Return the indices of the answers that are graded. The first message is no answer."""
+    """Return the indices of the answers that are graded. The first message is never an answer."""
     answers = [k for k in range(1, len(messages)) if messages[k]["role"] == "assistant"]
     return answers if turns == "all" else answers[-1:]
 

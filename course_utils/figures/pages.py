@@ -81,10 +81,10 @@ def page_frames(frames: Sequence[PageFrame], budget: int, title: str = "") -> Pi
 
 
 def page_rounds(touched: Sequence[int], places: int, pages: int, title: str = "") -> Picture:
-    """Draw which pages are on the GPU, in a column for each page that an update uses.
+    """Draw which pages are on the GPU, in a column for each use of a page.
 
-    The least recently used page leaves. The page that has just moved to the GPU is coloured,
-    and the page that it replaced is below, in CPU memory.
+    The least recently used page leaves the GPU. The page that has just moved to the GPU is
+    coloured, and the page that it replaced is below, in CPU memory.
 
     Args:
         touched: the indices of pages, in the order in which the update uses them.

@@ -69,7 +69,7 @@ def code_use(shares: Mapping[str, Mapping[int, float]], title: str = "") -> Pict
     """Draw how many percent of the numbers have each code, in a panel for each format.
 
     All panels have the same scale, and the percentage of the most used code is written above its
-    bar. A dashed line marks the percentage of each code if all codes were equally frequent.
+    bar. A dashed line marks the percentage that each code would have if all were equally frequent.
 
     Args:
         shares: name of the format → each code, in ascending order → share of the numbers that have

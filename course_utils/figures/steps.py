@@ -65,7 +65,7 @@ def _thinned(sizes: Sequence[float]) -> list[float]:
 
 
 def mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
-    """Write the names of phases with these widths below the x axis, and separate them by lines."""
+    """Write the phases' names below the x axis, with lines between the phases."""
     edges = list(accumulate(widths.values(), initial=0))
     for edge in edges[1:-1]:
         axes.axvline(edge, color=GREY, linewidth=0.8, zorder=0)

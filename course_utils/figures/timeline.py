@@ -53,7 +53,7 @@ HIGHEST_REQUEST = 2
 
 
 def step_timeline(ways: Mapping[str, Sequence[StepPhase]], title: str = "") -> Picture:
-    """Draw a line for each way of training: the memory that a training step adds over time.
+    """Draw the memory that a training step adds, as a line over time for each way of training.
 
     Weights, adapters and optimizer states are in memory throughout the step, so they are left out.
     The memory at each line's highest point is written next to the point. The scale is logarithmic.

@@ -113,16 +113,16 @@ def _row(boxes: list[widgets.Widget]) -> widgets.HBox:
 
 
 def _rows(boxes: list[widgets.Widget]) -> list[widgets.HBox]:
-    """Return a row with the fields and a row with the checkboxes, without a row that is empty."""
+    """Return a row with the fields and a row with the checkboxes, but no empty row."""
     checkboxes = [box for box in boxes if isinstance(box, widgets.Checkbox)]
     fields = [box for box in boxes if box not in checkboxes]
     return [_row(row) for row in (fields, checkboxes) if row]
 
 
 def _fold(boxes: list[widgets.Widget]) -> list[widgets.Widget]:
-    """Return a checkbox that shows and hides these boxes, and the rows of the boxes.
+    """Return a checkbox that shows and hides the rows of these boxes, and these rows.
 
-    The titles of an accordion can't be used with the keyboard.
+    An accordion would do the same, but its titles can't be used with the keyboard.
     """
     if not boxes:
         return []

@@ -58,7 +58,7 @@ class OwnData:
 
     @property
     def graded(self) -> str:
-        """Return a text that says which tokens are trained."""
+        """Return a text that says which tokens are graded in training."""
         return f"The training loss counts {GRADED[self.turns]}"
 
 

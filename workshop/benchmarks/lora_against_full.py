@@ -1,12 +1,12 @@
 """Compare full fine-tuning with LoRA on a pretrained model: what is learned, what is forgotten.
 
 SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 8 stories per step),
-in float32 weights with bfloat16 autocast. The ways "rank 1" to "rank 32" instead train as lecture
-07 does, in bfloat16 weights and without autograd. Each way of training first tries several learning
-rates with seed 0. While the best rate is the lowest or the highest that was tried, the next rate
-beyond it is tried, too. Then all these rates run with seeds 1 and 2, or the two best rates of each
-rank. The best rate has the lowest median loss on the validation split. Two losses are reported, in
-nats per token:
+in float32 weights with bfloat16 autocast. Only the ways "rank 1" to "rank 32" train as lecture
+07 does, with bfloat16 weights and without autograd. Each way of training first tries several
+learning rates with seed 0. While the best rate is the lowest or the highest that was tried, the
+next rate beyond it is tried, too. Then all these rates (for each rank, only the two best) run with
+seeds 1 and 2. The best rate has the lowest median loss on the validation split. Two losses are
+reported, in nats per token:
 
 - target: the answers to the test split, which the model should have learned.
 - source: general answers that the base model itself wrote, sampled at temperature 1. Its rise
@@ -210,7 +210,7 @@ def missing(runs: Sequence[Run]) -> list[tuple[str, float, int]]:
 
 
 def finalists(runs: Sequence[Run], name: str) -> list[float]:
-    """Return the learning rates of a way that run with all seeds, the best first."""
+    """Return the learning rates that run with all seeds for one way of training, the best first."""
     results = tried(runs, name)
     return sorted(results, key=results.__getitem__)[: WAYS[name].finalists]
 

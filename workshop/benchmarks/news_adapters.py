@@ -2,7 +2,7 @@
 
 Lecture 00 shows what these adapters change. SmolLM2-135M-Instruct is stored in NF4 with double
 quantization, and its adapters are trained once on all training stories, with the default recipe.
-The adapters are saved in bfloat16, which halves their file.
+The adapters are saved in bfloat16, which halves the size of their file.
 """
 
 from __future__ import annotations

@@ -105,10 +105,10 @@ class StudyTime:
 def study_time(cells: list[dict[str, Any]]) -> StudyTime:
     """Compute the study time of a lecture from its texts, its visible code and its predictions.
 
-    A student reads 125 words or 5 lines of code in a minute, looks at the result of a code cell for
-    24 seconds, and needs a minute for each prediction and five for each cell with a few lines to
-    write. The sum is rounded to 5 minutes.
-    Generated cells and hidden code are not counted, but the results of hidden code are.
+    A student reads 125 words or 5 lines of code in a minute, and looks at the result of a code cell
+    for 24 seconds. A prediction takes one minute, and a cell with a few lines to write takes five.
+    The sum is rounded to 5 minutes. Generated cells and hidden code are not counted, but the
+    results of hidden code are.
     """
     minutes = [_minutes(cell) for cell in cells]
     core = [time for time, is_deeper in zip(minutes, deeper(cells), strict=True) if not is_deeper]
@@ -153,7 +153,7 @@ def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
 
 
 def number_sections(cells: list[dict[str, Any]], lecture: int) -> Iterator[tuple[str, str]]:
-    """Number the sections above the cell `closing`, such as 3.1, and the links to them, in place.
+    """Number the sections above the cell `closing` (3.1, 3.2, ...) and the links to them, in place.
 
     A link has the form [section 3.1](#3.1-Why-does-B-start-at-zero?), with the anchor that
     JupyterLab gives to the heading.

@@ -229,8 +229,8 @@ def fix(path: Path | str) -> bool:
     """Remove outputs and other content that must not be committed; renew generated content.
 
     These are generated: set-up cells, badges, the table of lectures, the numbers of sections, the
-    study time and the words of a lecture, and the titles and the metadata of hidden cells. The
-    result is whether the file changed.
+    study time and the list of terms of a lecture, and the titles and the metadata of hidden cells.
+    The result is whether the file changed.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.
