@@ -51,8 +51,8 @@ def _sum(times: list[StudyTime]) -> str:
     if core == whole:
         return paragraph
     return (
-        f"{paragraph} Without the *Going deeper* sections, which you can skip,\n"
-        f"they take {core / 60:.1f} hours (*core*)."
+        f"{paragraph} Their *core*, without the *Going deeper*\n"
+        f"sections, which you can skip, takes {core / 60:.1f} hours."
     )
 
 
