@@ -4,9 +4,9 @@ SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 
 in float32 weights with bfloat16 autocast. Only the ways "rank 1" to "rank 32" train as lecture
 07 does, with bfloat16 weights and without autograd. Each way of training first tries several
 learning rates with seed 0. While the best rate is the lowest or the highest that was tried, the
-next rate beyond it is tried, too. Then all these rates (for each rank, only the two best) run with
-seeds 1 and 2. The best rate has the lowest median loss on the validation split. Two losses are
-reported, in nats per token:
+next rate beyond it is tried, too. Then each way of training is repeated with seeds 1 and 2 at all
+its rates (each rank only at its two best rates). The best rate has the lowest median loss on the
+validation split. Two losses are reported, in nats per token:
 
 - target: the answers to the test split, which the model should have learned.
 - source: general answers that the base model itself wrote, sampled at temperature 1. Its rise
