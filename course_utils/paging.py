@@ -458,8 +458,8 @@ def longest_text(
     """Return the maximum number of tokens per text for which `simulate` has enough memory, or 0.
 
     Optimizer states are counted in every step, although they don't exist before the first update,
-    so the very first step could process longer texts. Freed memory is available for pages at once.
-    The arguments are those of `simulate`.
+    so the very first step could process longer texts. It is assumed that pages can use freed memory
+    immediately. The arguments are those of `simulate`.
     """
     budget = memory.usable_bytes(gpu)
     plan = _plan(model, method, options | {"sequence_length": 1})
