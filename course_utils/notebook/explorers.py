@@ -120,7 +120,7 @@ def _rows(boxes: list[widgets.Widget]) -> list[widgets.HBox]:
 
 
 def _fold(boxes: list[widgets.Widget]) -> list[widgets.Widget]:
-    """Return a checkbox that shows and hides the rows of these boxes, and these rows.
+    """Return a checkbox, and the rows of these boxes, which it shows and hides.
 
     An accordion would do the same, but its titles can't be used with the keyboard.
     """

@@ -210,7 +210,7 @@ def missing(runs: Sequence[Run]) -> list[tuple[str, float, int]]:
 
 
 def finalists(runs: Sequence[Run], name: str) -> list[float]:
-    """Return the learning rates that run with all seeds for one way of training, the best first."""
+    """Return the learning rates that are tried with all seeds for a way of training, best first."""
     results = tried(runs, name)
     return sorted(results, key=results.__getitem__)[: WAYS[name].finalists]
 

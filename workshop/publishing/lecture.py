@@ -153,7 +153,7 @@ def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
 
 
 def number_sections(cells: list[dict[str, Any]], lecture: int) -> Iterator[tuple[str, str]]:
-    """Number the sections above the cell `closing` (3.1, 3.2, ...) and the links to them, in place.
+    """Number the sections above the cell `closing`, and the links to them, in place.
 
     A link has the form [section 3.1](#3.1-Why-does-B-start-at-zero?), with the anchor that
     JupyterLab gives to the heading.

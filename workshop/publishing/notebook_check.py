@@ -228,7 +228,7 @@ def fix_course(folder: Path) -> list[Path]:
 def fix(path: Path | str) -> bool:
     """Remove outputs and other content that must not be committed; renew generated content.
 
-    These are generated: set-up cells, badges, the table of lectures, the numbers of sections, the
+    These are generated: set-up cells, badges, the table of lectures, section numbers, the
     study time and the list of terms of a lecture, and the titles and the metadata of hidden cells.
     The result is whether the file changed.
 
