@@ -160,8 +160,8 @@ def test_fix_renews_the_table_of_lectures(tmp_path):
     write_notebook(tmp_path / "lectures" / "01_more.ipynb", lecture(deeper))
     fix(path)
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])
-    assert "| 60 min (core: 5) |\n\nTogether, the lectures take 1.1 hours. Their *core*" in source
-    assert source.endswith("takes 0.2 hours.\n\nAfter.")
+    assert "| 60 min (core: 5) |\n\nTogether, the lectures take 1.1 hours. Their *core*, " in source
+    assert source.endswith("deeper*\nsections, which you can skip, takes 0.2 hours.\n\nAfter.")
     assert source.count("Together, the lectures") == 1
 
 

@@ -87,7 +87,7 @@ def level_strips(
     inner: float = 0.1,
     title: str = "",
 ) -> Picture:
-    """Draw a histogram of each sample, and below it the levels of each codebook.
+    """Draw a histogram of each sample and, below, the levels of each codebook, on one x axis.
 
     Two dashed lines at ±`inner` divide the picture into three parts. The picture says which share
     of the numbers and how many of the levels are in each part.

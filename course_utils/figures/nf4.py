@@ -77,7 +77,7 @@ def _bell(canvas: Canvas, edges: Sequence[float]) -> None:
 
 
 def _with_room(places: Sequence[float], distance: float, order: Sequence[int] = ()) -> list[int]:
-    """Return the indices of places with labels: zero, both ends, and any of `order` with room."""
+    """Choose places at least `distance` apart: zero first, then both ends, then `order`."""
     last = len(places) - 1
     chosen: list[int] = []
     for n in (last // 2, 0, last, *(order or range(last))):

@@ -9,8 +9,9 @@
         check(pack, [1, 2]).gives([18])
 
 Students may leave out any guess and any task, so "Run All" always works. A guess is recorded as
-soon as it is entered. A comparison with the answer that was shown before is then updated.
-Running a cell again keeps the guess. Guesses are only in the memory of the kernel.
+soon as it is entered. If the guess is already compared with the answer, the
+comparison changes, too. Running a cell again keeps the guess. Guesses are only in the memory of the
+kernel.
 
 The controls need a kernel. So each output has a second form, as HTML, which pages and slides show:
 the question with its choices, and the answer behind a line to click. The website and the slides
