@@ -81,9 +81,10 @@ def difference(before: ArrayLike, after: ArrayLike) -> Interval:
 
     for J stories and I seeds, where Σ adds the two ways. Without the subtraction, the intervals
     would be too wide. By chance, this estimate can be far too small, or even negative, so it is at
-    least half of the noise. The interval uses Student's t distribution with Satterthwaite's degrees
-    of freedom, because few seeds give uncertain variances. In simulations with several sizes of the
-    three effects, 94% to 96% of the intervals contain the true difference.
+    least half of the noise. The interval uses Student's t distribution, because few seeds give
+    uncertain variances. Its degrees of freedom are Satterthwaite's, but at least those of the seeds
+    alone. In simulations with effects of several sizes, 94% to 96% of the intervals of five seeds
+    contain the true difference.
 
     Source: Satterthwaite (1946), Biometrics Bulletin 2.
 
@@ -109,8 +110,12 @@ def difference(before: ArrayLike, after: ArrayLike) -> Interval:
         luck = scores - scores.mean(axis=0)
         luck -= luck.mean(axis=1, keepdims=True)
         noise.append(_variance(luck, (len(luck) - 1) * (len(by_story) - 1)))
-    both = [_variance(by_story, len(by_story) - 1), *seeds, *((-v, f) for v, f in noise)]
-    variance, freedom = max(_total(both), _total([(v / 2, f) for v, f in noise]))
+    stories = _variance(by_story, len(by_story) - 1)
+    variance, freedom = _total([stories, *seeds, *((-v, f) for v, f in noise)])
+    freedom = max(freedom, _total(seeds)[1])
+    least = sum(v for v, _ in noise) / 2
+    if variance < least:
+        variance, freedom = least, stories[1]
     half = float(t.ppf(0.975, freedom) * math.sqrt(variance)) if variance else 0.0
     mean = float(by_story.mean())
     return Interval(mean, mean - half, mean + half)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from matplotlib.axes import Axes
@@ -98,14 +98,18 @@ def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
     axis.set_major_formatter("{x:,g}")
 
 
-def measurements(
+# Each argument is a separate property of the chart.
+def measurements(  # noqa: PLR0913
     samples: Mapping[str, Sequence[float]],
     xlabel: str,
     zero: bool = True,
     log: bool = False,
+    middle: Callable[[Sequence[float]], float] = median,
     title: str = "",
 ) -> Picture:
-    """Draw each measurement as a dot, in one row for each sample, and write the sample's median.
+    """Draw each measurement as a dot, in one row for each sample, and write the sample's middle.
+
+    Equal measurements are drawn one above the other.
 
     Args:
         samples: name of the row → measurements. The first row is on top.
@@ -113,16 +117,19 @@ def measurements(
         zero: whether the axis begins at zero, so that readers can compare lengths as ratios.
         log: whether the axis has a log scale. Then `zero` is ignored, because a log scale has no
             zero.
+        middle: what the line and the number of each row are: `statistics.median` or `fmean`.
     """
     figure, axes = one_panel(height=1.1 + 0.55 * len(samples), title=title)
     names = list(samples)[::-1]
     for row, name in enumerate(names):
-        values, middle = list(samples[name]), median(samples[name])
-        axes.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.5)
-        axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
-        note(axes, f"{middle:.4g}", (middle, row + 0.3), (0, 3), ha="center")
+        values, centre = list(samples[name]), middle(samples[name])
+        heights = [row + 0.12 * values[:n].count(value) for n, value in enumerate(values)]
+        axes.plot(values, heights, "o", color=BLUE, alpha=0.5)
+        axes.plot([centre] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
+        note(axes, f"{centre:.4g}", (centre, row + 0.3), (0, 3), ha="center")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=f"{xlabel}; a line is a median", ylim=(-0.5, len(names) - 0.2))
+    kind = "median" if middle is median else "mean"
+    axes.set(xlabel=f"{xlabel}; a line is a {kind}", ylim=(-0.5, len(names) - 0.2))
     axes.margins(x=0.1)
     if log:
         axes.set_xscale("log")
@@ -133,10 +140,10 @@ def measurements(
         if zero:
             axes.set_xlim(left=0)
     descriptions = [
-        f"{name} {median(values):.4g}, from {min(values):.4g} to {max(values):.4g}"
+        f"{name} {middle(values):.4g}, from {min(values):.4g} to {max(values):.4g}"
         for name, values in samples.items()
     ]
-    return Picture(figure, f"Dots of {xlabel}, with medians: {'; '.join(descriptions)}.")
+    return Picture(figure, f"Dots of {xlabel}, with {kind}s: {'; '.join(descriptions)}.")
 
 
 def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> Picture:
