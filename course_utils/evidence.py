@@ -123,14 +123,9 @@ def parse(report: Mapping[str, Any]) -> Evidence:
         runs[name] = runs[name].dropna().map(lambda text: np.array(text.split(), dtype=float))
     trials = pd.read_csv(io.StringIO("\n".join(report["trials"])))
     speed = pd.DataFrame.from_dict(report.get("speed", {}).get("ways", {}), orient="index")
-    speed.index = [label_of(name) for name in speed.index]
+    names = (name.split(", ") for name in speed.index)  # such as "lora, by hand"
+    speed.index = [", ".join([LABELS[way], *addition]) for way, *addition in names]
     return Evidence(runs, trials, speed, report["chat"])
-
-
-def label_of(name: str) -> str:
-    """Return the label of a way, such as "lora" or "lora, by hand"."""
-    way, comma, addition = name.partition(", ")
-    return f"{LABELS[way]}{comma}{addition}"
 
 
 def chosen_stories(count: int, seed: int) -> list[dict[str, str]]:

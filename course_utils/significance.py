@@ -22,8 +22,6 @@ from course_utils.machine.validation import whole_number
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-# The 97.5% quantile of N(0, 1).
-Z95 = 1.959964
 # A difference with a smaller p-value counts as more than chance.
 SIGNIFICANT = 0.05
 
@@ -52,11 +50,10 @@ def wilson(successes: float, trials: int) -> Interval:
             "trials must be at least 1, and successes must be from 0 to the number of trials: got "
             f"{successes} successes of {trials} trials"
         )
-    rate, z2 = successes / trials, Z95**2
-    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) * Z95 / (1 + z2 / trials)
-    low = 0.0 if successes == 0 else middle - half
-    return Interval(rate, low, 1.0 if successes == trials else middle + half)
+    from scipy.stats import binomtest
+
+    ends = binomtest(round(successes), trials).proportion_ci(method="wilson")
+    return Interval(successes / trials, *ends)
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -113,10 +110,8 @@ def difference(before: ArrayLike, after: ArrayLike) -> Interval:
     stories = _variance(by_story, len(by_story) - 1)
     variance, freedom = _total([stories, *seeds, *((-v, f) for v, f in noise)])
     freedom = max(freedom, _total(seeds)[1])
-    least = sum(v for v, _ in noise) / 2
-    if variance < least:
-        variance, freedom = least, stories[1]
-    half = float(t.ppf(0.975, freedom) * math.sqrt(variance)) if variance else 0.0
+    variance, freedom = max((variance, freedom), (sum(v for v, _ in noise) / 2, stories[1]))
+    half = float(t.ppf(0.975, freedom or 1) * math.sqrt(variance))
     mean = float(by_story.mean())
     return Interval(mean, mean - half, mean + half)
 

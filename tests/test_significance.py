@@ -52,9 +52,11 @@ def test_mcnemar_is_scipys_binomial_test(n):
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 12), (5, 12), (81, 96), (96, 96)])
-def test_wilson_is_scipys_interval(successes, trials):
-    theirs = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert wilson(successes, trials)[1:] == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+def test_wilson_is_the_score_interval_of_1927(successes, trials):
+    rate, z2 = successes / trials, stats.norm.ppf(0.975) ** 2
+    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = (rate * (1 - rate) * z2 / trials + (z2 / trials / 2) ** 2) ** 0.5 / (1 + z2 / trials)
+    assert wilson(successes, trials) == pytest.approx((rate, middle - half, middle + half))
 
 
 def test_bootstrap_is_scipys_percentile_interval():

@@ -11,10 +11,10 @@ from course_utils.memory.trace import (
     _blocks,
     _empty,
     _kind,
+    _traced,
     layers_of,
     trace,
     trace_step,
-    trace_timeline,
 )
 from tests.steps import make_model, measure_step, small_config
 
@@ -228,7 +228,8 @@ def test_a_config_file_of_adapters_is_refused(tmp_path):
 
 def test_the_phases_of_a_trace_can_be_drawn_as_those_of_the_formula():
     options = {"sequence_length": 64, "device": "cpu"}
-    phases, names = (f(LLAMA, "qlora", **options) for f in (trace_timeline, timeline))
+    *_, phases = _traced(LLAMA, "qlora", options)
+    names = timeline(LLAMA, "qlora", **options)
     drawn, expected = (
         [phase.name for phase in each if phase.kind in ("loss", "backward", "update")]
         for each in (phases, names)

@@ -85,14 +85,6 @@ def trace(model: str | Path | Mapping[str, Any], method: str = "full", **options
     return at_peak(*_traced(model, method, options))
 
 
-def trace_timeline(
-    model: str | Path | Mapping[str, Any], method: str = "full", **options: Any
-) -> tuple[StepPhase, ...]:
-    """Trace a step, and return its phases in order, like `memory.timeline`."""
-    *_, phases = _traced(model, method, options)
-    return phases
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
     """Hide messages of libraries, such as PyTorch's traceback of an error that `trace` reports."""
