@@ -2,17 +2,20 @@
 
     GGUF model ──┐                      ┌─ answers, token_ids, next_token_probabilities
     adapters   ──┴─ llama.cpp ── HTTP ──┤
-                    127.0.0.1:PORT      └─ any client of OpenAI's API: curl, the package openai, …
+                                        └─ Gateway ── clients of OpenAI's API: curl, openai, …
 
 `Engine` starts llama.cpp's own server in this process. The methods of `Engine` send requests to the
-server over HTTP, as other programs do. The server is a part of the package xllamacpp.
+server over HTTP, as other programs do. The server is a part of the package xllamacpp. It chooses
+adapters by the field "lora" of a request. `Gateway` lets clients choose them by the field "model".
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import math
+import shlex
 import signal
 import socket
 import tempfile
@@ -22,6 +25,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOPBACK = "127.0.0.1"
+# The base model's name in requests.
+BASE = "base"
 INSTALL = "llama.cpp is not installed: run `pip install xllamacpp`"
 
 
@@ -75,6 +81,7 @@ class Engine:
         self.slots = positive("slots", slots)
         options = xllamacpp.CommonParams()
         options.model.path = str(_gguf(model))
+        options.model_alias = {BASE}
         # llama.cpp divides the context among the slots.
         options.n_ctx = self.slots * positive("context", context)
         options.n_parallel = self.slots
@@ -242,6 +249,86 @@ class Engine:
         return [{"id": i, "scale": float(name == adapter)} for i, name in enumerate(self.adapters)]
 
 
+class Gateway(ThreadingHTTPServer):
+    """An HTTP server that passes requests on to an engine, and gives each adapter a name.
+
+    As in OpenAI's API, the field "model" of a request chooses the adapter, or the base model.
+    """
+
+    request_queue_size = 128
+
+    def __init__(self, engine: Engine, port: int = 0):
+        if BASE in engine.adapters:
+            raise CourseError(f"{BASE!r} is the base model's name: give the adapter another name")
+        super().__init__((LOOPBACK, _free_port(port)), _Handler)
+        self.engine = engine
+        self.names = [*engine.adapters, BASE]
+        self.url = f"http://{LOOPBACK}:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Gateway
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._models()
+        else:
+            self._pass_on()
+
+    def do_POST(self) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Send the request to llama.cpp, and the answer back while llama.cpp is writing it."""
+        engine, name = self.server.engine, self.server.names[0]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with contextlib.suppress(ValueError):
+            fields = json.loads(body)
+            if isinstance(fields, dict) and fields.get("model"):
+                name = fields["model"]
+                if name not in self.server.names:
+                    self._unknown(name)
+                    return
+                lora = engine.scales(None if name == BASE else name)
+                body = json.dumps(fields | {"lora": lora}).encode()
+        own = ("host", "connection", "content-length")
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in own}
+        upstream = http.client.HTTPConnection(engine.url.removeprefix("http://"))
+        # A client that has left is no error. Closing the connection ends its answer in llama.cpp.
+        with contextlib.closing(upstream), contextlib.suppress(ConnectionError):
+            upstream.request(self.command, self.path, body, headers)
+            answer = upstream.getresponse()
+            self.send_response_only(answer.status)
+            for key, value in answer.getheaders():
+                # Without the headers Access-Control-…, pages of other sites can't read answers.
+                if not key.lower().startswith(("access-control", "content-length", "transfer")):
+                    self.send_header(key, value)
+            self.end_headers()
+            for line in answer:
+                self.wfile.write(line.replace(b'"model":"base"', f'"model":"{name}"'.encode()))
+
+    def _models(self) -> None:
+        """List the names as models. llama.cpp itself would list only the base model."""
+        [model] = self.server.engine.request("/v1/models")["data"]
+        models = [model | {"id": name, "aliases": [name]} for name in self.server.names]
+        self._send(200, {"object": "list", "data": models})
+
+    def _unknown(self, name: Any) -> None:
+        known = ", ".join(self.server.names)
+        message = f"the model {name!r} does not exist; the models here are: {known}"
+        error = {"message": message, "type": "invalid_request_error", "param": "model"}
+        self._send(404, {"error": error | {"code": "model_not_found"}})
+
+    def _send(self, status: int, body: Mapping[str, Any]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing for a request."""
+
+
 def serve(
     model: str | Path | None,
     adapters: Mapping[str, str | Path],
@@ -254,7 +341,8 @@ def serve(
     """Serve a model and its adapters until the process gets SIGINT (Ctrl+C) or SIGTERM.
 
     Folders of models and adapters are first converted into GGUF files in a temporary folder. The
-    first adapter is used for requests without the field "lora".
+    field "model" of a request chooses an adapter by its name, or the base model by the name "base".
+    Without this field, the first adapter is used.
 
     Args:
         model: a GGUF file, or the folder of a model. If it is None, the server uses the base model
@@ -265,14 +353,20 @@ def serve(
             "original" weights. In all other cases, the model's weights are used as they are.
     """
     one_of("weights", weights, ("dequantized", "original"))
-    # Converting a model can take minutes, so a port that can't be used is reported first.
-    _free_port(options.get("port", 0))
+    # Converting a model can take minutes, so wrong arguments are reported first.
+    port = _free_port(options.pop("port", 0))
+    saved = {}
+    for name, given in adapters.items():
+        if Path(given).suffix == ".gguf" or Path(given).expanduser().is_file():
+            _gguf(given)
+        else:
+            saved[name] = export.read_adapters(given)
     rounded = model is None and adapters and weights == "dequantized"
     with tempfile.TemporaryDirectory() as scratch, _stopped_by_signals():
         files: dict[str, str | Path] = {}
         for name, path in adapters.items():
-            if Path(path).expanduser().is_dir():
-                model = model or export.read_adapters(path).base_folder()
+            if name in saved:
+                model = model or saved[name].base_folder()
                 say(f"Converting the adapters in {path}")
                 base = model if Path(model).expanduser().is_dir() else None
                 new = Path(scratch) / f"{len(files)}.gguf"
@@ -285,23 +379,25 @@ def serve(
         if Path(model).expanduser().is_dir():
             say(f"Converting the model in {model}")
             model = export.save_gguf(model, Path(scratch) / "model.gguf", stored_as)
-        with Engine(model, files, default=next(iter(files), None), **options) as engine:
-            say(_welcome(engine))
+        with (
+            Engine(model, files, default=next(iter(files), None), **options) as engine,
+            Gateway(engine, port) as gateway,
+        ):
+            say(_welcome(gateway))
             with contextlib.suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(1)
+                gateway.serve_forever()
     say("Stopped.")
 
 
-def _welcome(engine: Engine) -> str:
+def _welcome(gateway: Gateway) -> str:
     """Return the server's address, and a curl command for each adapter and for the base model."""
-    lines = [f"Serving on {engine.url} (open it in a browser, or send requests; stop with Ctrl+C)"]
-    for name in (*engine.adapters, None):
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
-        if engine.adapters:
-            body["lora"] = engine.scales(name)
-        lines.append(f"  {'adapter ' + name if name else 'base model'}:")
-        lines.append(f"    curl {engine.url}/v1/chat/completions -d '{json.dumps(body)}'")
+    url = gateway.url
+    lines = [f"Serving on {url} (open it in a browser, or send requests; stop with Ctrl+C)"]
+    for name in gateway.names:
+        messages = [{"role": "user", "content": "Hello"}]
+        body = shlex.quote(json.dumps({"model": name, "temperature": 0, "messages": messages}))
+        lines.append("  base model:" if name == BASE else f"  adapter {name}:")
+        lines.append(f"    curl {url}/v1/chat/completions -d {body}")
     return "\n".join(lines)
 
 

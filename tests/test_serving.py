@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from gguf import GGUFReader
 from peft import PeftModel
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from course_utils import export, serving, sft
 from course_utils.machine.validation import CourseError
 from course_utils.parity import of_model, probabilities
-from course_utils.serving import Engine
+from course_utils.serving import Engine, Gateway
 from tests.test_export_saved import save_adapters
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_model
 from tests.waiting import wait_until
@@ -49,6 +50,14 @@ def engine(folder):
         yield engine
 
 
+@pytest.fixture
+def gateway(engine):
+    with Gateway(engine) as gateway, ThreadPoolExecutor(1) as pool:
+        pool.submit(gateway.serve_forever)
+        yield gateway
+        gateway.shutdown()
+
+
 @pytest.fixture(scope="module")
 def prompts():
     """The token ids of the prompt of each conversation."""
@@ -63,7 +72,7 @@ def expected(folder, prompts):
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
         if name:
             model = PeftModel.from_pretrained(model, str(folder / name))
-        found[name] = probabilities(of_model(model), prompts)
+        found[name] = torch.stack(list(probabilities(of_model(model), prompts)))
     return found
 
 
@@ -142,6 +151,43 @@ def test_pages_of_other_sites_may_not_read_answers(engine):
         assert answer.headers["Access-Control-Allow-Origin"] == engine.url
 
 
+def test_pages_of_other_sites_may_not_read_answers_of_the_gateway(gateway):
+    request = urllib.request.Request(gateway.url, headers={"Origin": "http://evil.test"})
+    request.add_header("Accept-Encoding", "gzip")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.read().startswith(b"\x1f\x8b")  # llama.cpp's web page, compressed
+        assert not [key for key in answer.headers if key.lower().startswith("access-control")]
+
+
+# -- models by name --------------------------------------------------------------------------------
+
+
+def post(url, **fields):
+    body = {"messages": CHATS[0], "temperature": 0, "max_tokens": 3} | fields
+    return urllib.request.urlopen(f"{url}/v1/chat/completions", json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("name", ["weak", "strong", "base", None])
+def test_the_field_model_chooses_the_adapter_also_in_a_stream(engine, gateway, name):
+    fields = {"model": name} if name else {"lora": engine.scales("weak")}
+    with post(gateway.url, **fields, stream=True) as answer:
+        parts = [json.loads(line[6:]) for line in answer if line.startswith(b"data: {")]
+    deltas = [part["choices"][0]["delta"].get("content") or "" for part in parts if part["choices"]]
+    adapter = {None: "weak", "base": None}.get(name, name)
+    assert "".join(deltas).strip() == engine.answers(CHATS[:1], adapter, max_new_tokens=3)[0]
+    assert {part["model"] for part in parts} == {name or "weak"}
+
+
+def test_an_unknown_model_is_refused_with_the_names_of_all_models(gateway):
+    with urllib.request.urlopen(f"{gateway.url}/v1/models") as answer:
+        assert [model["id"] for model in json.load(answer)["data"]] == ["weak", "strong", "base"]
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        post(gateway.url, model="x")
+    error = json.load(refused.value)["error"]
+    assert error["message"].endswith("the models here are: weak, strong, base")
+    assert error["code"] == "model_not_found"
+
+
 # -- starting and stopping -------------------------------------------------------------------------
 
 
@@ -212,10 +258,8 @@ def serve(tmp_path):
 def test_folders_are_served_until_a_signal(folder, engine, serve, number):
     model, adapters = str(folder / "model"), f"tuned={folder / 'strong'}"
     process, printed, url = serve(model, "--adapter", adapters, "--port", "0", "--format", "F32")
-    for chosen, name in (({"lora": [{"id": 0, "scale": 0}]}, None), ({}, "strong")):
-        body = {"messages": CHATS[0], "temperature": 0, "max_tokens": 3}
-        data = json.dumps(body | chosen).encode()
-        with urllib.request.urlopen(f"{url}/v1/chat/completions", data) as answer:
+    for chosen, name in (({"model": "base"}, None), ({}, "strong")):
+        with post(url, **chosen) as answer:
             text = json.load(answer)["choices"][0]["message"]["content"]
         assert [text.strip()] == engine.answers(CHATS[:1], name, max_new_tokens=3)
     process.send_signal(number)
@@ -230,6 +274,8 @@ def test_folders_are_served_until_a_signal(folder, engine, serve, number):
         (["--port", "99999"], "port must be"),
         (["--format", "Q4_K_M"], "stored_as must be"),
         (["--adapter", "a=missing.gguf"], "no GGUF file missing.gguf"),
+        (["--adapter", "a=missing"], "no adapters in missing"),
+        (["--adapter", "a=pyproject.toml"], "pyproject.toml is not a GGUF file"),
         (["--adapter", "x/a.gguf", "--adapter", "y/a.gguf"], "two adapters have the same name"),
     ],
 )

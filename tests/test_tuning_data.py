@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
 from course_utils import sft
 from course_utils.machine.validation import CourseError
 from course_utils.tuning.base import prepare_tokenizer
-from course_utils.tuning.data import check_lengths, read_data
+from course_utils.tuning.data import check_lengths, is_short, read_data
 from course_utils.tuning.rows import DataError
 from tests.conftest import make_tokenizer
 
@@ -19,6 +20,11 @@ def pairs(count=20, **changes):
 
 
 PAIRS = pairs()
+SHARE_GPT = [
+    {"role": "developer", "content": "s"},
+    {"from": "human", "value": "Q"},
+    {"from": "gpt", "value": "b"},
+]
 COMMANDS = "name the keys of prompt and answer with --prompt and --answer (prompt=, answer=)"
 
 
@@ -61,6 +67,11 @@ def chat(*contents, system=None):
         ({"messages": chat("Q", "b")}, chat("Q", "b")),
         ({"messages": chat("Q", "b", "c", "d", system="s")}, chat("Q", "b", "c", "d", system="s")),
         ({"messages": chat("Q", "b", "c", "d")[1:]}, None),
+        ({"conversations": chat("Q", "b")}, chat("Q", "b")),
+        ({"conversations": SHARE_GPT}, chat("Q", "b", system="s")),
+        ({"prompt": "Q", "response": "b"}, chat("Q", "b")),
+        ({"instruction": "Q", "response": "b"}, chat("Q", "b")),
+        ({"instruction": "Q", "context": "c", "response": "b"}, chat("Q\n\nc", "b")),
         ({"prompt": "Q", "answer": "b"}, chat("Q", "b")),
         ({"prompt": "Q", "completion": "b"}, chat("Q", "b")),
         ({"prompt": chat("Q", system="s"), "completion": chat("", "b")[1:]}, None),
@@ -80,14 +91,14 @@ def test_keys_are_recognized(own, record, expected):
 
     data = read_data(own(*(numbered(record, n) for n in range(12))))
     assert by_line(data) == {n + 1: numbered(expected, n) for n in range(12)}
-    assert data.name == "own.jsonl"
+    assert data.name == "own.jsonl" and not any("ignored" in note for note in data.notes)
 
 
-def test_keys_that_are_named_are_used_and_the_others_are_ignored(own):
+def test_keys_that_are_named_are_used_and_the_others_are_noted(own):
     records = [{"query": f"q{n}", "gold": f"g{n}", "prompt": 3, "answer": None} for n in range(12)]
     data = read_data(own(*records), prompt="query", answer="gold")
     assert by_line(data) == {n + 1: chat(f"q{n}", f"g{n}") for n in range(12)}
-    assert not any("ignored" in note for note in data.notes)
+    assert "These keys are ignored: 'prompt'." in data.notes
 
 
 @pytest.mark.parametrize("keys", [{"prompt": "a"}, {"answer": "a"}, {"prompt": "a", "answer": "a"}])
@@ -108,8 +119,9 @@ def test_unknown_and_ambiguous_keys_raise_one_error_that_lists_the_known_ones(ow
     message = error_of(own(record, record))
     assert message.startswith(f"1 error in own.jsonl:\n  line 1: has {keys}")
     assert message.endswith(
-        "must have exactly one of these sets of keys: 'messages'; 'prompt', 'answer'; 'prompt', "
-        "'completion'; 'question', 'answer'; 'instruction', 'output'. To use other keys, "
+        "must have exactly one of these sets of keys: 'messages'; 'conversations'; 'prompt', "
+        "'answer'; 'prompt', 'completion'; 'prompt', 'response'; 'question', 'answer'; "
+        "'instruction', 'output'; 'instruction', 'response'. To use other keys, "
         f"{COMMANDS}"
     )
 
@@ -132,6 +144,7 @@ def test_unknown_and_ambiguous_keys_raise_one_error_that_lists_the_known_ones(ow
         ({"prompt": chat("x", "y"), "answer": "z"}, "the last two messages must be the user's"),
         ([1, 2], "must be a JSON object, got [1, 2]"),
         ('{"prompt": "x", }', "not JSON that Python can read: "),
+        ({"answer": "x", "rejected": "y", "images": [1]}, "has 'rejected', 'images': preferences,"),
         ('{"prompt": ' + 5000 * "1" + "}", "not JSON that Python can read: Exceeds the limit"),
         (100_000 * "[", "not JSON that Python can read: maximum recursion depth"),
     ],
@@ -150,6 +163,10 @@ def test_an_error_is_reported_with_its_line(own, bad, error):
         ([{"role": "user"}, *chat("x", "y")], "the 'content' of message 1 must be text, got null"),
         (chat("x", [{"type": "text"}]), "the 'content' of message 2 must be text, got [{"),
         (chat(" ", "y"), "the 'content' of message 1 is empty"),
+        (
+            [*chat("x", "y"), {"role": "tool", "content": "z"}],
+            "has 'tool': preferences, tool calls",
+        ),
     ],
 )
 def test_an_error_in_messages_is_reported(own, turns, error):
@@ -158,13 +175,23 @@ def test_an_error_in_messages_is_reported(own, turns, error):
     assert message.startswith(f"1 error in own.jsonl:\n  line 13: {error}")
 
 
-def test_the_errors_of_all_lines_are_in_one_exception(own):
-    message = error_of(own(PAIRS[0], {"prompt": "", "answer": "a"}, "{", *[[]] * 1030))
-    first, *lines = message.splitlines()
-    assert first == "1,032 errors in own.jsonl:" and len(lines) == 21
-    assert lines[0] == "  line 2: 'prompt' is empty"
-    assert lines[1].startswith("  line 3: not JSON") and "column 2" in lines[1]
-    assert lines[-2:] == ["  line 21: must be a JSON object, got []", "  and 1,012 more"]
+def test_each_kind_of_error_is_listed_once_with_its_first_lines(own):
+    answers = [{"prompt": "a", "answer": value} for value in ("", 3, 4, "")]
+    message = error_of(own(PAIRS[0], *answers, "{", *[[]] * 1030))
+    assert message.splitlines() == [
+        "1,035 errors in own.jsonl:",
+        "  2 rows (lines 2, 5): 'answer' is empty",
+        "  2 rows (lines 3, 4), for example line 3: 'answer' must be text or a list of messages, "
+        "got 3",
+        "  line 6: not JSON that Python can read: Expecting property name enclosed in double "
+        "quotes: column 2 (char 1)",
+        "  1,030 rows (lines 7, 8, 9, 10, 11 and 1,025 more): must be a JSON object, got []",
+    ]
+
+
+@pytest.mark.parametrize("bad", ['{"a": "b",}', "{'a': 1}", "{“a”: 1}", '[{"a": 1},\n]'])
+def test_an_error_in_json_says_which_quotes_and_commas_are_wrong(own, bad):
+    assert "JSON has straight double quotes and no comma before } or ]" in error_of(own(bad))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +201,8 @@ def test_the_errors_of_all_lines_are_in_one_exception(own):
         (b"\xef\xbb\xbf\n \r\n", "own.jsonl has no rows"),
         ('{}\n{"é": 1}'.encode("latin-1"), "own.jsonl is not UTF-8 text in line 2: save it as"),
         (b"\x1f\x8b\x08", "own.jsonl is not UTF-8 text in line 1: save it as JSONL or CSV in UTF"),
-        (b'[{"prompt": 1}]', "1 error in own.jsonl:\n  line 1: begins a JSON list: write each"),
+        (b"[\n1,\n2 3]", "1 error in own.jsonl:\n  line 3: not JSON that Python can read: Exp"),
+        (b'[{"prompt": "x", "answer": "y"}, 3]', "1 error in own.jsonl:\n  row 2: must be a JSON"),
         (b'{\n"prompt": "x"\n}', "3 errors in own.jsonl:\n  line 1: not JSON"),
     ],
 )
@@ -194,13 +222,32 @@ def test_files_may_have_a_byte_order_mark_crlf_and_blank_lines(own):
     assert by_line(data)[1] == chat("question 0", "answer 0")
 
 
-def test_a_table_is_read(tmp_path):
-    path = tmp_path / "own.CSV"
-    rows = "".join(f'{n},"What, {n}?","Two\nlines ""{n}"""\r\n' for n in range(12))
-    path.write_text(f"nr,question,answer\r\n{rows}", "utf-8-sig")
+@pytest.mark.parametrize(("name", "separator"), [("own.CSV", ","), ("own.tsv", "\t")])
+def test_a_table_is_read_without_changes(tmp_path, name, separator):
+    path = tmp_path / name
+    rows = [[str(n), f'"What, {n}?"', f'"Two\nlines ""{n}"""'] for n in range(11)]
+    table = [["nr", "question", "answer"], *rows, ["11", "NA", "007"]]
+    path.write_text("".join(separator.join(row) + "\r\n" for row in table), "utf-8-sig")
     data = read_data(path)
     assert by_line(data)[3] == chat("What, 0?", 'Two\nlines "0"')
+    assert list(by_line(data).values())[-1] == chat("NA", "007")
     assert "These keys are ignored: 'nr'." in data.notes
+
+
+def test_lists_parquet_files_and_data_sets_on_the_hub_are_read_by_row(tmp_path, monkeypatch):
+    rows = [*PAIRS, PAIRS[7]]
+    table = datasets.Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "own.parquet")
+    (tmp_path / "own.json").write_text(json.dumps(rows, indent=1))
+    read = [read_data(tmp_path / name) for name in ("own.parquet", "own.json")]
+    parts = datasets.DatasetDict(train=table.select(range(10)), test=table.select(range(10, 21)))
+    monkeypatch.setattr(datasets, "load_dataset", {"me/own-2.5": parts}.__getitem__)
+    read.append(read_data("me/own-2.5"))
+    for data in read:
+        assert by_line(data) == {n + 1: chat(f"question {n}", f"answer {n}") for n in range(20)}
+        assert "Rows that repeat an earlier row are left out (row 21)." in data.notes
+    assert read[-1].name == "me/own-2.5" and sorted(read[-1].held_out_lines) == [*range(11, 21)]
+    assert error_of("me/other").startswith("me/other can't be read as a file or as a data set on")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +308,8 @@ def test_rows_for_validation_and_test_are_held_out(own):
     [
         (
             [*PAIRS[:2], *with_splits(*["train"] * 12)[2:]],
-            "or in none, got None\n  line 2: 'split'",
+            "2 rows (lines 1, 2): 'split' must be train, validation or test in all rows or in "
+            "none, got None",
         ),
         (with_splits(*["train"] * 12, "dev"), "line 13: 'split' must be train, validation or test"),
         (with_splits(*["test"] * 12), "0 rows for training and 12 rows that can be held out"),
@@ -371,15 +419,26 @@ def test_examples_that_are_too_long_are_listed_with_their_lengths(own, tokenizer
     data = read_data(own(*rows))
     with pytest.raises(DataError) as raised:
         check_lengths(data, tokenizer, 500)
-    begin, end = len(sft.prompt_ids(chat("q"), tokenizer)) - 1, "to prompts, are too long\n"
+    begin = len(sft.prompt_ids(chat("q"), tokenizer)) - 1
     assert str(raised.value) == (
         "2 errors in own.jsonl:\n"
-        f"  line 21: {begin + 902} tokens, of which {begin + 900} belong {end}"
-        f"  line 22: {begin + 1202:,} tokens, of which {begin + 1} belong {end}"
-        "The maximum length is 500 tokens: shorten or remove the long examples, or raise the "
-        f"maximum to {begin + 1202:,} tokens."
+        f"  2 rows (lines 21, 22), for example line 21: {begin + 902} tokens, of which "
+        f"{begin + 900} belong to prompts, are too long\n"
+        f"The maximum length is 500 tokens, and the longest example has {begin + 1202:,}: shorten "
+        "the long examples, leave them out with --skip-long (skip_long=True), or raise the maximum "
+        "with --max-length (max_length=)."
     )
     assert max(len(f["input_ids"]) for f in check_lengths(data, tokenizer, begin + 1202)[0])
+
+
+def test_examples_that_are_too_long_can_be_left_out(own, tokenizer):
+    rows = [*PAIRS, {"prompt": "q" * 900, "answer": "a"}, {"prompt": "x\ud83d", "answer": "a"}]
+    path = own(*rows)
+    data = read_data(path, fits=lambda row: is_short(row, tokenizer, 500))
+    assert list(by_line(data)) == [*range(1, 21), 22]
+    assert "Rows that are too long are left out (line 21)." in data.notes
+    with pytest.raises(DataError, match=r"^1 error in own.jsonl:\n  line 22: can't be tokenized"):
+        check_lengths(data, tokenizer, 500)
 
 
 def test_rows_that_the_tokenizer_cannot_treat_are_errors(own, monkeypatch):

@@ -391,6 +391,7 @@ def _model_cache() -> list[str]:
     show_default=True,
     help="Maximum number of tokens of a prompt and its answer together.",
 )
+@click.option("--skip-long", is_flag=True, help="Leave out rows with more tokens.")
 @click.option("--epochs", default=2, show_default=True, help="Passes over the training rows.")
 @click.option("--rank", default=8, show_default=True, help="Rank of the adapters.")
 @click.option(
@@ -403,13 +404,13 @@ def _model_cache() -> list[str]:
 @click.option("--licence", metavar="ID", help="Licence for the model card, such as apache-2.0.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 def finetune(data: Path, **options: Any) -> None:
-    """Fine-tune a model on your own file of prompts and answers.
+    """Fine-tune a model on your own prompts and answers.
 
-    DATA is a CSV file, or a JSONL file: one JSON object in each line, such as {"prompt": "…",
-    "answer": "…"}. The command checks the file, and predicts the memory and time of the training
-    before it downloads the weights of the model. It holds some rows out, and measures the model on
-    these rows before and after training. At the end, it writes the adapters, a model card and a
-    report page.
+    DATA is a JSONL, JSON, CSV, TSV or Parquet file, or OWNER/NAME for a data set on the Hugging
+    Face hub. A row is, for example, {"prompt": "…", "answer": "…"}. The command checks the data,
+    and predicts the memory and time of the training before it downloads the weights of the model.
+    It holds some rows out, and measures the model on these rows before and after training. At the
+    end, it writes the adapters, a model card and a report page.
     """
     from course_utils.tuning import finetune_file
 
@@ -566,10 +567,10 @@ def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None
     adapters names, with the weights on which QLoRA trained the adapters. If there is no such
     folder, the default is SmolLM2-135M.
 
-    Programs on this machine can send requests in the format of OpenAI's API. The field "lora" of a
-    request chooses an adapter. Without this field, the server uses the first adapter. If you open
-    the address of the server in a browser, you can chat with the model. Press Ctrl+C to stop the
-    server.
+    Programs on this machine can send requests in the format of OpenAI's API. The field "model" of a
+    request chooses an adapter by its name; "base" is the base model. Without this field, the first
+    adapter answers. If you open the address of the server in a browser, you can chat with the
+    model. Press Ctrl+C to stop the server.
     """
     from course_utils.serving import serve as serve_model
 

@@ -1,4 +1,4 @@
-"""Read a user's own examples from a file, check them, and hold some of them out.
+"""Read a user's own examples, check them, and hold some of them out.
 
 A problem that would spoil the training is an error. A smaller problem is reported as a note, which
 doesn't stop the training.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from course_utils import sft
 from course_utils.machine.validation import first_line, positive
 from course_utils.news import Message
-from course_utils.tuning.rows import DataError, Errors, raise_errors, read_rows
+from course_utils.tuning.rows import DataError, Errors, Source, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +38,8 @@ GRADED = {
 
 
 @dataclass(frozen=True)
-class OwnData:
-    """The conversations of a user's file, divided into rows for training and held-out rows.
+class OwnData(Source):
+    """The conversations of a user's data, divided into rows for training and held-out rows.
 
     Attributes:
         turns: the answers that are graded in rows for training. In held-out rows, only the last
@@ -48,7 +48,6 @@ class OwnData:
             prompts, so the first few of them are a random sample.
     """
 
-    name: str
     train: list[list[Message]]
     held_out: list[list[Message]]
     train_lines: list[int]
@@ -68,19 +67,12 @@ def read_data(
     prompt: str | None = None,
     answer: str | None = None,
     held_out: float = 0.1,
+    fits: Callable[[list[Message]], bool] | None = None,
 ) -> OwnData:
-    r"""Read a JSONL or CSV file with prompts and answers, check it, and hold some rows out.
+    """Read prompts and answers, check them, and hold some rows out.
 
-    All rows must have the same keys. These keys are recognized:
-
-        {"prompt": "…", "answer": "…"}        or "completion" instead of "answer"
-        {"question": "…", "answer": "…"}
-        {"instruction": "…", "input": "…", "output": "…"}    the input may be missing or empty
-        {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-
-    A prompt or an answer may also be a list of messages. In rows with "messages", all answers of
-    the assistant are graded in training. White space around a graded answer is removed.
-    If several rows are identical, only the first of them is used.
+    docs/your-own-data.md lists the formats and their keys. White space around a graded answer is
+    removed. If several rows are identical, only the first of them is used.
 
     Rows with the "split" "validation" or "test" are held out. If no row has a split, the function
     holds out the share `held_out` of the rows, but at least 5 and at most 100: the rows whose
@@ -88,21 +80,26 @@ def read_data(
     the same prompt are either all held out or all used for training.
 
     Args:
+        path: a file, or "owner/name" for a data set on the hub.
         held_out: the share of the rows that is held out, above 0 and at most 0.5.
+        fits: tells which conversations are short enough. Others are left out, with a note.
     """
     if not 0 < held_out <= 0.5:
         raise ValueError(f"held_out must be above 0 and at most 0.5, got {held_out}")
-    path = Path(path)
-    conversations, splits, ignored, turns = read_rows(path, prompt, answer)
-    notes = _clean(conversations, turns) + ignored
+    source, conversations, splits, notes, turns = read_rows(Path(path), prompt, answer)
+    notes = _clean(source, conversations, turns) + notes
+    too_long = [line for line, row in conversations.items() if fits and not fits(row)]
+    for line in too_long:
+        del conversations[line]
+    notes += source.note("Rows that are too long are left out", too_long)
     hashes = {line: _hash(messages[:-1]) for line, messages in conversations.items()}
-    chosen = set(_held_by_split(splits, path.name) or _hold_out(hashes, held_out))
+    chosen = set(_held_by_split(splits, source) or _hold_out(hashes, held_out))
     train = [line for line in conversations if line not in chosen]
     held = sorted((line for line in conversations if line in chosen), key=hashes.__getitem__)
     prompts = len(set(hashes.values()))
     if prompts < FEWEST_PROMPTS or min(len(train), len(held)) < FEWEST_HELD_OUT:
         raise DataError(
-            f"{path.name} has {prompts} different prompts, {len(train)} rows for training and "
+            f"{source.name} has {prompts} different prompts, {len(train)} rows for training and "
             f"{len(held)} rows that can be held out, but at least {FEWEST_PROMPTS} different "
             f"prompts and {FEWEST_HELD_OUT} rows of both kinds are needed"
         )
@@ -110,14 +107,22 @@ def read_data(
     learned = {_hash(row[:k]) for row in rows for k in sft.graded_messages(row, turns)}
     used = held[:MOST_HELD_OUT]
     return OwnData(
-        name=path.name,
+        **vars(source),
         train=rows,
         held_out=[conversations[line] for line in used],
         train_lines=train,
         held_out_lines=used,
-        notes=(*notes, *_notes(hashes, train, held, learned)),
+        notes=(*notes, *_notes(source, hashes, train, held, learned)),
         turns=turns,
     )
+
+
+def is_short(row: list[Message], tokenizer: PreTrainedTokenizerBase, max_length: int) -> bool:
+    """Return whether a conversation has at most max_length tokens, or can't be tokenized."""
+    try:
+        return len(sft.encode(row, tokenizer, max_length=sys.maxsize)["labels"]) <= max_length
+    except Exception:  # `check_lengths` reports it.
+        return True
 
 
 def check_lengths(
@@ -153,23 +158,24 @@ def check_lengths(
             problem = f"an answer contains the end token {tokenizer.eos_token}"
             errors.append((line, f"{problem}, which is added to each answer: remove it"))
     advice = (
-        f"The maximum length is {max_length:,} tokens: shorten or remove the long examples, or "
-        f"raise the maximum to {longest:,} tokens."
+        f"The maximum length is {max_length:,} tokens, and the longest example has {longest:,}: "
+        "shorten the long examples, leave them out with --skip-long (skip_long=True), or raise the "
+        "maximum with --max-length (max_length=)."
     )
-    raise_errors(errors, data.name, advice if longest > max_length else "")
+    data.refuse(errors, advice if longest > max_length else "")
     return features[: len(data.train)], features[len(data.train) :]
 
 
 # -- held-out rows -----------------------------------------------------------------------------
 
 
-def _held_by_split(splits: Mapping[int, str | None], name: str) -> list[int]:
+def _held_by_split(splits: Mapping[int, str | None], source: Source) -> list[int]:
     """Return the lines that are not for training, or no lines if the file has no splits."""
     if not any(splits.values()):
         return []
     wrong = {line: split for line, split in splits.items() if split not in SPLITS}
     allowed = f"'split' must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]} in all rows or in none"
-    raise_errors([(line, f"{allowed}, got {split!r:.60}") for line, split in wrong.items()], name)
+    source.refuse([(line, f"{allowed}, got {split!r:.60}") for line, split in wrong.items()])
     return [line for line, split in splits.items() if split != "train"]
 
 
@@ -199,16 +205,7 @@ def _hash(prompt: Sequence[Message]) -> str:
 # -- notes on what is unusual, but doesn't prevent the training ----------------------------------
 
 
-def _note(what: str, lines: Collection[int], effect: str = "") -> list[str]:
-    """Return a note that lists the first five of these lines, or no note if there are no lines."""
-    if not lines:
-        return []
-    first = ", ".join(map(str, sorted(lines)[:5]))
-    more = f" and {len(lines) - 5:,} more" if len(lines) > 5 else ""
-    return [f"{what} (line{'s' * (len(lines) > 1)} {first}{more}). {effect}".strip()]
-
-
-def _clean(conversations: dict[int, list[Message]], turns: sft.Turns) -> list[str]:
+def _clean(source: Source, conversations: dict[int, list[Message]], turns: sft.Turns) -> list[str]:
     """Strip white space from the answers, remove repeated rows, and return notes about both."""
     trimmed, repeated, seen = set(), [], set()
     for line, messages in list(conversations.items()):
@@ -223,28 +220,25 @@ def _clean(conversations: dict[int, list[Message]], turns: sft.Turns) -> list[st
             del conversations[line]
         seen.add(text)
     return [
-        *_note("White space around answers was removed", trimmed),
-        *_note("Rows that repeat an earlier row are left out", repeated),
+        *source.note("White space around answers was removed", trimmed),
+        *source.note("Rows that repeat an earlier row are left out", repeated),
     ]
 
 
 def _notes(
-    hashes: Mapping[int, str], train: Sequence[int], held: Sequence[int], learned: Set[str]
+    source: Source, hashes: dict[int, str], train: list[int], held: list[int], learned: Set[str]
 ) -> list[str]:
     """Return notes about contradictory answers, few rows, and held-out rows."""
     prompts = Counter(hashes.values())
-    notes = [
-        *_note(
-            "Rows have the same prompt, but different answers",
-            [line for line, prompt in hashes.items() if prompts[prompt] > 1],
-            "A model that always gives the same answer to a prompt can't be right in all of them.",
-        ),
-        *_note(
-            "Held-out rows have a prompt that training rows have, too",
-            [line for line in held if hashes[line] in learned],
-            "The model may remember the answers instead of finding them.",
-        ),
-    ]
+    notes = source.note(
+        "Rows have the same prompt, but different answers",
+        [line for line, prompt in hashes.items() if prompts[prompt] > 1],
+        "A model that always gives the same answer to a prompt can't be right in all of them.",
+    ) + source.note(
+        "Held-out rows have a prompt that training rows have, too",
+        [line for line in held if hashes[line] in learned],
+        "The model may remember the answers instead of finding them.",
+    )
     if len(train) < FEW_ROWS:
         notes.append(
             f"Only {len(train)} examples are left for training. Models learn more reliably from at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -78,6 +79,7 @@ class Tuned:
         ]
         lines.append(f"Adapters: {self.folder / ADAPTERS}")
         lines.append(f"Report:   {self.folder / PAGE}")
+        lines += ["Next:", *(f"  # {goal}\n  {command}" for goal, command in next_steps(self))]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -123,9 +125,38 @@ def page(done: Tuned) -> str:
             intervals=INTERVALS,
             examples=examples(done),
             costs=costs(done),
+            next_steps=next_steps(done),
             palette=palette,
         )
     )
+
+
+def next_steps(done: Tuned) -> list[tuple[str, str]]:
+    """Return goals that a user can have after a run, each with its shell command."""
+    name = done.folder.name
+    adapters = done.folder / ADAPTERS
+    export = ("python", "-m", "course_utils.export")
+    ollama = done.folder / "ollama"
+    steps: dict[str, list[tuple[object, ...]]] = {
+        "answer requests on this machine": [("course", "serve", "--adapter", f"{name}={adapters}")],
+        "merge the adapters into the base model": [
+            (*export, "merged", adapters, done.folder / "merged")
+        ],
+        "write a GGUF file for llama.cpp and LM Studio": [
+            (*export, "gguf", adapters, done.folder / "model.gguf")
+        ],
+        "run the model in Ollama": [
+            (*export, "ollama", adapters, ollama),
+            ("ollama", "create", name, "-f", ollama / "Modelfile"),
+        ],
+        "publish the adapters on the Hugging Face hub": [
+            ("hf", "upload", f"YOUR_NAME/{name}", adapters)
+        ],
+    }
+    return [
+        (goal, " && ".join(shlex.join(map(str, command)) for command in commands))
+        for goal, commands in steps.items()
+    ]
 
 
 def model_card(done: Tuned, licence: str | None, source: str) -> str:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.sft import graded_runs
 from course_utils.tuning import report
 from course_utils.tuning.base import find_base, prepare_tokenizer
-from course_utils.tuning.data import check_lengths, read_data
+from course_utils.tuning.data import check_lengths, is_short, read_data
 from course_utils.tuning.forecast import forecast
 from course_utils.tuning.measure import Measured, measure
 from course_utils.tuning.report import ADAPTERS, PAGE, Tuned
@@ -39,6 +40,7 @@ def finetune_file(  # noqa: PLR0913
     answer: str | None = None,
     held_out: float = 0.1,
     max_length: int = 1024,
+    skip_long: bool = False,
     epochs: int = 2,
     rank: int = 8,
     learning_rate: float | None = None,
@@ -48,9 +50,10 @@ def finetune_file(  # noqa: PLR0913
     resume: bool = False,
     say: Callable[[str], object] = print,
 ) -> Tuned | None:
-    """Fine-tune a model with QLoRA on a file of prompts and answers, and measure what it learned.
+    """Fine-tune a model with QLoRA on prompts and answers, and measure what it learned.
 
     Args:
+        path: a file, or "owner/name" for a data set on the hub.
         model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
             folder.
         output: the folder for the results. By default, it is the folder "finetuned/NAME", where
@@ -58,6 +61,7 @@ def finetune_file(  # noqa: PLR0913
         prompt: the key of the prompt in each line, for a file whose keys are not recognized.
         held_out: the share of the rows that is held out for measurements, above 0 and at most 0.5.
         max_length: maximum number of tokens of a row: of a prompt and its answer, or of all turns.
+        skip_long: leave longer rows out. By default, they are an error.
         rank: rank of the adapters; α is twice the rank.
         learning_rate: peak learning rate; by default, it depends on the number of parameters.
         batch_size: number of examples per optimizer step. If they don't fit into memory, they are
@@ -72,14 +76,17 @@ def finetune_file(  # noqa: PLR0913
 
     path = Path(path).expanduser()
     folder = Path(output or Path("finetuned") / path.stem).expanduser()
-    data = read_data(path, prompt=prompt, answer=answer, held_out=held_out)
+    read = partial(read_data, path, prompt=prompt, answer=answer, held_out=held_out)
+    data = read()
+    base = find_base(model)
+    tokenizer = base.tokenizer()
+    prepare_tokenizer(tokenizer)
+    if skip_long:
+        data = read(fits=partial(is_short, tokenizer=tokenizer, max_length=max_length))
     say(f"{data.name}: {len(data.train)} rows to train on, {len(data.held_out)} held out.")
     say(data.graded)
     for note in data.notes:
         say(f"Note: {note}")
-    base = find_base(model)
-    tokenizer = base.tokenizer()
-    prepare_tokenizer(tokenizer)
     train, rows = check_lengths(data, tokenizer, max_length)
     recipe = Recipe(
         rank=rank,
