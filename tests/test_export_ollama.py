@@ -1,14 +1,15 @@
-"""Test the Modelfile for Ollama, and the commands of course_utils.export."""
+"""Test the Modelfile for Ollama, and the lines that a run prints at its end."""
 
 import re
+import shlex
+from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 from jinja2 import Environment
 
 from course_utils import export
-from course_utils.export.__main__ import main
 from course_utils.machine.validation import CourseError
+from course_utils.tuning.report import next_steps
 from tests.test_export_saved import save_adapters
 from tests.test_gguf import FAMILIES, make_tokenizer, save_model
 
@@ -70,13 +71,14 @@ def test_a_template_that_cannot_be_translated_is_refused(template):
         export.modelfile("./model.gguf", tokenizer)
 
 
-def test_each_command_writes_its_files(tmp_path):
+def test_each_line_at_the_end_of_a_run_writes_its_files(tmp_path):
     base = save_model(FAMILIES["tied llama"], tmp_path / "model")
-    adapters = str(save_adapters(base, tmp_path / "adapters"))
-    runs = (("merged", "m"), ("gguf", "a.gguf", "--format", "F16"), ("ollama", "o"))
-    for command, target, *options in runs:
-        arguments = [command, adapters, str(tmp_path / target), *options]
-        CliRunner().invoke(main, arguments, catch_exceptions=False)
-    for file in ("m/config.json", "a.gguf", "o/model.gguf", "o/Modelfile"):
-        assert (tmp_path / file).is_file()
-    assert "FROM ./model.gguf" in (tmp_path / "o/Modelfile").read_text()
+    folder = tmp_path / "two words"
+    save_adapters(base, folder / "adapters")
+    lines = [line for _, line in next_steps(SimpleNamespace(folder=folder))]
+    for line in (line for line in lines if line.startswith("python")):
+        exec(shlex.split(line)[2])
+    for file in ("merged/config.json", "ollama/model.gguf"):
+        assert (folder / file).is_file()
+    assert "FROM ./model.gguf" in (folder / "ollama/Modelfile").read_text()
+    assert shlex.split(lines[-1]) == ["hf", "upload", "YOUR_NAME/two words", f"{folder}/adapters"]

@@ -7,9 +7,7 @@ The package has these modules:
     saved        reads saved adapters, and copies them into a folder that can be published
     merged       merges saved adapters into the weights of their base model, and saves the result
     gguf_files   converts models and adapters into GGUF files for llama.cpp, Ollama and LM Studio
-    ollama       writes a Modelfile, with which Ollama runs a GGUF file
-
-The commands `python -m course_utils.export --help` do the most common exports.
+    ollama       writes a GGUF file and a Modelfile, with which Ollama runs it
 """
 
 from course_utils.export.gguf_files import (
@@ -22,5 +20,5 @@ from course_utils.export.gguf_files import (
 )
 from course_utils.export.merged import save_dequantized, save_merged
 from course_utils.export.merging import NumberLine, merge, number_line, update_left
-from course_utils.export.ollama import modelfile
+from course_utils.export.ollama import modelfile, save_for_ollama
 from course_utils.export.saved import SavedAdapters, read_adapters, save_adapters

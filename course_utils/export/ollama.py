@@ -10,9 +10,14 @@ assumes that a chat template puts fixed texts before, between and after the mess
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils.export.gguf_files import save_gguf
+from course_utils.export.merged import save_merged
+from course_utils.export.saved import read_adapters
+from course_utils.machine.files import write_text
 from course_utils.machine.validation import CourseError
 
 if TYPE_CHECKING:
@@ -20,6 +25,21 @@ if TYPE_CHECKING:
 
 MARKS = {"system": "Mark1", "user": "Mark2", "assistant": "Mark3"}
 BY_HAND = "write the TEMPLATE of the Modelfile by hand"
+
+
+def save_for_ollama(adapters: str | Path, folder: str | Path, stored_as: str = "Q8_0") -> Path:
+    """Write model.gguf, the model with its adapters merged, and a Modelfile into a folder."""
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    text = modelfile(
+        "./model.gguf", AutoTokenizer.from_pretrained(read_adapters(adapters).base_folder())
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_gguf(save_merged(adapters, Path(scratch) / "m"), folder / "model.gguf", stored_as)
+    write_text(folder / "Modelfile", text)
+    return folder
 
 
 def modelfile(

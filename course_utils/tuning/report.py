@@ -133,30 +133,23 @@ def page(done: Tuned) -> str:
 
 def next_steps(done: Tuned) -> list[tuple[str, str]]:
     """Return goals that a user can have after a run, each with its shell command."""
-    name = done.folder.name
-    adapters = done.folder / ADAPTERS
-    export = ("python", "-m", "course_utils.export")
-    ollama = done.folder / "ollama"
-    steps: dict[str, list[tuple[object, ...]]] = {
-        "answer requests on this machine": [("course", "serve", "--adapter", f"{name}={adapters}")],
+    name, adapters = done.folder.name, str(done.folder / ADAPTERS)
+    merged, ollama = str(done.folder / "merged"), str(done.folder / "ollama")
+    code = "from course_utils import export; export."
+    steps = {
+        "answer requests on this machine": ["course", "serve", "--adapter", f"{name}={adapters}"],
         "merge the adapters into the base model": [
-            (*export, "merged", adapters, done.folder / "merged")
+            *("python", "-c", f"{code}save_merged({adapters!r}, {merged!r})")
         ],
-        "write a GGUF file for llama.cpp and LM Studio": [
-            (*export, "gguf", adapters, done.folder / "model.gguf")
+        "write a GGUF file for llama.cpp, LM Studio and Ollama": [
+            *("python", "-c", f"{code}save_for_ollama({adapters!r}, {ollama!r})")
         ],
-        "run the model in Ollama": [
-            (*export, "ollama", adapters, ollama),
-            ("ollama", "create", name, "-f", ollama / "Modelfile"),
-        ],
+        "then run the model in Ollama": ["ollama", "create", name, "-f", f"{ollama}/Modelfile"],
         "publish the adapters on the Hugging Face hub": [
-            ("hf", "upload", f"YOUR_NAME/{name}", adapters)
+            *("hf", "upload", f"YOUR_NAME/{name}", adapters)
         ],
     }
-    return [
-        (goal, " && ".join(shlex.join(map(str, command)) for command in commands))
-        for goal, commands in steps.items()
-    ]
+    return [(goal, shlex.join(command)) for goal, command in steps.items()]
 
 
 def model_card(done: Tuned, licence: str | None, source: str) -> str:
