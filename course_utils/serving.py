@@ -1,6 +1,6 @@
 """Run a GGUF model in llama.cpp, and serve it over HTTP with its adapters.
 
-    GGUF model ──┐                      ┌─ answers, token_ids, next_token_probabilities
+    GGUF model ──┐                      ┌─ answers, token_ids, complete
     adapters   ──┴─ llama.cpp ── HTTP ──┤
                                         └─ Gateway ── clients of OpenAI's API: curl, openai, …
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import math
 import shlex
 import signal
 import socket
@@ -24,18 +23,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from course_utils import export
 from course_utils.machine import runtime
 from course_utils.machine.validation import CourseError, one_of, positive, whole_number
 from course_utils.models import fetch_base
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LOOPBACK = "127.0.0.1"
 # The base model's name in requests.
@@ -164,32 +159,6 @@ class Engine:
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Apply the chat template to a conversation, and return the text of the prompt."""
         return self.request("/apply-template", {"messages": list(messages)})["prompt"]
-
-    def next_token_probabilities(
-        self, prompt: str | Sequence[int], adapter: str | None = None
-    ) -> Tensor:
-        """Return the probability of each token in the vocabulary as the next token after a prompt.
-
-        Returns:
-            A float32 tensor of shape (vocab,).
-        """
-        import torch
-
-        vocabulary = self._vocabulary
-        # llama.cpp computes the probabilities before it applies the grammar, so the grammar doesn't
-        # change them. With the grammar, llama.cpp chooses a letter as the next token. If it chose a
-        # token that ends in the middle of a UTF-8 character, it would report no probabilities.
-        options = {"n_predict": 1, "n_probs": vocabulary, "grammar": "root ::= [a-z]"}
-        answer = self.complete(prompt, adapter, **options)
-        tokens = answer["completion_probabilities"][0]["top_logprobs"]
-        probabilities = torch.zeros(vocabulary)
-        ids = torch.tensor([token["id"] for token in tokens])
-        probabilities[ids] = torch.tensor([math.exp(token["logprob"]) for token in tokens])
-        return probabilities
-
-    @cached_property
-    def _vocabulary(self) -> int:
-        return self.request("/v1/models")["data"][0]["meta"]["n_vocab"]
 
     def complete(
         self, prompt: str | Sequence[int], adapter: str | None = None, **options: Any

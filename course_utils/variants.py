@@ -105,11 +105,13 @@ def losses(model: nn.Module) -> dict[str, float]:
         "target": ("headlines", "test"),
         "source": ("stories", "test"),
     }
-    with torch.no_grad():
-        return {
-            name: _loss(model, texts()[key][:MEASURED].unfold(0, LENGTH + 1, LENGTH)).item()
-            for name, key in measured.items()
-        }
+    return {name: loss_on(model, texts()[key]) for name, key in measured.items()}
+
+
+@torch.no_grad()
+def loss_on(model: nn.Module, text: Tensor) -> float:
+    """Return the loss of a model on the first bytes of a text, in nats per byte."""
+    return _loss(model, text[:MEASURED].unfold(0, LENGTH + 1, LENGTH)).item()
 
 
 # -- the model and its texts -----------------------------------------------------------------------
@@ -147,7 +149,9 @@ def pretrained() -> LlamaForCausalLM:
     return model
 
 
-def train(model: nn.Module, text: Tensor, optimizer: Optimizer, steps: int, seed: int) -> None:
+def train(  # noqa: PLR0913
+    model: nn.Module, text: Tensor, optimizer: Optimizer, steps: int, seed: int, batch: int = BATCH
+) -> None:
     """Train a model to predict the next byte in random windows of a text.
 
     The learning rate rises from a twenty-fifth of the optimizer's to this rate, and then falls.
@@ -158,7 +162,7 @@ def train(model: nn.Module, text: Tensor, optimizer: Optimizer, steps: int, seed
     )
     windows, generator = text.unfold(0, LENGTH + 1, 1), torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        chosen = torch.randint(len(windows), (BATCH,), generator=generator)
+        chosen = torch.randint(len(windows), (batch,), generator=generator)
         optimizer.zero_grad()
         _loss(model, windows[chosen]).backward()
         optimizer.step()

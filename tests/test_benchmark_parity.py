@@ -13,15 +13,14 @@ from workshop.benchmarks import parity
 def subject(answer, probabilities):
     return parity.Subject(
         answers=lambda chats: [answer] * len(chats),
-        probabilities=lambda _: torch.tensor(probabilities),
+        probabilities=lambda *_: torch.tensor([probabilities]),
         token_ids=lambda chat: [len(str(chat))],
         files=[],
-        load_seconds=0.0,
     )
 
 
 def test_forms_are_compared_with_the_first_one(monkeypatch):
-    monkeypatch.setattr(parity, "beginning", lambda: [7])
+    monkeypatch.setattr(parity, "right_answers", lambda: [[2]] * 24)
     monkeypatch.setattr(parity, "trained", lambda adapters: adapters)
     monkeypatch.setattr(parity, "measured_here", lambda *_: {})
     story = news.load_news()["test"][0]
@@ -38,3 +37,4 @@ def test_forms_are_compared_with_the_first_one(monkeypatch):
     assert other["equal_answers"] == 0 and other["equal_prompts"] == 96
     assert other["divergences"] == pytest.approx([0.25 * math.log(2)] * 24, abs=1e-6)
     assert sum(other["scores"]["valid_json"]) == 0
+    assert set(first["stop"]) == {0.25}

@@ -3,6 +3,7 @@
 import doctest
 import importlib.metadata
 import json
+import math
 import re
 import shutil
 
@@ -24,6 +25,7 @@ from workshop.benchmarks import (
     news_adapters,
     runner,
 )
+from workshop.benchmarks.evidence import claims
 
 # --- the runner -----------------------------------------------------------------------------------
 
@@ -268,3 +270,18 @@ def test_the_saved_adapters_have_the_default_recipe_and_fit_the_model():
     shape = ModelShape.preset(news_adapters.NAME)
     count = sum(tensor.numel() for tensor in tensors.values())
     assert count == shape.adapter_parameters(config["r"], "all-linear")
+
+
+@pytest.mark.parametrize("part", claims.METRICS)
+def test_the_plan_of_the_claims_ends_with_all_seeds_at_rates_between_others(part):
+    runs, best = [], 3e-3
+    while todo := claims.missing(part, runs):
+        assert all(todo.count(run) == 1 and run not in runs for run in todo)
+        loss = abs(math.log(todo[0]["learning_rate"] / best))
+        runs.append(todo[0] | {"train": loss, "validation": loss})
+    for setting in claims.settings(part):
+        tried = [run for run in runs if setting.items() <= run.items()]
+        rates = {run["learning_rate"] for run in tried}
+        chosen = {run["learning_rate"] for run in tried if run["seed"] == 2}
+        assert len(chosen) == 1 and min(rates) < min(chosen) < max(rates)
+        assert sorted(r["seed"] for r in tried if r["learning_rate"] in chosen) == [0, 1, 2]

@@ -1,6 +1,7 @@
 """Test that GGUF files of models and adapters compute the same in llama.cpp as in transformers."""
 
 import shutil
+import sys
 
 import gguf
 import numpy as np
@@ -14,7 +15,7 @@ from course_utils import export
 from course_utils.export import gguf_files
 from course_utils.machine.validation import CourseError
 from course_utils.models import stored_weights
-from course_utils.parity import of_model
+from course_utils.parity import of_engine, of_model
 from course_utils.serving import Engine
 from tests import conftest
 from tests.conftest import CHAT_TEMPLATE, edit_json
@@ -86,6 +87,10 @@ def tiny(tmp_path_factory):
     return save_model(FAMILIES["llama"], tmp_path_factory.mktemp("tiny"))
 
 
+def next_token(engine, ids, adapter=None):
+    return of_engine(engine, adapter)(ids, [0])[0]
+
+
 def assert_close(ours, theirs):
     # llama.cpp stores keys and values in float16.
     torch.testing.assert_close(ours, theirs, rtol=0.03, atol=1e-4)
@@ -106,8 +111,8 @@ def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
     tuned = of_model(PeftModel.from_pretrained(base, str(adapters)))(IDS)
     assert (expected - tuned).abs().max() > 0.01  # the test could not fail otherwise
     with Engine(file, {"tuned": lora}, threads=1) as engine:
-        assert_close(engine.next_token_probabilities(IDS), expected)
-        assert_close(engine.next_token_probabilities(IDS, "tuned"), tuned)
+        assert_close(next_token(engine, IDS), expected)
+        assert_close(next_token(engine, IDS, "tuned"), tuned)
 
 
 @pytest.mark.full
@@ -125,7 +130,7 @@ def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path):
     file = export.save_gguf(tiny, tmp_path / "model.gguf", "F32")
     with Engine(file, files, threads=1) as engine:
         for name, right in expected.items():
-            assert_close(engine.next_token_probabilities(IDS, name), right)
+            assert_close(next_token(engine, IDS, name), right)
 
 
 @pytest.mark.full
@@ -248,6 +253,25 @@ def test_other_wrong_input_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="can't be written"):
         export.save_gguf(tiny, tmp_path / "file" / "model.gguf")
+
+
+def test_llama_cpps_own_formats_need_its_quantizer(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(CourseError, match="run `pip install llama-cpp-python`"):
+        export.quantize_gguf(tmp_path / "f16.gguf", tmp_path / "q4.gguf")
+
+
+def test_llama_cpps_quantizer_writes_its_own_formats(tiny, tmp_path):
+    pytest.importorskip("llama_cpp", reason="needs the extra `quantize`")
+    source = export.save_gguf(tiny, tmp_path / "f16.gguf", "F16")
+    file = export.quantize_gguf(source, tmp_path / "q5.gguf", "Q5_K_M")
+    kinds = {str(tensor.name): tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
+    # Rows of 32 numbers are no blocks of 256, so they get a format with blocks of 32.
+    assert kinds["blk.0.attn_q.weight"] == "Q5_1"
+    with pytest.raises(ValueError, match="stored_as must be"):
+        export.quantize_gguf(source, file, "NF4")
+    with pytest.raises(CourseError, match="must be in F32, F16 or BF16"):
+        export.quantize_gguf(tmp_path / "none.gguf", tmp_path / "q4.gguf")
 
 
 def test_an_older_file_is_replaced_only_by_a_complete_one(tiny, tmp_path, monkeypatch):

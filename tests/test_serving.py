@@ -23,7 +23,7 @@ from course_utils.machine.validation import CourseError
 from course_utils.parity import of_model, probabilities
 from course_utils.serving import Engine, Gateway
 from tests.test_export_saved import save_adapters
-from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_model
+from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, next_token, save_model
 from tests.waiting import wait_until
 from workshop.cli import main
 
@@ -83,7 +83,7 @@ def expected(folder, prompts):
 def test_each_request_chooses_its_adapter_even_at_the_same_time(engine, prompts, expected):
     jobs = [(name, i) for i in range(len(CHATS)) for name in ADAPTERS]
     with ThreadPoolExecutor(6) as pool:
-        done = pool.map(lambda job: engine.next_token_probabilities(prompts[job[1]], job[0]), jobs)
+        done = pool.map(lambda job: next_token(engine, prompts[job[1]], job[0]), jobs)
         for (name, i), probabilities in zip(jobs, done, strict=True):
             assert_close(probabilities, expected[name][i])
     # Otherwise the test could not fail.
@@ -94,7 +94,7 @@ def test_each_request_chooses_its_adapter_even_at_the_same_time(engine, prompts,
 def test_no_prompt_is_answered_with_the_cache_of_another_adapter(engine, prompts, expected):
     # The prompts have a common beginning, and some of them are asked twice.
     for name, i in [*product(ADAPTERS, range(3)), *product(ADAPTERS[::-1], (2, 0, 1))]:
-        assert_close(engine.next_token_probabilities(prompts[i], name), expected[name][i])
+        assert_close(next_token(engine, prompts[i], name), expected[name][i])
 
 
 def test_answers_are_in_the_order_of_the_conversations(engine):

@@ -1,6 +1,7 @@
 """Test the tiny Llama's trials: formats, variants of LoRA, and what a trial measures."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,21 @@ def test_a_trial_is_repeatable_and_leaves_the_pretrained_model_unchanged(few_ste
     assert run(Trial()) == run(Trial()) != run(Trial(seed=1))
     assert all(map(torch.equal, before, weights(variants.pretrained())))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_batch_of_another_size_is_trained_on():
+    sizes = []
+
+    class Counts(torch.nn.Linear):
+        def forward(self, input_ids):
+            sizes.append(len(input_ids))
+            logits = super().forward(torch.ones(*input_ids.shape, 1))
+            return SimpleNamespace(logits=logits)
+
+    model, text = Counts(1, 256), torch.arange(100)
+    for batch in ((), (4,)):
+        variants.train(model, text, torch.optim.AdamW(model.parameters()), 2, 0, *batch)
+    assert sizes == [16, 16, 4, 4]
 
 
 @pytest.mark.parametrize("name", FORMATS)

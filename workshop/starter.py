@@ -18,6 +18,7 @@ from course_utils.machine.validation import CourseError
 # course_utils/material. pyproject.toml puts the same files into the wheel.
 PATTERNS = (
     "lectures/[0-9][0-9]_*.ipynb",
+    "lectures/finetune_plain.py",
     "exercises/README.md",
     "exercises/[0-9][0-9]_*/*",
     # Lectures link to these pages.

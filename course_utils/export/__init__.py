@@ -14,6 +14,7 @@ from course_utils.export.gguf_files import (
     GGUF_FORMATS,
     adapter_tensors,
     interleave,
+    quantize_gguf,
     save_adapter_gguf,
     save_gguf,
     write_adapter_gguf,

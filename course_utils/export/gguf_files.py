@@ -54,6 +54,11 @@ USE_CONVERTER = (
     "convert_hf_to_gguf.py"
 )
 
+NO_QUANTIZER = (
+    "llama-cpp-python is not installed: run `pip install llama-cpp-python`, which needs a compiler "
+    "for C++"
+)
+
 
 class Architecture(NamedTuple):
     """llama.cpp's name for a family of models, and the order of the rows of q_proj and k_proj."""
@@ -194,6 +199,32 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
         for key, weight in stored_weights(path=folder):
             rows = _reordered(key, weight.float(), config)
             writer.write_tensor_data(_encoded(names(key), rows, stored_as))
+    return Path(file)
+
+
+def quantize_gguf(model: str | Path, file: str | Path, stored_as: str = "Q4_K_M") -> Path:
+    """Round a GGUF model to any format of llama.cpp, by llama.cpp's own program.
+
+    Formats whose names contain "_K" have blocks of 256. A matrix whose rows can't be divided into
+    such blocks is stored in another format, with more bits.
+
+    Args:
+        model: a GGUF file in F32, F16 or BF16.
+
+    Raises:
+        CourseError: The package llama-cpp-python is missing, or llama.cpp refuses the model.
+    """
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise CourseError(NO_QUANTIZER) from error
+    start = "LLAMA_FTYPE_MOSTLY_"
+    formats = [name.removeprefix(start) for name in vars(llama_cpp) if name.startswith(start)]
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, start + one_of("stored_as", stored_as, formats))
+    with written_aside(Path(file)) as part:
+        if llama_cpp.llama_model_quantize(str(model).encode(), str(part).encode(), options):
+            raise CourseError(f"llama.cpp can't round {model}, which must be in F32, F16 or BF16")
     return Path(file)
 
 

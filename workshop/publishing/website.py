@@ -92,7 +92,7 @@ def site_paths(folder: Path) -> dict[str, str]:
     Notebooks have the same path on the site as in the repository, because the launch button of a
     page opens the notebook with the same path in the repository.
     """
-    patterns = ("docs/*.md", "docs/images/*", "lectures/*.ipynb", "exercises/*/*.ipynb")
+    patterns = ("docs/*.md", "docs/images/*", "lectures/*.*", "exercises/*/*.ipynb")
     found = (path for pattern in patterns for path in folder.glob(pattern))
     sources = [path.relative_to(folder).as_posix() for path in found]
     paths = {source: source.removeprefix("docs/") for source in sources}

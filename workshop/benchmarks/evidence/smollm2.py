@@ -6,10 +6,11 @@ results don't depend on the number of cores.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -102,14 +103,22 @@ def load_fp4() -> tuple[Any, Any]:
 # --- training -------------------------------------------------------------------------------------
 
 
-def train(model: Any, tokenizer: Any, cell: Cell) -> tuple[Model, dict[str, Any]]:
-    """Train a model, and return it with the settings and measurements of the training."""
+def train(
+    model: Any, tokenizer: Any, cell: Cell, more: Sequence[sft.Features] = ()
+) -> tuple[Model, dict[str, Any]]:
+    """Train a model, and return it with the settings and measurements of the training.
+
+    Args:
+        more: rows that are trained besides the stories, in the same number of steps.
+    """
     assert cell.learning_rate is not None and cell.seed is not None
     way = WAYS[cell.way]
     recipe = make_recipe(way, cell.learning_rate, cell.seed)
     if way.adapters:
         model = attach_adapters(model, recipe)
-    rows = encoded_stories(tokenizer, cell.stories, cell.seed)
+    rows = [*encoded_stories(tokenizer, cell.stories, cell.seed), *more]
+    size = recipe.micro_batch_size + math.ceil(len(more) / STEPS)
+    recipe = replace(recipe, micro_batch_size=size)
     run: dict[str, Any] = {"trained": sum(p.numel() for p in trainable_parameters(model).values())}
     begun = time.perf_counter()
     try:
