@@ -7,11 +7,11 @@ import peft
 import torch
 import transformers
 
-name, data, folder = sys.argv[1:]
+(name, data, folder), epochs = sys.argv[1:], 1
 device = "cuda" if torch.cuda.is_available() else "cpu"
 old = device == "cuda" and torch.cuda.get_device_capability() < (8, 0)  # such as a T4
 dtype = torch.float16 if old else torch.bfloat16
-nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+nf4 = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 nf4 = transformers.BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=dtype)
 tokenizer = transformers.AutoTokenizer.from_pretrained(name)
 
@@ -35,11 +35,11 @@ def encode(row):  # token ids, and labels that are −100 wherever the loss does
 
 
 def loss_sum(rows):  # in nats, over all answer tokens of some rows
-    pad = torch.nn.utils.rnn.pad_sequence  # on the right
+    pad = torch.nn.utils.rnn.pad_sequence  # on the right; to generate, pad on the left
     ids, labels = (pad(part, True, -100).to(device) for part in zip(*rows, strict=True))
     with torch.autocast(device, dtype):
         logits = model(ids.clamp(min=0), attention_mask=(ids >= 0).long()).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(logits.mT, labels[:, 1:], reduction="sum")
+    return torch.nn.CrossEntropyLoss(reduction="sum")(logits.mT, labels[:, 1:])
 
 
 def answer_tokens(rows):
@@ -54,11 +54,12 @@ model = peft.get_peft_model(load(), lora).train()
 model.gradient_checkpointing_enable()  # computes activations again instead of storing them
 optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0)
 batches = torch.utils.data.DataLoader(train, batch_size=8, shuffle=True, collate_fn=list)
-schedule = transformers.get_cosine_schedule_with_warmup(optimizer, 4, len(batches))
+steps = epochs * len(batches)
+schedule = transformers.get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
 scaler = torch.amp.GradScaler(device, enabled=old)  # Small gradients would be 0 in float16.
-for batch in batches:
+for batch in (batch for _ in range(epochs) for batch in batches):
     total = 0
-    for part in (batch[:4], batch[4:]):  # Two halves need less memory than 8 rows at once.
+    for part in filter(None, (batch[:4], batch[4:])):  # Two halves need less memory.
         loss = loss_sum(part) / answer_tokens(batch)  # not those of the half alone
         scaler.scale(loss).backward()  # adds to the gradients of the first half
         total += loss.item()

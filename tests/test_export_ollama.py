@@ -81,4 +81,5 @@ def test_each_line_at_the_end_of_a_run_writes_its_files(tmp_path):
     for file in ("merged/config.json", "ollama/model.gguf"):
         assert (folder / file).is_file()
     assert "FROM ./model.gguf" in (folder / "ollama/Modelfile").read_text()
-    assert shlex.split(lines[-1]) == ["hf", "upload", "YOUR_NAME/two words", f"{folder}/adapters"]
+    upload = ["hf", "upload", "YOUR_NAME/two words", f"{folder}/adapters", "--private"]
+    assert shlex.split(lines[-1]) == upload

@@ -109,7 +109,8 @@ def test_the_students_version_contains_what_students_need(whole):
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
     lectures = {name for name in names if name.startswith("lectures/")}
-    assert lectures == {path.relative_to(ROOT).as_posix() for path in notebooks.lectures(ROOT)}
+    paths = (*notebooks.lectures(ROOT), ROOT / "lectures" / "finetune_plain.py")
+    assert lectures == {path.relative_to(ROOT).as_posix() for path in paths}
     assert {"course_utils/data/news_briefs.jsonl", "binder/postBuild"} <= names
     assert os.access(whole / "binder/postBuild", os.X_OK)
 

@@ -79,6 +79,6 @@ def test_messages_count_all_tokens_by_default(space, tiny_base, tmp_path):
     assert news.TUNED_INSTRUCTION in counted(trainer)
 
 
-def test_the_plain_loop_is_the_scripts_loop():
+def test_the_lecture_shows_the_plain_script():
     script = (ROOT / "lectures" / "finetune_plain.py").read_text(encoding="utf-8")
-    assert block_of_code("plain-question") in script
+    assert block_of_code("plain-script") == script

@@ -78,7 +78,9 @@ def modelfile(
     stop = next((str(added[i]) for i in ids if i in added), tokenizer.eos_token)
     lines = [f"FROM {gguf}", f'TEMPLATE """{template}"""']
     lines += [f'SYSTEM """{system}"""'] if system else []
-    return "\n".join([*lines, f'PARAMETER stop "{stop}"', "PARAMETER temperature 0"]) + "\n"
+    # The most probable token is chosen, also if it is a repetition.
+    greedy = ("PARAMETER temperature 0", "PARAMETER repeat_penalty 1")
+    return "\n".join([*lines, f'PARAMETER stop "{stop}"', *greedy]) + "\n"
 
 
 class _Refused(CourseError):

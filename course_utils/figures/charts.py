@@ -126,10 +126,12 @@ def measurements(  # noqa: PLR0913
         heights = [row + 0.12 * values[:n].count(value) for n, value in enumerate(values)]
         axes.plot(values, heights, "o", color=BLUE, alpha=0.5)
         axes.plot([centre] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
-        note(axes, f"{centre:.4g}", (centre, row + 0.3), (0, 3), ha="center")
+        note(axes, f"{centre:.3g}", (centre, row + 0.3), (0, 3), ha="center")
     axes.set_yticks(range(len(names)), names)
     kind = "median" if middle is median else "mean"
-    axes.set(xlabel=f"{xlabel}; a line is a {kind}", ylim=(-0.5, len(names) - 0.2))
+    # A long label ends where the axis ends, and begins below the names of the rows.
+    axes.set_xlabel(f"{xlabel}; a line is a {kind}", loc="right")
+    axes.set_ylim(-0.5, len(names) - 0.2)
     axes.margins(x=0.1)
     if log:
         axes.set_xscale("log")

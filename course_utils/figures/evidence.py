@@ -99,7 +99,8 @@ def differences(
         note(axes, word, (high, row), (8, 0), weight="bold", **style)
         described.append(f"{name} {mean:+.3g}, from {low:+.3g} to {high:+.3g}: {word}")
     name_rows(axes, list(rows))
-    axes.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.9))
+    axes.set_xlabel(xlabel, loc="right")  # so that a long label begins below the names of the rows
+    axes.set_ylim(len(rows) - 0.4, -0.9)
     note(axes, "counts as equal", (0, -0.9), (0, -9), ha="center", color=GREEN, **style)
     axes.margins(x=0.12)
     return Picture(

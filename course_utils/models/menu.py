@@ -3,7 +3,8 @@
 The predictions are those of the course's calculator, `course_utils.memory`, for the training run of
 lecture 07: adapters of rank 8 on all linear layers, and 8 examples per step. The course computes
 logits only for tokens whose next token belongs to an answer. The number of these tokens depends on
-the texts. So the prediction counts the logits of all tokens, and is an upper bound.
+the texts. So on a GPU, the prediction counts the logits of all tokens, which is an upper bound.
+Python and its libraries are not counted.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def check_fits(
 ) -> None:
     """Raise an error if a base model needs more memory than is free.
 
-    SMALL_MODEL is never refused: every machine can train it, and the prediction is an upper bound.
+    SMALL_MODEL is never refused: every machine can train it.
     """
     known_model(name)
     one_of("quantization", quantization, QUANTIZATIONS)

@@ -146,7 +146,7 @@ def next_steps(done: Tuned) -> list[tuple[str, str]]:
         ],
         "then run the model in Ollama": ["ollama", "create", name, "-f", f"{ollama}/Modelfile"],
         "publish the adapters on the Hugging Face hub": [
-            *("hf", "upload", f"YOUR_NAME/{name}", adapters)
+            *("hf", "upload", f"YOUR_NAME/{name}", adapters, "--private")
         ],
     }
     return [(goal, shlex.join(command)) for goal, command in steps.items()]

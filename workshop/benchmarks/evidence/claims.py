@@ -43,7 +43,7 @@ DATA = ROOT / "course_utils" / "data" / "claims.json"
 EVIDENCE = ROOT / "course_utils" / "data" / "evidence.json"
 SEEDS = (0, 1, 2)
 WINDOWS, STEPS = 3072, 300
-RATES = {"full": (5e-4, 1e-3, 2e-3, 4e-3), "lora": (2e-3, 4e-3, 8e-3, 1.6e-2)}
+RATES = {"full": (5e-4, 1e-3, 2e-3, 4e-3), "lora": tuple(2.5e-4 * 2**n for n in range(7))}
 # The loss that chooses the learning rate.
 METRICS = {"batch": "validation", "capacity": "train"}
 LORA = {"batch": (8, 64), "capacity": (1, 4, 16, 64)}
