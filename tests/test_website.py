@@ -257,6 +257,12 @@ def secrets_of(path):
 
 
 @pytest.mark.full
+def test_the_plain_script_can_be_downloaded(course_site):
+    (copy,) = course_site.rglob("finetune_plain.py")
+    assert copy.read_text("utf-8") == (ROOT / "lectures" / copy.name).read_text("utf-8")
+
+
+@pytest.mark.full
 def test_the_course_site_contains_no_solutions_and_no_hidden_tests(course_site):
     site = " ".join(text_of(page(course_site, path)) for path in course_site.rglob("*.html"))
     # The released cells are on the site, so this search would find a solution, too.

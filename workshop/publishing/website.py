@@ -135,7 +135,7 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
         elif source.endswith(".md"):
             text = (folder / source).read_text(encoding="utf-8")
             target.write_text(links.rewritten(text, source), encoding="utf-8")
-        elif source.endswith(".py"):
+        elif path.startswith("api/"):
             name = target.name.removesuffix(".md")
             # A package imports its public names, and nothing else.
             imported = "\n   :imported-members:" if source.endswith("__init__.py") else ""
