@@ -328,8 +328,8 @@ def qlora_layer(title: str = "") -> Picture:
         canvas.named_box(at, (width, 42), lines, colour, (SMALL, SMALL))
     adam: Style = {"face": OPTIMIZER, "edge": "none", "text_size": SMALL}
     canvas.box((166, 300), (144, 28), "Adam, may be paged", **adam)
-    decoded = "decoded W: only while it is used"
-    canvas.box((96, 92), (234, 34), decoded, dashed=True, text_size=SMALL)
+    temporary = "dequantized W: only while it is used"
+    canvas.box((96, 92), (234, 34), temporary, dashed=True, text_size=SMALL)
     for text, x, width in (("x", 2, 50), ("x W", 166, 94), ("+", 396, 34), ("y", 478, 50)):
         canvas.box((x, 158), (width, 34), text, weight="bold", text_size=SMALL)
     canvas.text((382, 242), "× α/r", size=SMALL)
@@ -365,7 +365,7 @@ def qlora_layer(title: str = "") -> Picture:
     return canvas.picture(
         "The data flow of a linear layer of QLoRA. Stored and frozen: the codes of W in NF4, 4 "
         "bits each, and their constants, in 8 bits with float32 constants of their own. In each "
-        "pass, W is decoded, multiplied by x, and discarded. Stored and trained: A and "
+        "pass, W is dequantized, multiplied by x and discarded. Stored and trained: A and "
         "B in float32. Their product x A B, scaled by α/r, is added to x W, which gives y. The "
         "gradient of y passes back through x W to x without changing W, and through B and A, which "
         "Adam updates; Adam's states may be paged."
