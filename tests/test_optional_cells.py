@@ -1,4 +1,4 @@
-"""Check the code that lecture 07 shows but doesn't run: the lines for TRL and a plain loop."""
+"""Check the code that lecture 07 shows but doesn't run: the lines for TRL and the plain script."""
 
 import re
 

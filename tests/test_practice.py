@@ -1,11 +1,9 @@
 """Test the plain script of lecture 07, and the saved runs of its recipe."""
 
-import io
 import json
 import re
 import subprocess
 import sys
-import tokenize
 from statistics import fmean
 
 import pytest
@@ -14,15 +12,13 @@ from course_utils import news, sft
 from course_utils.models import load_base
 from course_utils.training import token_losses
 from workshop.benchmarks import practice
+from workshop.budget import code_lines
 
 SCRIPT = practice.SCRIPT.read_text("utf-8")
 
 
 def test_the_script_has_at_most_60_lines_of_code_and_none_of_the_courses_modules():
-    without_docstring = io.StringIO(SCRIPT.partition("\n")[2])
-    empty = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-    tokens = tokenize.generate_tokens(without_docstring.readline)
-    assert len({t.start[0] for t in tokens if t.type not in empty}) - 1 <= 60  # and the end
+    assert code_lines(SCRIPT) <= 60
     assert "course_utils" not in SCRIPT
 
 
