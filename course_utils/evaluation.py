@@ -121,7 +121,7 @@ def generate(  # noqa: PLR0913
     from tqdm import tqdm
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
-    prefix, ends = _shared_prefix(prompts), _end_tokens(model, tokenizer)
+    prefix, ends = sft.common_beginning(prompts), _end_tokens(model, tokenizer)
     if _slides(model, max(map(len, prompts), default=0) + max_new_tokens):
         prefix = []
     fast = supports(model)
@@ -166,17 +166,6 @@ def _prompt_ids(
             "the last message is the assistant's: leave it out, because the model generates it"
         )
     return sft.prompt_ids(messages, tokenizer)
-
-
-def _shared_prefix(prompts: list[list[int]]) -> list[int]:
-    """Return the common prefix of the prompts, at least one token shorter than each prompt."""
-    if len(prompts) < 2:
-        return []
-    # A common prefix of the first and the last prompt in sorted order is common to all prompts.
-    first, last = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    pairs = zip(first[:limit], last, strict=False)
-    return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
 
 
 def _slides(model: Model, tokens: int) -> bool:

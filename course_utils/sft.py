@@ -165,34 +165,58 @@ def collate(
     return batch
 
 
+def common_beginning(rows: Sequence[list[int]]) -> list[int]:
+    """Return the tokens with which all rows begin, at least one fewer than any row has.
+
+    A single row shares no tokens with others, so its result is empty.
+    """
+    if len(rows) < 2:
+        return []
+    # What the first and the last row in sorted order have in common, all rows have in common.
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1
+    pairs = zip(first[:limit], last, strict=False)
+    return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
+
+
 def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> dict[str, Tensor]:
-    """Put a batch into one row without padding between its examples.
+    """Put a batch into one row, in which the tokens that all examples begin with are there once.
 
-        input_ids      prompt prompt answer end prompt prompt prompt answer answer end pad
-        position_ids   0      1      2      3   0      1      2      3      4      5   6
-        lengths        4                        6
+        input_ids      system │ prompt answer end │ prompt prompt answer answer end │ pad
+        position_ids   0      │ 1      2      3   │ 1      2      3      4      5   │ 6
+        lengths                 4                   6
+        shared         1
 
-    A token may attend only to tokens of the same example. `lengths` and the restarts of
-    position_ids show where each example ends. Padding follows only the last example, so that the
-    number of tokens is a multiple of `multiple`.
+    A token may attend only to the beginning and to tokens of the same example. The beginning ends
+    before the first token whose next token counts in the loss. Padding follows only the last
+    example, so that the number of tokens is a multiple of `multiple`.
 
     Returns:
-        input_ids, position_ids and labels, each of shape (1, tokens), and lengths of shape
-        (batch,). All four tensors are int64.
+        input_ids, position_ids and labels, each of shape (1, tokens), lengths, the number of tokens
+        of each example with the beginning, (batch,), and shared, the number of tokens of the
+        beginning, a scalar. All tensors are int64.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
     lengths = [len(feature["input_ids"]) for feature in features]
-    filling = -sum(lengths) % multiple
-    ids = [token for feature in features for token in feature["input_ids"]]
-    # No token may predict the first token of the next example, so its label is ignored.
-    labels = [label for feature in features for label in (IGNORE, *feature["labels"][1:])]
-    ranges = [torch.arange(length) for length in (*lengths[:-1], lengths[-1] + filling)]
+    ungraded = (list(map(IGNORE.__eq__, feature["labels"][1:])) for feature in features)
+    most = min((run.index(False) for run in ungraded if False in run), default=max(lengths))
+    ids = common_beginning([feature["input_ids"] for feature in features])[:most]
+    shared = len(ids)
+    labels = [IGNORE] * shared
+    for feature in features:
+        ids += feature["input_ids"][shared:]
+        # No token may predict the first token of the next example, so its label is ignored.
+        labels += [IGNORE, *feature["labels"][shared + 1 :]]
+    filling = -len(ids) % multiple
+    ends = (*lengths[:-1], lengths[-1] + filling)
+    ranges = [torch.arange(shared), *(torch.arange(shared, end) for end in ends)]
     return {
         "input_ids": torch.tensor([ids + [pad_token_id] * filling]),
         "position_ids": torch.cat(ranges)[None],
         "labels": torch.tensor([labels + [IGNORE] * filling]),
         "lengths": torch.tensor(lengths),
+        "shared": torch.tensor(shared),
     }
 
 

@@ -105,7 +105,7 @@ def largest_difference(model, features, checkpointing=True, multiple=1, llama=No
 # -- shapes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, "some", False])
 @pytest.mark.parametrize("multiple", [1, 64])
 @pytest.mark.parametrize("count", [1, 7])
 def test_loss_and_gradients_equal_those_of_autograd(checkpointing, multiple, count):
@@ -183,6 +183,19 @@ def test_sequences_of_any_length_have_the_gradients_of_autograd(length):
         assert largest_difference(adapted_model(), features) < TOLERANCE
 
 
+@pytest.mark.parametrize("checkpointing", [True, "some", False])
+@pytest.mark.parametrize("shared", [1, 16, 70])
+def test_a_common_beginning_that_is_computed_once_has_the_gradients_of_autograd(
+    checkpointing, shared
+):
+    beginning, features = list(range(3, 3 + shared)), examples(5)
+    for row in features:
+        row["input_ids"] = beginning + row["input_ids"]
+        row["labels"] = [IGNORE] * shared + row["labels"]
+    assert pack(features, 0)["shared"] == shared
+    assert largest_difference(adapted_model(), features, checkpointing, 64) < TOLERANCE
+
+
 def test_a_batch_without_answer_tokens_has_no_loss_and_no_gradient():
     model = adapted_model()
     batch = pack(examples(2), 0)
@@ -191,7 +204,7 @@ def test_a_batch_without_answer_tokens_has_no_loss_and_no_gradient():
     assert not any(gradient.any() for gradient in gradients(model).values())
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, "some", False])
 def test_nothing_of_earlier_batches_is_left(checkpointing):
     model = adapted_model()
     llama = LlamaByHand(model, checkpointing)
@@ -203,7 +216,7 @@ def test_nothing_of_earlier_batches_is_left(checkpointing):
             parameter.data.add_(0.01 * parameter.grad)
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, "some", False])
 def test_the_buffers_can_be_released_between_two_batches(checkpointing):
     model = adapted_model()
     llama = LlamaByHand(model, checkpointing)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 
-from course_utils import decoding, evaluation, news
+from course_utils import decoding, evaluation, news, sft
 from course_utils.decoding import Decoder, supports
 from course_utils.machine import runtime
 from course_utils.models import linear4bit_layers, load_base, tiny_base
@@ -290,7 +290,7 @@ def test_smollm2_gives_the_answers_of_transformers(tuned, monkeypatch):
         model = adapted(model, rank=8, alpha=16)
     stories = list(news.load_news()["test"])[:4]
     ids = [evaluation._prompt_ids(news.messages(s, news.shots()), tokenizer) for s in stories]
-    prefix = evaluation._shared_prefix(ids)
+    prefix = sft.common_beginning(ids)
     case = prefix, [row[len(prefix) :] for row in ids]
     monkeypatch.setitem(PROMPTS, "news", case)
     ends = tuple(evaluation._end_tokens(model, tokenizer))

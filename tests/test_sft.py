@@ -204,11 +204,35 @@ def test_pack_pads_only_after_the_last_example():
         "position_ids": [[0, 1, 2, 0, 1, 2, 3, 4]],
         "labels": [[IGNORE, 6, 7, IGNORE, 9, IGNORE, IGNORE, IGNORE]],
         "lengths": [3, 2],
+        "shared": 0,
     }
     assert pack(features, 2)["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
 
 
+@pytest.mark.parametrize(
+    ("first_graded", "shared"), [(5, 3), (4, 3), (3, 2), (2, 1), (1, 0)], ids=str
+)
+def test_pack_stores_the_common_beginning_once_up_to_the_first_graded_token(first_graded, shared):
+    rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12]]
+    labels = [[IGNORE] * first_graded + row[first_graded:] for row in rows]
+    features = [{"input_ids": r, "labels": x} for r, x in zip(rows, labels, strict=True)]
+    batch = {name: tensor.tolist() for name, tensor in pack(features, 2).items()}
+    assert (batch["shared"], batch["lengths"]) == (shared, [6, 5])
+    rests = [rows[0][shared:], rows[1][shared:]]
+    assert batch["input_ids"] == [[*rows[0][:shared], *rests[0], *rests[1]]]
+    assert batch["position_ids"] == [[*range(6), *range(shared, 5)]]
+    graded = [[IGNORE, *row[shared + 1 :]] for row in labels]
+    assert batch["labels"] == [[IGNORE] * shared + graded[0] + graded[1]]
+
+
+def test_examples_that_are_equal_share_all_tokens_but_the_last_prompt_token_and_the_answer():
+    row = {"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, IGNORE, 8]}
+    batch = pack([row] * 3, 2)
+    assert batch["shared"] == 2 and batch["input_ids"].tolist() == [[5, 6, 7, 8, 7, 8, 7, 8]]
+    assert pack([row], 2)["shared"] == 0
+
+
 def test_the_collator_rounds_lengths_to_32_and_packed_lengths_to_64(tokenizer):
-    features = [{"input_ids": [5] * n, "labels": [IGNORE] * n} for n in (40, 50)]
+    features = [{"input_ids": [n] * n, "labels": [IGNORE] * n} for n in (40, 50)]
     assert collator(tokenizer)(features)["input_ids"].shape == (2, 64)
     assert collator(tokenizer, packed=True)(features)["input_ids"].shape == (1, 128)

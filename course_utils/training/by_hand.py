@@ -16,11 +16,12 @@ of its A and B, and returns ∂L/∂x. Below, ∂A is short for ∂L/∂A.
 Letters in the shapes:
 
     T  tokens of a batch             D  width of the model       N  sequences of a batch
-    R  tokens whose next token       F  width of the MLP         P  places of each sequence
-       is part of an answer          H  query heads              S  stripes of the queries
-    V  tokens in the vocabulary      K  key and value heads      p  places of a stripe: P / S
-    r  rank of an adapter            G  query heads of each      d  width of a head
-                                        key head: H / K
+    C  of these, tokens with which   F  width of the MLP         P  places of each sequence
+       all sequences begin           H  query heads              n  sequences of a block
+    R  tokens whose next token       K  key and value heads      m  places of a block in each
+       is part of an answer          G  query heads of each         of these sequences
+    V  tokens in the vocabulary         key head: H / K
+    r  rank of an adapter            d  width of a head
 
 A step that changes the adapters:
 
@@ -29,9 +30,10 @@ A step that changes the adapters:
     torch.nn.utils.clip_grad_norm_(peft_model.parameters(), 1.0)
     optimizer.step()
 
-On a CPU, such a step is faster than a step with autograd for three reasons. Large tensors are
+On a CPU, such a step is faster than a step with autograd for four reasons. Large tensors are
 reused in every step. The tokens of all sequences follow each other in one long sequence, so only
-attention needs padding. Values that no loss and no gradient needs are not computed.
+attention needs padding. The tokens with which all sequences begin, such as a system message, are
+computed once. Values that no loss and no gradient needs are not computed.
 docs/performance.md has the measurements.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685),
@@ -43,7 +45,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +68,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# S: the queries of a sequence are divided into this many stripes. The first stripe attends to the
-# first third of the keys, the second to two thirds, and the last to all. So a third of all scores,
-# which the mask would hide, is not computed.
+# The places of a sequence are divided into this many stripes. The queries of the first stripe
+# attend to the first third of the keys, those of the second to two thirds, and those of the last to
+# all. So a third of all scores, which the mask would hide, is not computed.
 STRIPES = 3
 
 
@@ -162,48 +164,58 @@ class Linears:
 class Places:
     """The place of each token in attention, where each sequence is padded to P places.
 
-        tokens of three sequences     a a a b b b b b c c
-        places, P = 6                 a a a . . .   b b b b b .   c c . . . .
+        tokens of three sequences     s s a a a b b b b b c c     C = 2
+        places of keys, P = 9         s s a a a . . . .   s s b b b b b . .   s s c c . . . . .
+        places of queries             s s   a b c   a a . b b b c . .   . . . b . . . . .
 
-    In each sequence, the empty places follow the tokens, so the causal mask hides them. Rows of
-    keys and values are in the order (N, K, P). Rows of queries are in the order (S, N, K, p), so
-    that each of the S stripes is contiguous.
+    The sequences begin with the same C tokens. Their keys and values are copied to each sequence,
+    but their queries are there only once. In each sequence, the empty places follow the tokens, so
+    the causal mask hides them. Rows of keys and values are in the order (N, K, P). Rows of queries
+    are ordered by block, and within a block of m places by (n, K, m).
 
     Attributes:
+        blocks: For each block, the number n of its sequences, and its places as (start, end). The
+            first block has the C tokens of one sequence, and the others the stripes of all.
         tokens_of: For each row of "q", "k" and "v" in places, the row of (T·K, …) that is copied to
             it. To an empty place, an arbitrary row is copied.
-        rows_of: For each row of (T·K, …), its row in the places of "q", "k" and "v".
+        rows_of: For each row of (T·K, …), its row in the places of "q", "k" and "v". For the C
+            tokens, it is the row in the first sequence.
         empty: The rows of queries that belong to empty places.
         cos, sin: Cosine and sine of the angles by which each token's heads are rotated,
             (T, 1, d/2).
-        mask: What is added to the scores of a stripe's queries with the keys of the same places,
-            (p·G, p).
+        mask: What is added to the scores of a block's queries with the keys of the same places. A
+            block of m places uses the upper left part, (m·G, m).
     """
 
-    def __init__(self, llama: LlamaByHand, lengths: Tensor, positions: Tensor):
-        T, K = len(positions), llama.K
-        lengths = lengths.clone()
-        lengths[-1] += T - lengths.sum()  # padding, which follows the last sequence
+    def __init__(self, llama: LlamaByHand, lengths: Tensor, C: int, positions: Tensor):
+        T, N, head = len(positions), len(lengths), torch.arange(llama.K)[:, None]
+        rests = lengths - C
+        rests[-1] += T - C - rests.sum()  # padding, which follows the last sequence
         step = 16 * STRIPES
-        self.N, self.P = len(lengths), -(-int(lengths.max()) // step) * step
-        self.p = self.P // STRIPES
-        column, head = torch.arange(self.P), torch.arange(K)[:, None]
-        first = lengths.cumsum(0) - lengths
-        tokens = (first[:, None] + column).clamp(max=T - 1)[:, None]  # (N, 1, P)
-        used = (column < lengths[:, None])[:, None].expand(-1, K, -1)  # (N, K, P)
-        keys = torch.arange(used.numel()).view(used.shape)  # (N, K, P)
-        stripes = keys.view(STRIPES, self.N, K, self.p).permute(1, 2, 0, 3)  # (N, K, S, p)
-        queries = stripes.reshape(used.shape)  # (N, K, P)
-        of_keys = (tokens * K + head).flatten()
-        of_queries = torch.empty_like(of_keys).index_copy_(0, queries.flatten(), of_keys)
-        self.tokens_of = {"q": of_queries, "k": of_keys, "v": of_keys}
-        # (N, P, K), of which T · K are used
-        self.rows_of = {n: x.mT[used.mT] for n, x in (("q", queries), ("k", keys), ("v", keys))}
-        self.empty = queries[~used]
+        self.N, self.C, self.P = N, C, -(-int(rests.max() + C) // step) * step
+        ends = range(self.P // STRIPES, self.P + 1, self.P // STRIPES)
+        stripes = [(N, max(C, end - ends.step), end) for end in ends if end > C]
+        self.blocks = [(1, 0, C), *stripes] if C else stripes
+        place = torch.arange(self.P)
+        first = (rests.cumsum(0) - rests)[:, None]
+        tokens = torch.where(place < C, place, first + place).clamp(max=T - 1)  # (N, P)
+        used = place < (C + rests)[:, None]  # (N, P)
+        used[1:, :C] = False
+        tokens, used = tokens[:, None] * llama.K + head, used[:, None].expand(-1, llama.K, -1)
+        self.tokens_of, self.rows_of = {}, {}
+        for name, rows in (("q", self._of_queries), ("k", torch.flatten), ("v", torch.flatten)):
+            self.tokens_of[name], places = rows(tokens), rows(used).nonzero().squeeze(1)
+            self.rows_of[name] = places[self.tokens_of[name][places].argsort()]
+        self.empty = (~self._of_queries(used)).nonzero().squeeze(1)
         angles = positions[:, None, None] * llama.inv_freq
         self.cos, self.sin = angles.cos().to(llama.like), angles.sin().to(llama.like)
-        mask = llama.like.new_full((self.p, self.p), -math.inf).triu_(1)
+        size = max(end - start for _, start, end in self.blocks)
+        mask = llama.like.new_full((size, size), -math.inf).triu_(1)
         self.mask = mask.repeat_interleave(llama.G, 0)
+
+    def _of_queries(self, x: Tensor) -> Tensor:
+        """Return the rows of queries of x, (N, K, P)."""
+        return torch.cat([x[:n, :, start:end].flatten() for n, start, end in self.blocks])
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -243,9 +255,11 @@ class Half:
     With gradient checkpointing, the attentions of all layers share the buffers of their
     activations, and so do the MLPs. Then only the input x and the products with the matrices A are
     kept for each half, and the backward pass recomputes the activations up to z, the input of
-    `out`.
+    `out`. With "some", the results of `into`, whose products cost most, are kept, too.
 
     Attributes:
+        products: The buffers of the results of `into`.
+        kept: The buffers of all other activations.
         answers_only: Whether y is computed only for the R tokens whose next token is part of an
             answer. True only for the attention of the last layer, so the MLP of that layer gets
             only these R tokens.
@@ -256,10 +270,13 @@ class Half:
     def __init__(self, llama: LlamaByHand, norm: Any, into: list[Any], out: list[Any]):
         self.llama, self.norm = llama, Norm(llama, norm)
         self.into, self.out = Linears(llama, into), Linears(llama, out)
-        self.kept = llama.shared[type(self)] if llama.checkpointing else Buffers(llama.like)
+        shared, own = llama.shared[type(self)], Buffers(llama.like)
+        self.products = shared if llama.checkpointing is True else own
+        self.kept = shared if llama.checkpointing else own
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         """Compute y, (T or R, D), from x, (T, D)."""
+        self.products.owner = None
         self.compute_z(x, self.into.weights())
         self.out.forward(self.z, self.out.weights(), [y])
         y.add_(x[self.llama.rows] if self.answers_only else x)
@@ -267,7 +284,10 @@ class Half:
     def compute_z(self, x: Tensor, weights: list[Tensor]) -> None:
         """Compute the activations n = norm(x) and z = inner(into(n)), and keep them."""
         self.n = self.norm.forward(x, self.kept("n", *x.shape))
-        self.z = self.inner(weights)
+        if self.products.owner is not self:
+            self.multiply(weights)
+            self.products.owner = self
+        self.z = self.inner()
         if self.answers_only:
             out = self.kept("rows of z", len(self.llama.rows), self.z.shape[1])
             self.z = torch.index_select(self.z, 0, self.llama.rows, out=out)
@@ -290,8 +310,12 @@ class Half:
         """Return a gradient for all T tokens: the rows of g, (R, …), and 0 for all other tokens."""
         return g.new_zeros(T, g.shape[1]).index_copy_(0, self.llama.rows, g)
 
-    def inner(self, weights: list[Tensor]) -> Tensor:
-        """Compute z, (T, …), from self.n and the weights of `into`."""
+    def multiply(self, weights: list[Tensor]) -> None:
+        """Compute what z needs of into(n), from self.n and the weights of `into`."""
+        raise NotImplementedError
+
+    def inner(self) -> Tensor:
+        """Compute z, (T, …), from the results of `multiply`."""
         raise NotImplementedError
 
     def inner_backward(self, dz: Tensor) -> list[Tensor]:
@@ -302,17 +326,22 @@ class Half:
 class MLP(Half):
     """z = silu(gate) · up, all of shape (T, F), where silu(x) = x · sigmoid(x)."""
 
-    def inner(self, weights: list[Tensor]) -> Tensor:
-        """Compute z from self.n and the weights of gate and up."""
+    def multiply(self, weights: list[Tensor]) -> None:
+        """Compute gate and up."""
         shape = len(self.n), len(weights[0])
-        gate, up, act, z = (self.kept(name, *shape) for name in ("gate", "up", "act", "z"))
-        self.into.forward(self.n, weights, [gate, up])
-        return torch.mul(torch.ops.aten.silu.out(gate, out=act), up, out=z)
+        self.gate_up = [self.products(name, *shape) for name in ("gate", "up")]
+        self.into.forward(self.n, weights, self.gate_up)
+
+    def inner(self) -> Tensor:
+        """Compute z from gate and up."""
+        gate, up = self.gate_up
+        self.act = torch.ops.aten.silu.out(gate, out=self.kept("act", *gate.shape))
+        return torch.mul(self.act, up, out=self.kept("z", *gate.shape))
 
     def inner_backward(self, dz: Tensor) -> list[Tensor]:
         """Compute ∂gate and ∂up in the memory of up and act, which are not needed any more."""
-        gate, up, act = (self.kept(name, *dz.shape) for name in ("gate", "up", "act"))
-        dact, dup = up.mul_(dz), act.mul_(dz)
+        gate, up = self.gate_up
+        dact, dup = up.mul_(dz), self.act.mul_(dz)
         return [torch.ops.aten.silu_backward.grad_input(dact, gate, grad_input=dact), dup]
 
 
@@ -324,56 +353,73 @@ class Attention(Half):
     shape (N·K, P, d).
     """
 
-    def inner(self, weights: list[Tensor]) -> Tensor:
-        """Compute z, (T, H·d), from self.n and the weights of q, k and v."""
-        llama, work, T = self.llama, self.llama.work, len(self.n)
-        qkv = [work(name, T, heads * llama.d) for name, heads in llama.heads.items()]
+    def multiply(self, weights: list[Tensor]) -> None:
+        """Compute q, k and v, rotated and in places."""
+        llama, T = self.llama, len(self.n)
+        qkv = [llama.work(name, T, heads * llama.d) for name, heads in llama.heads.items()]
         self.into.forward(self.n, weights, qkv)
         rotated = zip("qkv", self._rotated(qkv, 1), strict=True)
-        q, k, v = (self._in_places(name, x, self.kept) for name, x in rotated)
-        o = work("o", *q.shape)
-        for i, mine, end, softmax in self._stripes():
-            scores = torch.bmm(q[i], k[:, :end].mT, out=work("scores", *softmax.shape))
-            scores[..., mine].add_(llama.places.mask)
-            torch.softmax(scores, -1, out=softmax)
-            torch.bmm(softmax, v[:, :end], out=o[i])
-        self.qkv = q, k, v
-        return self._by_token("q", o, self.kept("z", T, llama.H * llama.d))
+        self.qkv = [self._in_places(name, x, self.products) for name, x in rotated]
+
+    def inner(self) -> Tensor:
+        """Compute z, (T, H·d), from q, k and v."""
+        llama, (q, k, v) = self.llama, self.qkv
+        o = llama.work("o", *q.shape)
+        for q_b, o_b, k_b, v_b, softmax, start in self._blocks(q, o, k, v):
+            scores = torch.bmm(q_b, k_b.mT, out=llama.work("scores", *softmax.shape))
+            mine = scores[..., start:]
+            mine.add_(llama.places.mask[: mine.shape[1], : mine.shape[2]])
+            torch.bmm(torch.softmax(scores, -1, out=softmax), v_b, out=o_b)
+        return self._by_token("q", o, self.kept("z", len(self.n), llama.H * llama.d))
 
     def inner_backward(self, dz: Tensor) -> list[Tensor]:
         """Compute ∂q, ∂k and ∂v, (T, heads·d), from ∂z, (T, H·d)."""
-        llama, work = self.llama, self.llama.work
-        q, k, v = self.qkv
-        do = self._in_places("q", dz, work)
-        do.view(-1, llama.G * llama.d).index_fill_(0, llama.places.empty, 0)
+        llama, work, (q, k, v) = self.llama, self.llama.work, self.qkv
+        do = self._in_places("q", dz, work).index_fill_(0, llama.places.empty, 0)
         dq, dk, dv = (work(f"d{name}", *x.shape) for name, x in zip("qkv", self.qkv, strict=True))
+        forward, gradients = self._blocks(q, do, k, v), self._blocks(dq, do, dk, dv)
         # The last stripe attends to all keys, so it is computed first and sets all of dk and dv.
-        # The other stripes then add their part to dk and dv.
-        for i, _, end, softmax in reversed(list(self._stripes())):
-            dsoftmax = torch.bmm(do[i], v[:, :end].mT, out=work("scores", *softmax.shape))
+        # The other blocks then add their part to dk and dv.
+        for parts, d_parts in reversed(list(zip(forward, gradients, strict=True))):
+            (q_b, do_b, k_b, v_b, softmax, _), (dq_b, _, dk_b, dv_b, *_) = parts, d_parts
+            dsoftmax = torch.bmm(do_b, v_b.mT, out=work("scores", *softmax.shape))
             ds = work("ds", *softmax.shape)
             torch._softmax_backward_data(dsoftmax, softmax, -1, ds.dtype, grad_input=ds)
-            torch.bmm(ds, k[:, :end], out=dq[i])
-            if end == llama.places.P:
-                torch.bmm(ds.mT, q[i], out=dk)
-                torch.bmm(softmax.mT, do[i], out=dv)
-            else:
-                dk[:, :end].baddbmm_(ds.mT, q[i])
-                dv[:, :end].baddbmm_(softmax.mT, do[i])
-        gradients = [
+            torch.bmm(ds, k_b, out=dq_b)
+            for d_b, left, right in ((dk_b, ds, q_b), (dv_b, softmax, do_b)):
+                if d_b.shape[1] == llama.places.P:
+                    torch.bmm(left.mT, right, out=d_b)
+                else:
+                    d_b.baddbmm_(left.mT, right)
+        for x in (dk, dv):
+            shared = x.view(llama.places.N, llama.K, -1, llama.d)[:, :, : llama.places.C]
+            shared[0] += shared[1:].sum(0)
+        tokens = [
             self._by_token(name, x, work(name, len(dz), llama.heads[name] * llama.d))
             for name, x in zip("qkv", (dq, dk, dv), strict=True)
         ]
-        return self._rotated(gradients, -1)
+        return self._rotated(tokens, -1)
+
+    def _blocks(self, q: Tensor, o: Tensor, k: Tensor, v: Tensor) -> Iterator[tuple]:
+        """Yield the parts of q, o, k and v in each block, its softmax, and its first place.
+
+        The shapes are (n·K, m·G, d) for q and o, (n·K, end, d) for k and v, and (n·K, m·G, end) for
+        the softmax, where `end` is the number of keys.
+        """
+        K, d, places = self.llama.K, self.llama.d, self.llama.places
+        sizes = [n * K * (end - start) for n, start, end in places.blocks]
+        parts = zip(places.blocks, q.split(sizes), o.split(sizes), strict=True)
+        for i, ((n, start, end), q_b, o_b) in enumerate(parts):
+            q_b, o_b = q_b.view(n * K, -1, d), o_b.view(n * K, -1, d)
+            k_b, v_b = (x.view(-1, places.P, d)[: n * K, :end] for x in (k, v))
+            yield q_b, o_b, k_b, v_b, self.kept(f"softmax {i}", *q_b.shape[:2], end), start
 
     def _in_places(self, name: str, x: Tensor, buffers: Buffers) -> Tensor:
         """Copy tokens to their places: q to (S, N·K, p·G, d), and k and v to (N·K, P, d)."""
         llama, rows = self.llama, x.view(len(x) * self.llama.K, -1)  # (T·K, G·d or d)
-        order = llama.places.tokens_of[name]  # (N·K·P,)
+        order = llama.places.tokens_of[name]
         out = buffers(f"{name} in places", len(order), rows.shape[1])
-        torch.index_select(rows, 0, order, out=out)
-        stripes = (STRIPES,) if name == "q" else ()
-        return out.view(*stripes, llama.places.N * llama.K, -1, llama.d)
+        return torch.index_select(rows, 0, order, out=out)
 
     def _by_token(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         """Copy tokens from their places in x to `out`, (T, H·d) for queries, else (T, K·d)."""
@@ -381,17 +427,6 @@ class Attention(Half):
         rows, chosen = x.view(-1, width), out.view(-1, width)  # (N·K·P, G·d or d), (T·K, …)
         torch.index_select(rows, 0, self.llama.places.rows_of[name], out=chosen)
         return out
-
-    def _stripes(self) -> Iterator[tuple[int, slice, int, Tensor]]:
-        """Yield each stripe's number, places, number of keys, and buffer for its softmax.
-
-        A buffer has the shape (N·K, p·G, keys).
-        """
-        llama, p = self.llama, self.llama.places.p
-        for i in range(STRIPES):
-            end = (i + 1) * p
-            softmax = self.kept(f"softmax {i}", llama.places.N * llama.K, p * llama.G, end)
-            yield i, slice(end - p, end), end, softmax
 
     def _rotated(self, qkv: list[Tensor], direction: int) -> list[Tensor]:
         """Rotate q and k, (T, heads·d), and divide q by √d. The direction −1 rotates back."""
@@ -417,10 +452,11 @@ class LlamaByHand:
     Args:
         model: A model that `supports` returns True for.
         checkpointing: Whether activations are recomputed in the backward pass (gradient
-            checkpointing), which needs less memory and more time.
+            checkpointing), which needs less memory and more time. With "some", the results of q, k,
+            v, gate and up are not recomputed.
     """
 
-    def __init__(self, model: PeftModel, checkpointing: bool = True):
+    def __init__(self, model: PeftModel, checkpointing: bool | Literal["some"] = True):
         base: Any = model.get_base_model()
         layers, config, self.checkpointing = base.model.layers, base.config, checkpointing
         self.H, self.K = config.num_attention_heads, config.num_key_value_heads
@@ -481,7 +517,7 @@ class LlamaByHand:
         for part in self.linears:
             part.refresh()
         ids, targets = batch["input_ids"][0], batch["labels"][0, 1:]
-        self.places = Places(self, batch["lengths"], batch["position_ids"][0])
+        self.places = Places(self, batch["lengths"], int(batch["shared"]), batch["position_ids"][0])
         self.rows = (targets != IGNORE).nonzero().squeeze(1)  # (R,)
         self.targets = targets[self.rows]
         D = self.embedding.shape[1]
