@@ -76,7 +76,7 @@ def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> flo
             f"the speed of {gpu} with numbers of {each} B is unknown: add it to the table GPUS in "
             "course_utils/memory/gpus.py"
         )
-    passes = 2 + settings.gradient_checkpointing + settings.trains_weights
+    passes = 2 + bool(settings.gradient_checkpointing) + settings.trains_weights
     return 2 * passes * plan.shape.parameters * settings.tokens / known.flops[each]
 
 

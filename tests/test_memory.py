@@ -558,3 +558,19 @@ def searched(*args, **options):
 def test_an_argument_that_is_not_allowed_raises_a_value_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_some_checkpointing_also_stores_the_results_of_the_dearest_products():
+    options = {"trainer": "course", "recipe": "fp32", "batch_size": 8, "sequence_length": 150}
+    some, every = (
+        estimate("smollm2-135m", "qlora", device="cpu", gradient_checkpointing=kept, **options)
+        for kept in ("some", True)
+    )
+    # Per layer and token: q with 576 numbers, k and v with 192 each, gate and up with 1,536 each.
+    assert some.total - every.total == 30 * 8 * 150 * (576 + 2 * 192 + 2 * 1536) * 2
+    gpu = estimate("smollm2-135m", "qlora", gradient_checkpointing="some", trainer="course")
+    assert gpu.total == estimate("smollm2-135m", "qlora", trainer="course").total
+    with pytest.raises(ValueError, match='"some" needs the trainer "course"'):
+        estimate("smollm2-135m", "qlora", gradient_checkpointing="some")
+    with pytest.raises(ValueError, match="must be one of True, some, False; got 'all'"):
+        estimate("smollm2-135m", "qlora", trainer="course", gradient_checkpointing="all")

@@ -262,6 +262,7 @@ def test_the_memory_is_that_of_the_calculator_for_the_longest_answer(base):
     dtype = str(runtime.compute_dtype("cpu")).removeprefix("torch.")
     options = {"trainer": "course", "recipe": "fp32", "compute_dtype": dtype, "device": "cpu"}
     options |= {"batch_size": 8, "sequence_length": 101, "answer_share": 0.3}
+    options |= {"gradient_checkpointing": "some"}
     assert predicted == estimate(base.folder, "qlora", **options).total
 
 

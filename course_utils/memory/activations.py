@@ -39,7 +39,7 @@ _term = partial(product, "activations")
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield a term for each kind of tensor that the layers store for the backward pass."""
     if plan.settings.gradient_checkpointing:
-        yield _layer_inputs(plan, plan.shape.layers)
+        yield from _kept_by_layers(plan, plan.shape.layers)
     else:
         yield from _saved_by_layers(plan, plan.shape.layers, plan.shape.layers)
     if cast := saved_copies(plan, plan.shape.layers):
@@ -53,7 +53,7 @@ def layers_saved(plan: Plan, layers: int, rotated: int = 0) -> int:
     if `rotated` is larger than `layers`.
     """
     if plan.settings.gradient_checkpointing:
-        return _layer_inputs(plan, layers).size
+        return total_bytes(_kept_by_layers(plan, layers))
     terms = _saved_by_layers(plan, layers, max(layers, rotated))
     return total_bytes(terms) + 2 * saved_copies(plan, layers)
 
@@ -75,9 +75,18 @@ def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
     return product(part, "cos and sin", "rotary positions", *factors)
 
 
-def _layer_inputs(plan: Plan, layers: int) -> MemoryTerm:
-    sizes = of(plan.tokens, "tokens"), plan.shape.hidden, plan.settings.stream_bytes
-    return _term("inputs of layers", "Chen et al. 2016", of(layers, "layers"), *sizes)
+def _kept_by_layers(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
+    """Yield the terms of what the first `layers` layers store in spite of checkpointing."""
+    count, tokens = of(layers, "layers"), of(plan.tokens, "tokens")
+    sizes = tokens, plan.shape.hidden, plan.settings.stream_bytes
+    yield _term("inputs of layers", "Chen et al. 2016", count, *sizes)
+    if plan.settings.keeps_products:
+        names = (*READERS["first norm"], *READERS["second norm"])
+        width = of(sum(plan.layers[name][1] for name in names), "numbers")
+        each = DTYPE_BYTES[plan.settings.compute_dtype]
+        yield _term(
+            "results of q, k, v, gate and up", "training.by_hand", count, tokens, width, each
+        )
 
 
 def _saved_by_layers(plan: Plan, layers: int, rotated: int) -> Iterator[MemoryTerm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from course_utils.machine.validation import names_of, positive
 
@@ -126,6 +126,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "block_size": BLOCK_SIZES,
     "sharding": SHARDINGS,
     "device": ("cuda", "cpu"),
+    "gradient_checkpointing": (True, "some", False),
 }
 
 
@@ -148,7 +149,7 @@ class Settings:
     answer_share: float = 1.0
     optimizer: str = "adamw"
     attention: str = "sdpa"
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | Literal["some"] = True
     block_size: int = 64
     double_quant: bool = True
     upcast: bool = False
@@ -166,7 +167,7 @@ class Settings:
             value = getattr(self, name)
             if value != "all-linear":
                 object.__setattr__(self, name, names_of(name, value))
-        for name in ("gradient_checkpointing", "double_quant", "upcast", "keep_output"):
+        for name in ("double_quant", "upcast", "keep_output"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         share = self.answer_share
@@ -176,6 +177,11 @@ class Settings:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.gradient_checkpointing == "some" and self.trainer != "course":
+            raise ValueError('gradient_checkpointing="some" needs the trainer "course"')
         in_float16 = self.trains_weights and self.recipe in ("mixed", "qlora-paper")
         if self.compute_dtype == "float32" and (self.autocast or in_float16):
             raise ValueError(
@@ -234,6 +240,12 @@ class Settings:
     def precision(self) -> Precision:
         """The bytes that the chosen recipe uses for each kind of number."""
         return RECIPES[self.recipe]
+
+    @property
+    def keeps_products(self) -> bool:
+        """Whether the course's step by hand keeps the results of its dearest products."""
+        by_hand = self.device == "cpu" and not self.trains_weights
+        return by_hand and self.gradient_checkpointing == "some"
 
     @property
     def load_dtype(self) -> str:

@@ -63,7 +63,7 @@ def attach_adapters(
 def temporary_adapters(model: PreTrainedModel, recipe: Recipe) -> Iterator[PeftModel]:
     """Attach new adapters to a base model for training, and remove them after the with block."""
     tuned = attach_adapters(model, recipe).train()
-    set_checkpointing(tuned, recipe.gradient_checkpointing)
+    set_checkpointing(tuned, bool(recipe.gradient_checkpointing))
     try:
         yield tuned
     finally:

@@ -271,7 +271,7 @@ class Half:
         self.llama, self.norm = llama, Norm(llama, norm)
         self.into, self.out = Linears(llama, into), Linears(llama, out)
         shared, own = llama.shared[type(self)], Buffers(llama.like)
-        self.products = shared if llama.checkpointing is True else own
+        self.products = shared if llama.checkpointing not in (False, "some") else own
         self.kept = shared if llama.checkpointing else own
 
     def forward(self, x: Tensor, y: Tensor) -> None:

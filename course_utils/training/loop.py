@@ -168,7 +168,7 @@ class Trainer:
             "mixed_precision": self.accelerator.mixed_precision,
         }
         runtime.seed_everything(recipe.seed)
-        set_checkpointing(model, recipe.gradient_checkpointing)
+        set_checkpointing(model, bool(recipe.gradient_checkpointing))
         # `load_base` has already placed the model on its device.
         self.wrapped = self.accelerator.prepare_model(model, device_placement=False)
         self.by_hand = by_hand.LlamaByHand(model, recipe.gradient_checkpointing) if fast else None

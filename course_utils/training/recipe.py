@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from course_utils.machine.validation import positive
+from course_utils.machine.validation import one_of, positive
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ class Recipe:
         micro_batch_size: Number of examples per forward pass.
         accumulation: Number of micro-batches per step.
         max_steps: Number of optimizer steps. If given, epochs is ignored.
-        gradient_checkpointing: Recompute each layer's activations in the backward pass instead of
-            storing them.
+        gradient_checkpointing: Whether each layer's activations are recomputed in the backward pass
+            instead of stored. With "some", training by hand stores those whose products take most
+            of the time, and autograd recomputes all.
         seed: Random seed of the adapters, the order of examples and dropout.
         compute_dtype: Dtype of autocast. By default it is the compute dtype of the 4-bit layers, or
             the best dtype of the device if there are no 4-bit layers.
@@ -59,7 +60,7 @@ class Recipe:
     accumulation: int = 1
     epochs: int = 1
     max_steps: int | None = None
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | Literal["some"] = "some"
     seed: int = 0
     compute_dtype: torch.dtype | None = None
     fast: bool | None = None
@@ -70,6 +71,7 @@ class Recipe:
         optional = [name for name in OPTIONAL_COUNTS if getattr(self, name) is not None]
         for name in (*COUNTS, *optional):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
+        one_of("gradient_checkpointing", self.gradient_checkpointing, (True, "some", False))
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")

@@ -197,7 +197,7 @@ def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
 def training(model: PeftModel, predicted: Estimate, device: torch.device) -> dict:
     """Return the peak of the second step, the estimated peak, and the tokens/s of later steps."""
     run = predicted.settings
-    set_checkpointing(model, run.gradient_checkpointing)
+    set_checkpointing(model, bool(run.gradient_checkpointing))
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), fused=True)
     one = partial(step, model, optimizer, run.sequence_length, run.batch_size)
     one()
