@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COUNTS = ("rank", "alpha", "micro_batch_size", "accumulation", "epochs")
 OPTIONAL_COUNTS = ("max_steps", "validate_every", "save_every")
 # These settings do not change the weights, so a run may be resumed with other values.
-CADENCE = ("validate_every", "save_every")
+HARMLESS = ("validate_every", "save_every", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ class Recipe:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the settings that a run's weights depend on, as values that JSON can store."""
-        settings = {name: value for name, value in asdict(self).items() if name not in CADENCE}
+        settings = {name: value for name, value in asdict(self).items() if name not in HARMLESS}
         return json.loads(json.dumps(settings, default=str))
