@@ -182,39 +182,42 @@ def common_beginning(rows: Sequence[list[int]]) -> list[int]:
 def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> dict[str, Tensor]:
     """Put a batch into one row, in which the tokens that all examples begin with are there once.
 
-        input_ids      system │ prompt answer end │ prompt prompt answer answer end │ pad
-        position_ids   0      │ 1      2      3   │ 1      2      3      4      5   │ 6
-        lengths                 4                   6
-        shared         1
+        examples            system user answer end       system user user answer answer end
+        input_ids           system │ user   answer │ user user   answer answer │ pad
+        labels         -    -        answer end      -    answer answer end      -
+        position_ids        0        1      2        1    2      3      4        5
+        lengths             3, 5
+        shared              1
 
-    A token may attend only to the beginning and to tokens of the same example. The beginning ends
-    before the first token whose next token counts in the loss. Padding follows only the last
-    example, so that the number of tokens is a multiple of `multiple`.
+    The last token of an example is only a label, because no token after it is predicted. A token
+    may attend only to the beginning and to tokens of the same example. The beginning ends before
+    the first token whose next token counts in the loss. Padding follows only the last example, so
+    that the number of tokens is a multiple of `multiple`.
 
     Returns:
-        input_ids, position_ids and labels, each of shape (1, tokens), lengths, the number of tokens
-        of each example with the beginning, (batch,), and shared, the number of tokens of the
-        beginning, a scalar. All tensors are int64.
+        input_ids and position_ids, (1, tokens), labels, (1, tokens + 1), in which the label with
+        number t + 1 belongs to token t, lengths, the number of tokens of each example with the
+        beginning, (batch,), and shared, the number of tokens of the beginning, a scalar. All
+        tensors are int64.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
-    lengths = [len(feature["input_ids"]) for feature in features]
-    ungraded = (list(map(IGNORE.__eq__, feature["labels"][1:])) for feature in features)
-    most = min((run.index(False) for run in ungraded if False in run), default=max(lengths))
-    ids = common_beginning([feature["input_ids"] for feature in features])[:most]
+    rows = [feature["input_ids"][:-1] for feature in features]
+    labels = [feature["labels"][1:] for feature in features]  # of the tokens after those in `rows`
+    graded = (i for row in labels for i, label in enumerate(row) if label != IGNORE)
+    ids = common_beginning(rows)[: min(graded, default=None)]
     shared = len(ids)
-    labels = [IGNORE] * shared
-    for feature in features:
-        ids += feature["input_ids"][shared:]
-        # No token may predict the first token of the next example, so its label is ignored.
-        labels += [IGNORE, *feature["labels"][shared + 1 :]]
+    for row in rows:
+        ids += row[shared:]
     filling = -len(ids) % multiple
+    targets = [IGNORE] * (1 + shared) + [label for row in labels for label in row[shared:]]
+    lengths = list(map(len, rows))
     ends = (*lengths[:-1], lengths[-1] + filling)
     ranges = [torch.arange(shared), *(torch.arange(shared, end) for end in ends)]
     return {
         "input_ids": torch.tensor([ids + [pad_token_id] * filling]),
         "position_ids": torch.cat(ranges)[None],
-        "labels": torch.tensor([labels + [IGNORE] * filling]),
+        "labels": torch.tensor([targets + [IGNORE] * filling]),
         "lengths": torch.tensor(lengths),
         "shared": torch.tensor(shared),
     }
@@ -224,9 +227,8 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 class Collator:
     """A callable that applies `collate` or `pack` with the padding token of one tokenizer.
 
-    Lengths are rounded up to a multiple of 32, or of 64 in packed batches: on a CPU, oneDNN builds
-    and stores a kernel of about 1 MB for every new shape, and on a GPU, tensor cores are fastest at
-    multiples of 8.
+    Lengths are rounded up to a multiple of 32: on a CPU, oneDNN builds and stores a kernel of about
+    1 MB for every new shape, and on a GPU, tensor cores are fastest at multiples of 8.
     """
 
     pad_token_id: int
@@ -234,8 +236,7 @@ class Collator:
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
         """Combine a few examples into one batch, as `pack` or `collate` does."""
-        make, multiple = (pack, 64) if self.packed else (collate, 32)
-        return make(features, self.pad_token_id, multiple)
+        return (pack if self.packed else collate)(features, self.pad_token_id, multiple=32)
 
 
 def collator(tokenizer: PreTrainedTokenizerBase, packed: bool = False) -> Collator:

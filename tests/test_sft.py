@@ -12,6 +12,7 @@ from course_utils.sft import (
     graded_runs,
     pack,
 )
+from course_utils.training.step import count_tokens
 from course_utils.tuning.base import prepare_tokenizer
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer, token_losses
 
@@ -192,21 +193,25 @@ def test_an_empty_batch_raises_an_error(make):
         make([], 0)
 
 
+def packed(features, *arguments):
+    return {name: tensor.tolist() for name, tensor in pack(features, *arguments).items()}
+
+
 def test_pack_pads_only_after_the_last_example():
     features = [
-        # The first token of this example has a label, which pack must ignore.
+        # No token predicts the first token of this example, so pack must ignore its label.
         {"input_ids": [5, 6, 7], "labels": [5, 6, 7]},
         {"input_ids": [8, 9], "labels": [IGNORE, 9]},
     ]
-    batch = {name: tensor.tolist() for name, tensor in pack(features, 2, multiple=4).items()}
-    assert batch == {
-        "input_ids": [[5, 6, 7, 8, 9, 2, 2, 2]],
-        "position_ids": [[0, 1, 2, 0, 1, 2, 3, 4]],
-        "labels": [[IGNORE, 6, 7, IGNORE, 9, IGNORE, IGNORE, IGNORE]],
-        "lengths": [3, 2],
+    assert packed(features, 2, 4) == {
+        "input_ids": [[5, 6, 8, 2]],
+        "position_ids": [[0, 1, 0, 1]],
+        "labels": [[IGNORE, 6, 7, 9, IGNORE]],
+        "lengths": [2, 1],
         "shared": 0,
     }
-    assert pack(features, 2)["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert packed(features, 2)["input_ids"] == [[5, 6, 8]]
+    assert count_tokens(pack(features, 2, 4)) == count_tokens(collate(features, 2)) == 5
 
 
 @pytest.mark.parametrize(
@@ -216,23 +221,24 @@ def test_pack_stores_the_common_beginning_once_up_to_the_first_graded_token(firs
     rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12]]
     labels = [[IGNORE] * first_graded + row[first_graded:] for row in rows]
     features = [{"input_ids": r, "labels": x} for r, x in zip(rows, labels, strict=True)]
-    batch = {name: tensor.tolist() for name, tensor in pack(features, 2).items()}
-    assert (batch["shared"], batch["lengths"]) == (shared, [6, 5])
-    rests = [rows[0][shared:], rows[1][shared:]]
-    assert batch["input_ids"] == [[*rows[0][:shared], *rests[0], *rests[1]]]
-    assert batch["position_ids"] == [[*range(6), *range(shared, 5)]]
-    graded = [[IGNORE, *row[shared + 1 :]] for row in labels]
-    assert batch["labels"] == [[IGNORE] * shared + graded[0] + graded[1]]
+    assert packed(features, 2) == {
+        "input_ids": [[*rows[0][:shared], *rows[0][shared:-1], *rows[1][shared:-1]]],
+        "position_ids": [[*range(5), *range(shared, 4)]],
+        "labels": [[IGNORE] * (shared + 1) + labels[0][shared + 1 :] + labels[1][shared + 1 :]],
+        "lengths": [5, 4],
+        "shared": shared,
+    }
 
 
-def test_examples_that_are_equal_share_all_tokens_but_the_last_prompt_token_and_the_answer():
+def test_equal_examples_share_all_tokens_before_the_one_that_predicts_the_answer():
     row = {"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, IGNORE, 8]}
-    batch = pack([row] * 3, 2)
-    assert batch["shared"] == 2 and batch["input_ids"].tolist() == [[5, 6, 7, 8, 7, 8, 7, 8]]
-    assert pack([row], 2)["shared"] == 0
+    batch = packed([row] * 3, 2)
+    assert (batch["shared"], batch["input_ids"]) == (2, [[5, 6, 7, 7, 7]])
+    assert batch["labels"] == [[IGNORE] * 3 + [8] * 3]
+    assert packed([row], 2)["shared"] == 0
 
 
-def test_the_collator_rounds_lengths_to_32_and_packed_lengths_to_64(tokenizer):
+def test_the_collator_rounds_lengths_to_32(tokenizer):
     features = [{"input_ids": [n] * n, "labels": [IGNORE] * n} for n in (40, 50)]
     assert collator(tokenizer)(features)["input_ids"].shape == (2, 64)
-    assert collator(tokenizer, packed=True)(features)["input_ids"].shape == (1, 128)
+    assert collator(tokenizer, packed=True)(features)["input_ids"].shape == (1, 96)

@@ -354,16 +354,18 @@ class Attention(Half):
     """
 
     def multiply(self, weights: list[Tensor]) -> None:
-        """Compute q, k and v, rotated and in places."""
+        """Compute q, k and v, and rotate q and k."""
         llama, T = self.llama, len(self.n)
-        qkv = [llama.work(name, T, heads * llama.d) for name, heads in llama.heads.items()]
+        # q and k are needed only until they are rotated.
+        buffers = {"q": llama.work, "k": llama.work, "v": self.products}
+        qkv = [buffers[name](name, T, heads * llama.d) for name, heads in llama.heads.items()]
         self.into.forward(self.n, weights, qkv)
-        rotated = zip("qkv", self._rotated(qkv, 1), strict=True)
-        self.qkv = [self._in_places(name, x, self.products) for name, x in rotated]
+        self.rotated = self._rotated(qkv, 1, self.products)
 
     def inner(self) -> Tensor:
         """Compute z, (T, H·d), from q, k and v."""
-        llama, (q, k, v) = self.llama, self.qkv
+        llama, rotated = self.llama, zip("qkv", self.rotated, strict=True)
+        self.qkv = q, k, v = [self._in_places(name, x, self.kept) for name, x in rotated]
         o = llama.work("o", *q.shape)
         for q_b, o_b, k_b, v_b, softmax, start in self._blocks(q, o, k, v):
             scores = torch.bmm(q_b, k_b.mT, out=llama.work("scores", *softmax.shape))
@@ -398,7 +400,7 @@ class Attention(Half):
             self._by_token(name, x, work(name, len(dz), llama.heads[name] * llama.d))
             for name, x in zip("qkv", (dq, dk, dv), strict=True)
         ]
-        return self._rotated(tokens, -1)
+        return self._rotated(tokens, -1, work)
 
     def _blocks(self, q: Tensor, o: Tensor, k: Tensor, v: Tensor) -> Iterator[tuple]:
         """Yield the parts of q, o, k and v in each block, its softmax, and its first place.
@@ -428,12 +430,12 @@ class Attention(Half):
         torch.index_select(rows, 0, self.llama.places.rows_of[name], out=chosen)
         return out
 
-    def _rotated(self, qkv: list[Tensor], direction: int) -> list[Tensor]:
+    def _rotated(self, qkv: list[Tensor], direction: int, buffers: Buffers) -> list[Tensor]:
         """Rotate q and k, (T, heads·d), and divide q by √d. The direction −1 rotates back."""
         llama, places = self.llama, self.llama.places
         outs = []
         for x, name, scale in zip(qkv, "qk", (llama.d**-0.5, 1.0), strict=False):
-            out, heads = llama.work(f"rotated {name}", *x.shape), (len(x), -1, llama.d)
+            out, heads = buffers(f"rotated {name}", *x.shape), (len(x), -1, llama.d)
             cos, sin = places.cos * scale, places.sin * (scale * direction)
             _rotate(x.view(heads), cos, sin, out.view(heads))
             outs.append(out)

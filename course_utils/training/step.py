@@ -54,7 +54,9 @@ def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
 
 def count_tokens(batch: dict[str, Tensor]) -> Tensor:
     """Return the number of tokens in a batch, not counting padding, as an int64 scalar tensor."""
-    return batch["attention_mask"].sum() if "attention_mask" in batch else batch["lengths"].sum()
+    if "attention_mask" in batch:
+        return batch["attention_mask"].sum()
+    return (batch["lengths"] + 1).sum()  # `pack` leaves out the last token of each example
 
 
 def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:

@@ -88,6 +88,7 @@ def token_losses(
     one = LlamaByHand(model).losses if fast else partial(_losses, model)
     collate = collator(tokenizer, packed=fast)
     losses: list[list[float]] = []
+    runtime.release_memory(collect=False)  # in a training run, its buffers
     with evaluation.evaluating(model):
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
