@@ -276,7 +276,7 @@ def test_finetune_trains_supported_models_by_hand(tokenizer, tmp_path, monkeypat
     )
     train(tokenizer, tmp_path, recipe)
     train(tokenizer, tmp_path, replace(recipe, gradient_checkpointing=False))
-    assert [checkpointing for _, checkpointing in made] == [True, False]
+    assert [checkpointing for _, checkpointing in made] == ["some", False]
     train(tokenizer, tmp_path, replace(recipe, fast=False))
     train(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
     train(tokenizer, tmp_path, replace(recipe, dropout=0.1))

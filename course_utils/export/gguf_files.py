@@ -157,7 +157,7 @@ def write_adapter_gguf(
         writer.add_float32("adapter.lora.alpha", alpha)
         for name, A, B in tensors:
             for tensor, matrix in ((A, "lora_a"), (B, "lora_b")):
-                writer.add_tensor(f"{name}.{matrix}", tensor.contiguous().numpy())
+                writer.add_tensor(f"{name}.{matrix}", tensor.float().contiguous().numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
