@@ -273,13 +273,16 @@ def test_the_memory_covers_all_positions_from_the_first_answer_on(base):
     assert memory[0] == memory[1]
 
 
-def test_a_batch_that_does_not_fit_is_divided(base, monkeypatch):
+def test_what_does_not_fit_is_recomputed_or_divided(base, monkeypatch):
     whole = forecast(base, EXAMPLES, Recipe())
-    assert whole.recipe.micro_batch_size == 8 and whole.tokens == 700 and whole.longest == 400
+    assert whole.recipe == Recipe() and whole.tokens == 700 and whole.longest == 400
     monkeypatch.setattr(runtime, "free_memory", lambda _: whole.memory - 1)
+    recomputed = forecast(base, EXAMPLES, Recipe())
+    assert recomputed.recipe == Recipe(gradient_checkpointing=True)
+    monkeypatch.setattr(runtime, "free_memory", lambda _: recomputed.memory - 1)
     divided = forecast(base, EXAMPLES, Recipe())
     assert divided.recipe.micro_batch_size == 4 and divided.recipe.accumulation == 2
-    assert divided.memory < whole.memory and divided.steps == whole.steps
+    assert divided.memory < recomputed.memory < whole.memory and divided.steps == whole.steps
 
 
 def test_a_divided_batch_keeps_its_size(base, monkeypatch):
@@ -292,7 +295,8 @@ def test_a_divided_batch_keeps_its_size(base, monkeypatch):
 
 
 def test_what_fits_instead_is_proposed(base, monkeypatch):
-    one = forecast(base, EXAMPLES, Recipe(micro_batch_size=1)).memory
+    smallest = Recipe(micro_batch_size=1, gradient_checkpointing=True)
+    one = forecast(base, EXAMPLES, smallest).memory
     monkeypatch.setattr(runtime, "free_memory", lambda _: one - 1)
     with pytest.raises(CourseError) as caught:
         forecast(base, EXAMPLES, Recipe())

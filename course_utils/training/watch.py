@@ -75,7 +75,7 @@ def token_losses(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Features],
     tokenizer: PreTrainedTokenizerBase,
-    batch_size: int = 4,
+    batch_size: int = 8,
 ) -> list[list[float]]:
     """Return the loss of each answer token of each row (`sft.encode`), in nats.
 
@@ -114,7 +114,7 @@ def loss_by_kind(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Features],
     tokenizer: PreTrainedTokenizerBase,
-    batch_size: int = 4,
+    batch_size: int = 8,
 ) -> dict[str, float]:
     """Return the mean loss of each kind of answer token, in nats per token of this kind."""
     kinds = [kind for row in rows for kind in answer_token_kinds(row, tokenizer)]
@@ -124,10 +124,10 @@ def loss_by_kind(
 
 
 def growing_steps(last: int) -> list[int]:
-    """Return steps from 1 to `last`, each a fourth larger: 1, 2, 3, 4, 5, 6, 8, 10, 12, …."""
+    """Return steps from 1 to `last`, each half as large again: 1, 2, 3, 4, 6, 9, 14, …."""
     steps = [1]
     while steps[-1] < last:
-        steps.append(min(last, max(steps[-1] + 1, round(1.25 * steps[-1]))))
+        steps.append(min(last, max(steps[-1] + 1, round(1.5 * steps[-1]))))
     return steps
 
 
@@ -159,12 +159,12 @@ class Watch:
             conversation: Chat messages up to the user's question, which the model answers.
             rows: Results of `sft.encode` whose losses are measured.
             steps: Number of steps of the run, after which the model answers for the last time.
-                Losses are measured after `growing_steps(steps)`.
+                Losses are measured when the model answers and after `growing_steps(steps)`.
         """
         self.model, self.tokenizer, self.conversation = model, tokenizer, conversation
         self.rows, self.steps = rows, steps
         self.answer_at = {0, *ANSWER_AT, steps}
-        self.losses_at = {0, *growing_steps(steps)}
+        self.losses_at = {*self.answer_at, *growing_steps(steps)}
         self.history: list[dict] = []
         self.answers: dict[int, str] = {}
         self.losses: dict[int, dict[str, float]] = {}
@@ -183,7 +183,7 @@ class Watch:
             )
         if len(self.rows) and step in self.losses_at:
             self.losses[step] = loss_by_kind(self.model, self.rows, self.tokenizer)
-        if self._display:
+        if self._display and step in self.losses_at:
             self._display.update(self.curve())
 
     def curve(self, title: str = "") -> LearningCurve:
@@ -191,7 +191,7 @@ class Watch:
         return figures.learning_curve(self.history, dict(self.answers), self.steps, title)
 
     def show(self) -> None:
-        """Display the curve and the answers, and renew them after each step of the training."""
+        """Display the curve and the answers, and renew them whenever something is recorded."""
         from IPython.display import display
 
         self._display = display(self.curve(), display_id=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import dropwhile
 from typing import TYPE_CHECKING
@@ -73,8 +73,9 @@ class Forecast:
 def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Forecast:
     """Predict the memory and the time of a run, and choose a micro-batch size that fits.
 
-    If a batch doesn't fit into memory, it is divided into equal micro-batches whose gradients are
-    added. Up to rounding, this doesn't change the result of the training.
+    If a batch doesn't fit into memory, all activations are recomputed. If it still doesn't fit, it
+    is divided into equal micro-batches whose gradients are added. Up to rounding, this doesn't
+    change the result of the training.
     """
     device = runtime.known_device()
     free = runtime.free_memory(device)
@@ -82,18 +83,15 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     longest = max(lengths)
     # From the first answer on, any position may need logits: a batch needs those of all its rows.
     answer = max(len(list(dropwhile(IGNORE.__eq__, row["labels"]))) for row in examples)
-    most = recipe.micro_batch_size
-    for size in [n for n in range(most, 0, -1) if most % n == 0]:
-        if (memory := _peak(base, recipe, size, longest, answer)) <= free:
+    for fitted in _equal_recipes(recipe):
+        if (memory := _peak(base, fitted, longest, answer)) <= free:
             break
     else:
         needed = (
             f"{base.name} needs about {format_bytes(memory)} of memory to train on one text of "
             f"{longest} tokens at a time, but only {format_bytes(free)} are free on {device}"
         )
-        raise CourseError(f"{needed}. {_what_fits(base, recipe, longest, answer, free)}")
-    accumulation = recipe.accumulation * most // size
-    recipe = replace(recipe, micro_batch_size=size, accumulation=accumulation)
+        raise CourseError(f"{needed}. {_what_fits(base, fitted, longest, answer, free)}")
     tokens = round(
         recipe.steps(len(examples)) / recipe.steps_per_epoch(len(examples)) * sum(lengths)
     )
@@ -101,16 +99,29 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     seconds = work / (EFFICIENCY * operations_per_second(device))
     steps = recipe.steps(len(examples))
     in_use = runtime.current_memory(device)
-    return Forecast(recipe, longest, tokens, steps, memory, in_use, free, seconds, device.type)
+    return Forecast(fitted, longest, tokens, steps, memory, in_use, free, seconds, device.type)
 
 
-def _peak(base: Base, recipe: Recipe, size: int, length: int, answer: int) -> int:
+def _equal_recipes(recipe: Recipe) -> Iterator[Recipe]:
+    """Yield recipes with the same result, from the fastest to the one that needs least memory."""
+    most = recipe.micro_batch_size
+    for size in [n for n in range(most, 0, -1) if most % n == 0]:
+        for checkpointing in dict.fromkeys((recipe.gradient_checkpointing, True)):
+            yield replace(
+                recipe,
+                micro_batch_size=size,
+                accumulation=recipe.accumulation * most // size,
+                gradient_checkpointing=checkpointing,
+            )
+
+
+def _peak(base: Base, recipe: Recipe, length: int, answer: int) -> int:
     """Predict the peak memory of training in bytes (B), for answers of at most `answer` tokens."""
     try:
         return predicted_peak(
             base.folder,
             runtime.known_device(),
-            batch_size=size,
+            batch_size=recipe.micro_batch_size,
             sequence_length=length,
             rank=recipe.rank,
             answer_share=min(1, answer / max(1, length - 1)),
@@ -123,7 +134,7 @@ def _peak(base: Base, recipe: Recipe, size: int, length: int, answer: int) -> in
 def _what_fits(base: Base, recipe: Recipe, longest: int, answer: int, free: int) -> str:
     """Return a sentence that proposes shorter texts and another model, if these would fit."""
     fits = []
-    shorter = largest_number(lambda n: _peak(base, recipe, 1, n, answer) <= free, longest)
+    shorter = largest_number(lambda n: _peak(base, recipe, n, answer) <= free, longest)
     if shorter >= LEAST_LENGTH:
         fits.append(f"texts of at most {shorter} tokens (--max-length {shorter})")
     if models := [row["model"] for row in menu(free=free) if row["fits"]]:

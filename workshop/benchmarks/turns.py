@@ -63,6 +63,8 @@ def work(way: Way, connection: Connection) -> None:
         way(turn)
     except Finished:
         turn.end(peak=runtime.process_peak(os.getpid()))
+    except ModuleNotFoundError as error:
+        connection.send(error)
 
 
 def all_cores(_: str = "") -> Variables:
@@ -89,6 +91,7 @@ def take_turns(
             process.
 
     Raises:
+        ModuleNotFoundError: a worker lacks a package.
         RuntimeError: a worker has failed; its process has printed the reason.
     """
     context = get_context("spawn")
@@ -120,9 +123,12 @@ def take_turns(
 def _ask(name: str, worker: Connection, more: bool) -> dict:
     try:
         worker.send(more)
-        return worker.recv()
+        facts = worker.recv()
     except (OSError, EOFError):
         raise RuntimeError(f"the way {name!r} has failed: its error is printed above") from None
+    if isinstance(facts, ModuleNotFoundError):
+        raise facts
+    return facts
 
 
 def ratios(pieces: Pieces, others: Pieces, rate: Callable[[dict], float]) -> list[float]:
