@@ -276,11 +276,19 @@ def test_finetune_trains_supported_models_by_hand(tokenizer, tmp_path, monkeypat
     )
     train(tokenizer, tmp_path, recipe)
     train(tokenizer, tmp_path, replace(recipe, gradient_checkpointing=False))
-    assert [checkpointing for _, checkpointing in made] == ["some", False]
+    # In float32, the products that "some" keeps would need twice as much memory as in 16 bits.
+    assert [checkpointing for _, checkpointing in made] == [True, False]
     train(tokenizer, tmp_path, replace(recipe, fast=False))
     train(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
     train(tokenizer, tmp_path, replace(recipe, dropout=0.1))
     assert len(made) == 2
+    in_16_bits = attach_adapters(tiny_base(), recipe)
+    for layer in linear4bit_layers(in_16_bits).values():
+        layer.compute_dtype = torch.bfloat16
+    finetune(
+        in_16_bits, tokenizer, examples(), recipe=replace(recipe, fast=True), output_dir=tmp_path
+    )
+    assert made[2][1] == "some"
 
 
 def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):

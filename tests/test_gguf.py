@@ -9,7 +9,14 @@ import pytest
 import torch
 from peft import PeftModel
 from tokenizers import Regex, models, normalizers, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from course_utils import export
 from course_utils.export import gguf_files
@@ -209,6 +216,21 @@ def test_adapters_are_stored_exactly(tiny, tmp_path):
         assert torch.equal(tensors[f"blk.1.{name}.weight.lora_a"], A)
         ordered = export.interleave(B, heads=4) if name == "attn_q" else B
         assert torch.equal(tensors[f"blk.1.{name}.weight.lora_b"], ordered)
+
+
+def test_adapters_in_bfloat16_are_written_as_float32(tiny, tmp_path):
+    saved = export.read_adapters(save_adapters(tiny, tmp_path / "adapters"))
+    config = AutoConfig.from_pretrained(tiny)
+    tensors = [
+        (n, *map(torch.Tensor.bfloat16, AB)) for n, *AB in export.adapter_tensors(saved, config, 12)
+    ]
+    export.write_adapter_gguf(tmp_path / "adapters.gguf", config, 12, iter(tensors))
+    written = {
+        t.name: torch.tensor(t.data) for t in gguf.GGUFReader(tmp_path / "adapters.gguf").tensors
+    }
+    for name, A, B in tensors:
+        assert torch.equal(written[f"{name}.lora_a"], A.float())
+        assert torch.equal(written[f"{name}.lora_b"], B.float())
 
 
 def test_interleave_makes_pairs_neighbours():

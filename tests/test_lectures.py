@@ -18,7 +18,7 @@ from workshop.publishing.html import write_page
 
 # The most GB of memory that a lecture may state, for CPUs with and without bfloat16 instructions.
 # Binder has 2 GB for a kernel and Jupyter's server.
-MAX_MEMORY = {"bfloat16": 1.3, "float32": 1.6}
+MAX_MEMORY = {"bfloat16": 1.5, "float32": 1.6}
 # Lectures that state more minutes are slow.
 MAX_MINUTES = 1
 

@@ -568,6 +568,12 @@ def test_some_checkpointing_also_stores_the_results_of_the_dearest_products():
     )
     # Per layer and token: q with 576 numbers, k and v with 192 each, gate and up with 1,536 each.
     assert some.total - every.total == 30 * 8 * 150 * (576 + 2 * 192 + 2 * 1536) * 2
+    options |= {"device": "cpu", "compute_dtype": "float32"}
+    wide = [
+        estimate("smollm2-135m", "qlora", gradient_checkpointing=kept, **options).total
+        for kept in ("some", True)
+    ]
+    assert wide[0] == wide[1]
     gpu = estimate("smollm2-135m", "qlora", gradient_checkpointing="some", trainer="course")
     assert gpu.total == estimate("smollm2-135m", "qlora", trainer="course").total
     with pytest.raises(ValueError, match='"some" needs the trainer "course"'):

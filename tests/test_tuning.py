@@ -274,6 +274,7 @@ def test_the_memory_covers_all_positions_from_the_first_answer_on(base):
 
 
 def test_what_does_not_fit_is_recomputed_or_divided(base, monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", lambda _: torch.bfloat16)
     whole = forecast(base, EXAMPLES, Recipe())
     assert whole.recipe == Recipe() and whole.tokens == 700 and whole.longest == 400
     monkeypatch.setattr(runtime, "free_memory", lambda _: whole.memory - 1)

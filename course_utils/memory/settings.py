@@ -245,7 +245,8 @@ class Settings:
     def keeps_products(self) -> bool:
         """Whether the course's step by hand keeps the results of its dearest products."""
         by_hand = self.device == "cpu" and not self.trains_weights
-        return by_hand and self.gradient_checkpointing == "some"
+        in_16_bits = self.compute_dtype != "float32"
+        return by_hand and in_16_bits and self.gradient_checkpointing == "some"
 
     @property
     def load_dtype(self) -> str:

@@ -171,7 +171,10 @@ class Trainer:
         set_checkpointing(model, bool(recipe.gradient_checkpointing))
         # `load_base` has already placed the model on its device.
         self.wrapped = self.accelerator.prepare_model(model, device_placement=False)
-        self.by_hand = by_hand.LlamaByHand(model, recipe.gradient_checkpointing) if fast else None
+        checkpointing = recipe.gradient_checkpointing
+        if fast and checkpointing == "some" and by_hand.dtype_of(model) == torch.float32:
+            checkpointing = True  # The products would need twice as much memory as in 16 bits.
+        self.by_hand = by_hand.LlamaByHand(model, checkpointing) if fast else None
         self._prepare_optimizer()
         collate = collator(tokenizer, packed=fast)
         size, device = recipe.micro_batch_size, self.accelerator.device

@@ -33,8 +33,8 @@ class Recipe:
         accumulation: Number of micro-batches per step.
         max_steps: Number of optimizer steps. If given, epochs is ignored.
         gradient_checkpointing: Whether each layer's activations are recomputed in the backward pass
-            instead of stored. With "some", training by hand stores those whose products take most
-            of the time, and autograd recomputes all.
+            instead of stored. With "some", training by hand in 16 bits stores those whose products
+            take most of the time. Elsewhere, "some" means True.
         seed: Random seed of the adapters, the order of examples and dropout.
         compute_dtype: Dtype of autocast. By default it is the compute dtype of the 4-bit layers, or
             the best dtype of the device if there are no 4-bit layers.

@@ -25,7 +25,7 @@ from workshop.benchmarks.turns import Turn, Way, compare_with_course, conditions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-ROUNDS, WARM_UP = 6, 2
+ROUNDS, WARM_UP = 5, 1
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 # Number of training steps, which exceeds the number of turns of any way.
 STEPS = 40
