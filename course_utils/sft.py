@@ -191,14 +191,13 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 
     The last token of an example is only a label, because no token after it is predicted. A token
     may attend only to the beginning and to tokens of the same example. The beginning ends before
-    the first token whose next token counts in the loss. Padding follows only the last example, so
+    the first token that predicts an answer token. Padding follows only the last example, so
     that the number of tokens is a multiple of `multiple`.
 
     Returns:
-        input_ids and position_ids, (1, tokens), labels, (1, tokens + 1), in which the label with
-        number t + 1 belongs to token t, lengths, the number of tokens of each example with the
-        beginning, (batch,), and shared, the number of tokens of the beginning, a scalar. All
-        tensors are int64.
+        Tensors in int64: input_ids and position_ids, (1, tokens); labels, (1, tokens + 1), where
+        labels[0, t + 1] is what token t predicts; lengths, (batch,), the number of tokens of each
+        example with the beginning; and shared, a scalar, the number of tokens of the beginning.
     """
     if not features:
         raise ValueError("a batch needs at least one example")

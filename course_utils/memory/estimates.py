@@ -136,8 +136,9 @@ def estimate(
         attention: "sdpa" (memory-efficient kernels) or "eager" (stores all attention scores).
         gradient_checkpointing: Whether the forward pass stores only each layer's input, and the
             backward pass recomputes the layer's other activations. With "some", which only the
-            trainer "course" knows, its step by hand on a CPU in 16 bits also stores the results of
-            q, k, v, gate and up, whose products take most of the time. Elsewhere, it means True.
+            trainer "course" knows, its step by hand on a CPU in 16 bits also stores the outputs of
+            q, k, v, gate and up, which take longest to recompute. Elsewhere, it has the same effect
+            as True.
         block_size: Number of weights in one block of NF4.
         double_quant: Whether the constants of the blocks are quantized too.
         unquantized: Names of linear layers that are not stored in NF4. The head is never stored in

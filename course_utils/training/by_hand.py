@@ -255,10 +255,10 @@ class Half:
     With gradient checkpointing, the attentions of all layers share the buffers of their
     activations, and so do the MLPs. Then only the input x and the products with the matrices A are
     kept for each half, and the backward pass recomputes the activations up to z, the input of
-    `out`. With "some", the results of `into`, whose products cost most, are kept, too.
+    `out`. With "some", the outputs of `into`, which take longest to recompute, are kept, too.
 
     Attributes:
-        products: The buffers of the results of `into`.
+        products: The buffers into which the layers of `into` write.
         kept: The buffers of all other activations.
         answers_only: Whether y is computed only for the R tokens whose next token is part of an
             answer. True only for the attention of the last layer, so the MLP of that layer gets

@@ -33,15 +33,16 @@ class Recipe:
         accumulation: Number of micro-batches per step.
         max_steps: Number of optimizer steps. If given, epochs is ignored.
         gradient_checkpointing: Whether each layer's activations are recomputed in the backward pass
-            instead of stored. With "some", training by hand in 16 bits stores those whose products
-            take most of the time. Elsewhere, "some" means True.
+            instead of stored. With "some", `by_hand` stores the outputs of q, k, v, gate and up in
+            16 bits, because these take longest to recompute. In float32, and with autograd, "some"
+            has the same effect as True.
         seed: Random seed of the adapters, the order of examples and dropout.
         compute_dtype: Dtype of autocast. By default it is the compute dtype of the 4-bit layers, or
             the best dtype of the device if there are no 4-bit layers.
         fast: Whether to train with `by_hand`, which uses no autograd and less padding, and changes
-            results only by rounding. By default it is used if `by_hand` supports the model,
-            compute_dtype is not given, and weights without quantization have the dtype in which
-            autocast would compute.
+            results only by rounding. By default it is used under three conditions: `by_hand`
+            supports the model, compute_dtype is not given, and all unquantized weights have the
+            dtype in which autocast would compute.
         validate_every: Number of steps from one validation to the next. By default the model is
             validated only after the last step.
         save_every: Number of steps from one checkpoint to the next. By default a checkpoint is
