@@ -204,6 +204,19 @@ def test_a_batch_without_answer_tokens_has_no_loss_and_no_gradient():
     assert not any(gradient.any() for gradient in gradients(model).values())
 
 
+def test_only_true_multiplies_again_in_the_backward_pass(monkeypatch):
+    made = []
+    for half in (by_hand.Attention, by_hand.MLP):
+        multiply = half.multiply
+        monkeypatch.setattr(
+            half, "multiply", lambda *args, f=multiply: made.append(args) or f(*args)
+        )
+    for checkpointing, times in ((True, 2 * 4 - 2), ("some", 4), (False, 4)):
+        made.clear()
+        LlamaByHand(adapted_model(), checkpointing).backward(pack(examples(3), 0), 1.0)
+        assert len(made) == times  # 2 layers with 2 halves each; the last 2 halves are still there
+
+
 @pytest.mark.parametrize("checkpointing", [True, "some", False])
 def test_nothing_of_earlier_batches_is_left(checkpointing):
     model = adapted_model()
