@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from course_utils.machine import threads
+
 if TYPE_CHECKING:
     from course_utils.serving import Engine
 
@@ -69,6 +71,7 @@ def of_model(model: torch.nn.Module) -> Callable[..., Tensor]:
     """
 
     @torch.no_grad()
+    @threads.sharing_cores()
     def predict(prompt: list[int], answer: Sequence[int] = ()) -> Tensor:
         rows = torch.tensor([[*prompt, *answer]], device=next(model.parameters()).device)
         found = model(rows).logits[0, len(prompt) - 1 :].float().softmax(-1).cpu()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from course_utils.export.merging import BASES, DTYPES
 from course_utils.export.saved import SavedAdapters, read_adapters
+from course_utils.machine import threads
 from course_utils.machine.files import written_aside
 from course_utils.machine.validation import CourseError, one_of
 from course_utils.models import dequantized, stored_weights
@@ -33,6 +34,7 @@ SHARD_BYTES = 400_000_000
 
 # The arguments after the asterisk are options: they have defaults, and can be given only by name.
 @torch.no_grad()
+@threads.sharing_cores()
 def save_merged(  # noqa: PLR0913
     adapters: str | Path,
     folder: str | Path,
@@ -63,6 +65,7 @@ def save_merged(  # noqa: PLR0913
 
 
 @torch.no_grad()
+@threads.sharing_cores()
 def save_dequantized(
     base: str | Path,
     folder: str | Path,
@@ -98,10 +101,8 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
     quantized = _linear_layers(source)
     for key, weight in stored_weights(path=source):
         weight = weight.to(torch.bfloat16)
-        yield (
-            key,
-            _nf4(weight, double_quant) if key.removesuffix(".weight") in quantized else weight,
-        )
+        layer = key.removesuffix(".weight")
+        yield key, _nf4(weight, double_quant) if layer in quantized else weight
 
 
 def _with_updates(

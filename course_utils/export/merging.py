@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.machine import threads
 from course_utils.machine.validation import CourseError, one_of
 from course_utils.models import dequantized, linear4bit_layers, stored_weights
 from course_utils.models.fetch import is_model
@@ -42,6 +43,7 @@ FORMATS = ("nf4", *DTYPES)
 
 
 @torch.no_grad()
+@threads.sharing_cores()
 def merge(
     model: PeftModel, into: str = "dequantized", stored_as: str = "bfloat16"
 ) -> PreTrainedModel:
@@ -75,6 +77,7 @@ def merge(
 
 
 @torch.no_grad()
+@threads.sharing_cores()
 def update_left(
     model: PeftModel,
     into: str = "dequantized",

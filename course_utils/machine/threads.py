@@ -2,18 +2,20 @@
 
 PyTorch splits each operation among threads, one for each core, and waits until the last thread has
 finished. When another program keeps a core busy, the thread on this core is slow, and the other
-threads wait for it, thousands of times a second. On two cores beside such a program, training
-reached 10% of its full speed with two threads, and 60% with one (docs/performance.md).
+threads wait for it, thousands of times a second. Linux may even put two threads onto one core,
+where the waiting thread slows down the other. On two cores beside such a program, training reached
+10% of its full speed with two threads, and 60% with one (docs/performance.md).
 
     other programs keep busy      threads, on 2 cores      threads, on 8 cores
     no core                       2                        8
     1 core                        1                        7
     3 cores                       1                        5
 
-Training and answering run in a `sharing_cores` block. There they call `adapt` between parts of
-their work, in the thread that computes. At most twice a second, `adapt` measures the busy cores and
-sets the number of threads. The number never exceeds the number at the start of the block, and is
-not changed at all if OMP_NUM_THREADS or MKL_NUM_THREADS is set.
+Loading, training, answering, comparing and merging run in a `sharing_cores` block. Training and
+answering call `adapt` between parts of their work, in the thread that computes. At most twice a
+second, `adapt` measures the busy cores and sets the number of threads. The number never exceeds the
+number at the start of the block, and is not changed at all if OMP_NUM_THREADS or MKL_NUM_THREADS is
+set.
 
 The number of threads decides in which order the numbers of a sum are added, and so how the sum is
 rounded. If two runs have to agree to the last bit, set one of these variables, or use `one_thread`.

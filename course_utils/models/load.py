@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from course_utils.machine import runtime
+from course_utils.machine import runtime, threads
 from course_utils.machine.validation import CourseError, first_line, one_of
 from course_utils.models.fetch import (
     SMALL_MODEL,
@@ -40,18 +40,13 @@ if TYPE_CHECKING:
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The errors that transformers raises for damaged or contradictory files.
 BROKEN = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    SafetensorError,
-    StrictDataclassError,
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
 )
 
 
 # Each argument is an option that a student may need. Only the name may be given by position.
+@threads.sharing_cores()
 def load_base(  # noqa: PLR0913
     name: str = SMALL_MODEL,
     *,
