@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from course_utils import evaluation
+from course_utils import evaluation, export, parity
 from course_utils.machine import threads
 from course_utils.machine.threads import Sample, adapt, one_thread, sharing_cores, threads_for
-from course_utils.training import Recipe, attach_adapters, finetune
+from course_utils.models import load_base
+from course_utils.training import Recipe, attach_adapters, finetune, token_losses
 from tests.conftest import make_model, random_examples
 
 
@@ -138,6 +139,19 @@ def test_one_thread_interrupts_a_block(machine):
             assert machine.number() == 1
         assert machine.number() == 3
     assert torch.get_num_threads() == 4
+
+
+LONG_WORK = (load_base, token_losses, parity.of_model(torch.nn.Module()))
+LONG_WORK += (export.merge, export.update_left, export.save_merged, export.save_dequantized)
+
+
+@pytest.mark.parametrize("work", LONG_WORK)
+def test_other_long_work_shares_the_cores(machine, monkeypatch, work):
+    seen = []
+    monkeypatch.setattr(threads, "adapt", lambda: seen.append(threads._block.most))
+    with pytest.raises(TypeError, match="wrong"):
+        work(wrong=True)
+    assert seen == [4]
 
 
 @pytest.mark.full

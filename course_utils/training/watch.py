@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_utils import evaluation, figures
-from course_utils.machine import runtime
+from course_utils.machine import runtime, threads
 from course_utils.machine.validation import positive
 from course_utils.sft import IGNORE, Features, Message, collator
 from course_utils.training.by_hand import LlamaByHand, supports
@@ -71,6 +71,7 @@ def answer_token_kinds(row: Features, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 @torch.no_grad()
+@threads.sharing_cores()
 def token_losses(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Features],
@@ -91,6 +92,7 @@ def token_losses(
     runtime.release_memory(collect=False)  # in a training run, its buffers
     with evaluation.evaluating(model):
         for first in range(0, len(rows), size):
+            threads.adapt()
             some = rows[first : first + size]
             batch = {name: tensor.to(device) for name, tensor in collate(some).items()}
             in_order = iter(one(batch).tolist())
