@@ -52,7 +52,7 @@ METRICS = {
     "rouge_l": "headline ROUGE-L",
 }
 # The keys and values of at most this many tokens are stored for a batch, including new tokens. A
-# token needs 23 kB in 16 bits for SmolLM2-135M. transformers stores the common beginning once for
+# token needs 23 kB in 16 bits for SmolLM2-135M. transformers stores the shared prefix once for
 # each prompt, so its tokens count for each prompt. `course_utils.decoding` stores it only once, so
 # there its tokens don't count.
 BATCH_TOKENS = 6000
@@ -121,7 +121,7 @@ def generate(  # noqa: PLR0913
     from tqdm import tqdm
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
-    prefix, ends = sft.common_beginning(prompts), _end_tokens(model, tokenizer)
+    prefix, ends = sft.shared_prefix(prompts), _end_tokens(model, tokenizer)
     if _slides(model, max(map(len, prompts), default=0) + max_new_tokens):
         prefix = []
     fast = supports(model)
@@ -171,7 +171,7 @@ def _prompt_ids(
 def _slides(model: Model, tokens: int) -> bool:
     """Return whether `tokens` tokens are more than a sliding window of the model's attention.
 
-    Then the prompts can't share their beginning: the padding that follows it would take the places
+    Then the prompts can't share a prefix: the padding that follows it would take the places
     of tokens in the window.
     """
     window = getattr(model.config, "sliding_window", None)

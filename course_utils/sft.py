@@ -165,7 +165,7 @@ def collate(
     return batch
 
 
-def common_beginning(rows: Sequence[list[int]]) -> list[int]:
+def shared_prefix(rows: Sequence[list[int]]) -> list[int]:
     """Return the tokens with which all rows begin, at least one fewer than any row has.
 
     A single row shares no tokens with others, so its result is empty.
@@ -190,21 +190,21 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         shared              1
 
     The last token of an example is only a label, because no token after it is predicted. A token
-    may attend only to the beginning and to tokens of the same example. The beginning ends before
+    may attend only to the shared prefix and to tokens of the same example. The prefix ends before
     the first token that predicts an answer token. Padding follows only the last example, so
     that the number of tokens is a multiple of `multiple`.
 
     Returns:
         Tensors in int64: input_ids and position_ids, (1, tokens); labels, (1, tokens + 1), where
         labels[0, t + 1] is what token t predicts; lengths, (batch,), the number of tokens of each
-        example with the beginning; and shared, a scalar, the number of tokens of the beginning.
+        example with the prefix; and shared, a scalar, the number of tokens of the prefix.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
     rows = [feature["input_ids"][:-1] for feature in features]
     labels = [feature["labels"][1:] for feature in features]  # of the tokens after those in `rows`
     graded = (i for row in labels for i, label in enumerate(row) if label != IGNORE)
-    ids = common_beginning(rows)[: min(graded, default=None)]
+    ids = shared_prefix(rows)[: min(graded, default=None)]
     shared = len(ids)
     for row in rows:
         ids += row[shared:]

@@ -185,9 +185,7 @@ def test_sequences_of_any_length_have_the_gradients_of_autograd(length):
 
 @pytest.mark.parametrize("checkpointing", [True, "some", False])
 @pytest.mark.parametrize("shared", [1, 16, 70])
-def test_a_common_beginning_that_is_computed_once_has_the_gradients_of_autograd(
-    checkpointing, shared
-):
+def test_a_shared_prefix_that_is_computed_once_has_the_gradients_of_autograd(checkpointing, shared):
     beginning, features = list(range(3, 3 + shared)), examples(5)
     for row in features:
         row["input_ids"] = beginning + row["input_ids"]

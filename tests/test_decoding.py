@@ -290,7 +290,7 @@ def test_smollm2_gives_the_answers_of_transformers(tuned, monkeypatch):
         model = adapted(model, rank=8, alpha=16)
     stories = list(news.load_news()["test"])[:4]
     ids = [evaluation._prompt_ids(news.messages(s, news.shots()), tokenizer) for s in stories]
-    prefix = sft.common_beginning(ids)
+    prefix = sft.shared_prefix(ids)
     case = prefix, [row[len(prefix) :] for row in ids]
     monkeypatch.setitem(PROMPTS, "news", case)
     ends = tuple(evaluation._end_tokens(model, tokenizer))

@@ -125,7 +125,7 @@ def test_a_trained_model_answers(trained):
 
 
 def test_answers_in_a_batch_equal_answers_without_padding_and_cache(folder, tokenizer):
-    """The prompts have a common beginning, and they are longer than the sliding window.
+    """The prompts have a shared prefix, and they are longer than the sliding window.
 
     In 16 bits, rounding could decide between two tokens that are almost equally probable.
     """

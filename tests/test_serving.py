@@ -92,7 +92,7 @@ def test_each_request_chooses_its_adapter_even_at_the_same_time(engine, prompts,
 
 
 def test_no_prompt_is_answered_with_the_cache_of_another_adapter(engine, prompts, expected):
-    # The prompts have a common beginning, and some of them are asked twice.
+    # The prompts have a shared prefix, and some of them are asked twice.
     for name, i in [*product(ADAPTERS, range(3)), *product(ADAPTERS[::-1], (2, 0, 1))]:
         assert_close(next_token(engine, prompts[i], name), expected[name][i])
 

@@ -217,7 +217,7 @@ def test_pack_pads_only_after_the_last_example():
 @pytest.mark.parametrize(
     ("first_graded", "shared"), [(5, 3), (4, 3), (3, 2), (2, 1), (1, 0)], ids=str
 )
-def test_pack_stores_the_common_beginning_once_up_to_the_first_graded_token(first_graded, shared):
+def test_pack_stores_the_shared_prefix_once_up_to_the_first_graded_token(first_graded, shared):
     rows = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12]]
     labels = [[IGNORE] * first_graded + row[first_graded:] for row in rows]
     features = [{"input_ids": r, "labels": x} for r, x in zip(rows, labels, strict=True)]

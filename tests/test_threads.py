@@ -1,4 +1,4 @@
-"""threads: in training and answering, PyTorch's number of threads adapts to the free cores."""
+"""threads: while the course works, PyTorch's number of threads adapts to the free cores."""
 
 import pytest
 import torch
@@ -141,12 +141,15 @@ def test_one_thread_interrupts_a_block(machine):
     assert torch.get_num_threads() == 4
 
 
-LONG_WORK = (load_base, token_losses, parity.of_model(torch.nn.Module()))
-LONG_WORK += (export.merge, export.update_left, export.save_merged, export.save_dequantized)
+LONG_WORK = (
+    *(load_base, token_losses, parity.of_model(torch.nn.Module())),
+    *(export.merge, export.update_left, export.save_merged, export.save_dequantized),
+)
 
 
 @pytest.mark.parametrize("work", LONG_WORK)
 def test_other_long_work_shares_the_cores(machine, monkeypatch, work):
+    """An unknown argument raises an error inside the block."""
     seen = []
     monkeypatch.setattr(threads, "adapt", lambda: seen.append(threads._block.most))
     with pytest.raises(TypeError, match="wrong"):

@@ -8,7 +8,7 @@ once without and once with a grammar. llama.cpp makes the grammar from a JSON sc
 grammar, it chooses only tokens that continue a valid answer.
 
 The benchmark uses the GGUF files of `course bench parity`. The tuned model is the merged model,
-which runs without adapters. If a model has no adapters, llama.cpp reads the common beginning of all
+which runs without adapters. If a model has no adapters, llama.cpp reads the shared prefix of all
 prompts only once. So the times of the tuned model can be compared with those of the untuned model.
 """
 
